@@ -1,0 +1,140 @@
+"""What a person sees: rich on a terminal, plain lines otherwise; errors as one sentence.
+
+Results go to standard output, progress and notices to standard error, so that output can be piped.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import click
+
+from common.errors import SerError
+
+_PLAIN_INTERVAL = 10.0  # seconds between progress lines where there is no terminal
+_WORTH_A_LINE = 2.0  # seconds; of what is over sooner, nothing is said
+
+
+class Command(click.Command):
+    """A click command whose SerErrors and system errors end in one sentence and an exit code."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except SerError as error:
+            raise _Failure(str(error), error.exit_code) from error
+        except OSError as error:
+            # EPIPE is click's to handle: it ends quietly when the reader of a pipe has gone.
+            if isinstance(error, BrokenPipeError) or error.strerror is None:
+                raise
+            place = f": {error.filename}" if error.filename else ""
+            raise _Failure(f"The system says: {error.strerror}{place}.", 1) from error
+
+
+class _Failure(click.ClickException):
+    def __init__(self, message: str, exit_code: int) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code  # type: ignore[misc]  # click reads it from the instance
+
+
+def say(line: str = "") -> None:
+    """A line of the result, on standard output."""
+    click.echo(line)
+
+
+def notice(line: str) -> None:
+    """A line about the work, on standard error."""
+    click.echo(line, err=True)
+
+
+def table(title: str, headers: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """A titled table, with rules on a terminal, aligned by spaces elsewhere; only the first column is left-aligned."""
+    if sys.stdout.isatty():
+        from rich.box import SIMPLE_HEAD
+        from rich.console import Console
+        from rich.table import Table
+
+        drawn = Table(title=title, title_justify="left", title_style="bold", box=SIMPLE_HEAD)
+        for column, header in enumerate(headers):
+            drawn.add_column(header, justify="left" if column == 0 else "right", no_wrap=True)
+        for row in rows:
+            drawn.add_row(*row)
+        Console(highlight=False).print(drawn)
+        return
+    widths = [max(len(row[column]) for row in (headers, *rows)) for column in range(len(headers))]
+    say(title)
+    for row in (headers, *rows):
+        cells = [
+            cell.ljust(width) if column == 0 else cell.rjust(width)
+            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ]
+        say("  " + "  ".join(cells).rstrip())
+    say()
+
+
+@contextmanager
+def progress(label: str, total: float, unit: str) -> Iterator[Callable[[float], None]]:
+    """Show how far a long task is, its rate and the time left; yields a function that adds to the amount done."""
+    if sys.stderr.isatty():
+        with _rich_progress(label, total, unit) as advance:
+            yield advance
+    else:
+        with _plain_progress(label, total, unit) as advance:
+            yield advance
+
+
+@contextmanager
+def _rich_progress(label: str, total: float, unit: str) -> Iterator[Callable[[float], None]]:
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
+    from rich.text import Text
+
+    class Rate(ProgressColumn):
+        def render(self, task: Task) -> Text:
+            speed = task.finished_speed or task.speed
+            return Text(f"{speed:,.1f} {unit}/s" if speed else f"- {unit}/s")
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.completed:,.0f}/{task.total:,.0f}"),
+        Rate(),
+        TimeRemainingColumn(elapsed_when_finished=True),
+    )
+    with Progress(*columns, console=Console(stderr=True)) as bar:
+        task = bar.add_task(label, total=total)
+        yield lambda amount: bar.update(task, advance=amount)
+
+
+@contextmanager
+def _plain_progress(label: str, total: float, unit: str) -> Iterator[Callable[[float], None]]:
+    start = last = time.monotonic()
+    done = 0.0
+
+    def advance(amount: float) -> None:
+        nonlocal done, last
+        done += amount
+        now = time.monotonic()
+        if now - last >= _PLAIN_INTERVAL:
+            last = now
+            rate = done / (now - start)
+            left = (total - done) / rate if rate else 0.0
+            notice(f"{label}: {done:,.0f} of {total:,.0f} {unit}, {rate:,.1f} {unit}/s, {clock(left)} left")
+
+    yield advance
+    elapsed = time.monotonic() - start
+    if elapsed >= _WORTH_A_LINE:
+        notice(f"{label}: {done:,.0f} {unit} in {clock(elapsed)}")
+
+
+def clock(seconds: float) -> str:
+    """`41 s`, `3 min 20 s` or `2 h 05 min`."""
+    whole = round(seconds)
+    if whole < 60:  # noqa: PLR2004
+        return f"{whole} s"
+    minutes, rest = divmod(whole, 60)
+    return f"{minutes} min {rest:02d} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"  # noqa: PLR2004

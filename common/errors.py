@@ -1,0 +1,29 @@
+"""One base class for everything that is the user's to mend, told in one plain sentence."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+
+class SerError(Exception):
+    """Something that cannot be done: the bad value, what is allowed, and the remedy, in one sentence.
+
+    Commands print the message without a traceback and exit with `exit_code`.
+    """
+
+    exit_code = 1
+
+
+class UsageError(SerError):
+    """The command was called the wrong way; nothing was attempted."""
+
+    exit_code = 2
+
+
+def listing(values: Iterable[object], most: int = 12) -> str:
+    """`a, b, c` for a message; a long list is cut and says how many were left out."""
+    names = [str(value) for value in values]
+    if not names:
+        return "none"
+    shown = ", ".join(names[:most])
+    return shown if len(names) <= most else f"{shown} and {len(names) - most} more"

@@ -1,0 +1,230 @@
+"""Facts about a corpus as data: reads `data_manifests/*.toml`, or a user's own TOML in the same form.
+
+name = "clinic"                      # names the cache, <cache>/clinic.h5
+title = "Clinic recordings"
+layout = "table"                     # a key of extract.corpora.READERS
+scale = { min = 1, max = 5 }         # ends of the rating scale
+outside_scale = "refuse"             # what a rating beyond them gets; with "drop" it counts as no label
+protocol = "speakers"                # which of the protocols below is the default
+
+[protocols.speakers]
+by = "speaker"                       # what decides the split: speaker, session or split (the release's own)
+train = ["01", "02"]                 # split = the values that fall into it; "*" is every other value
+validation = ["03"]
+test = ["04"]
+
+[files]                              # looked for below the release's root, first found wins
+labels = ["labels.csv"]
+audio = ["audio"]
+
+[columns]                            # layout "table": our name = the column's
+file = "path"
+activation = "arousal"
+valence = "valence"
+
+[expected]                           # release = turns it holds, to tell a release by its size
+"2024" = 1200
+"""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from dataclasses import dataclass, field
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from common.errors import SerError, UsageError, listing
+
+SPLIT_NAME = re.compile(r"train|validation|test[0-9]*")
+SPLIT_BY = ("speaker", "session", "split")
+ANY_OTHER = "*"
+
+_FILE_KEYS = ("labels", "audio", "transcripts")
+_OUTSIDE_SCALE = ("refuse", "drop")
+_KNOWN_KEYS = (
+    "name",
+    "title",
+    "layout",
+    "scale",
+    "outside_scale",
+    "protocol",
+    "protocols",
+    "files",
+    "columns",
+    "expected",
+)
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """A rule that gives every utterance its split."""
+
+    by: str  # one of SPLIT_BY
+    splits: dict[str, str]  # value of `by` -> split
+
+    def split_of(self, value: str, utterance: str) -> str:
+        """The split of an utterance whose speaker, session or split column has this value.
+
+        Raises SerError naming the utterance, the value and the values known.
+        """
+        split = self.splits.get(value) or self.splits.get(ANY_OTHER)
+        if split is None:
+            raise SerError(
+                f"{utterance} has the {self.by} {value!r}, which no split of the manifest names: "
+                f"known are {listing(self.splits)}."
+            )
+        return split
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """One corpus: its rating scale, splits, expected counts, where its files lie, and its columns."""
+
+    name: str
+    title: str
+    layout: str
+    scale_min: float
+    scale_max: float
+    protocol: Protocol
+    protocol_name: str
+    outside_scale: str = "refuse"  # one of _OUTSIDE_SCALE
+    labels: tuple[str, ...] = ()
+    audio: tuple[str, ...] = ()
+    transcripts: tuple[str, ...] = ()
+    columns: dict[str, str] = field(default_factory=dict)
+    expected: dict[str, int] = field(default_factory=dict)
+
+    def release_of(self, turns: int) -> str:
+        """The release that holds this many turns, else a plain count."""
+        matches = [release for release, count in self.expected.items() if count == turns]
+        return matches[0] if matches else f"of {turns} turns"
+
+
+def shipped() -> list[str]:
+    """Names of the corpora that come with the project."""
+    folder = resources.files("data_manifests")
+    return sorted(item.name.removesuffix(".toml") for item in folder.iterdir() if item.name.endswith(".toml"))
+
+
+def load(corpus: str, protocol: str | None = None) -> Manifest:
+    """The manifest of a shipped corpus by name, or of any corpus by the path of its TOML file.
+
+    `protocol` picks one of the manifest's split protocols; None its default.
+    Raises UsageError for an unknown corpus or protocol, SerError for a manifest that says too little.
+    """
+    if corpus in shipped():
+        source = str(resources.files("data_manifests") / f"{corpus}.toml")
+    elif corpus.endswith(".toml"):
+        source = corpus
+    else:
+        raise UsageError(
+            f"Corpus {corpus!r} is not known: give one of {listing(shipped())}, "
+            "or the path of a manifest that ends in .toml."
+        )
+    try:
+        table = tomllib.loads(Path(source).read_text(encoding="utf-8-sig"))
+    except FileNotFoundError:
+        raise UsageError(f"There is no manifest at {source}.") from None
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise SerError(f"The manifest {source} cannot be read as TOML: {error}.") from None
+    return _parse(table, source, protocol)
+
+
+def _parse(table: dict[str, Any], source: str, protocol: str | None) -> Manifest:
+    unknown = sorted(set(table) - set(_KNOWN_KEYS))
+    if unknown:
+        raise SerError(f"The manifest {source} has {listing(unknown)}; it may have {listing(_KNOWN_KEYS)}.")
+    for key in ("name", "layout", "scale", "protocols"):
+        if key not in table:
+            raise SerError(f"The manifest {source} lacks {key!r}.")
+    name = str(table["name"])
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
+        raise SerError(
+            f"The manifest {source} is named {name!r}: use letters, digits, '.', '_' and '-', "
+            "since the name becomes a file's."
+        )
+    outside = table.get("outside_scale", "refuse")
+    if outside not in _OUTSIDE_SCALE:
+        raise SerError(
+            f"The manifest {source} has outside_scale = {outside!r}: it is one of {listing(_OUTSIDE_SCALE)}."
+        )
+    low, high = _scale(table["scale"], source)
+    files = _table(table, "files", source)
+    strange = sorted(set(files) - set(_FILE_KEYS))
+    if strange:
+        raise SerError(f"[files] of {source} has {listing(strange)}; it may have {listing(_FILE_KEYS)}.")
+    chosen, rule = _protocol(table, source, protocol)
+    return Manifest(
+        name=name,
+        title=str(table.get("title", name)),
+        layout=str(table["layout"]),
+        scale_min=low,
+        scale_max=high,
+        protocol=rule,
+        protocol_name=chosen,
+        outside_scale=str(outside),
+        columns={name: str(column) for name, column in _table(table, "columns", source).items()},
+        expected=_counts(_table(table, "expected", source), source),
+        **{key: tuple(_list(files.get(key, []))) for key in _FILE_KEYS},
+    )
+
+
+def _scale(scale: object, source: str) -> tuple[float, float]:
+    if not isinstance(scale, dict) or {"min", "max"} - scale.keys():
+        raise SerError(f"The manifest {source} must give its scale as {{ min = 1, max = 5 }}.")
+    try:
+        low, high = float(scale["min"]), float(scale["max"])
+    except (TypeError, ValueError):
+        raise SerError(f"The manifest {source} must give its scale in numbers.") from None
+    if not low < high:
+        raise SerError(
+            f"The manifest {source} has the scale {low:g} to {high:g}: the maximum must exceed the minimum."
+        )
+    return low, high
+
+
+def _protocol(table: dict[str, Any], source: str, wanted: str | None) -> tuple[str, Protocol]:
+    protocols = table["protocols"]
+    if not isinstance(protocols, dict) or not protocols:
+        raise SerError(f"The manifest {source} needs a table [protocols.NAME] that gives the splits.")
+    name = wanted or str(table.get("protocol", next(iter(protocols))))
+    if name not in protocols:
+        raise UsageError(f"Protocol {name!r} is not in {source}: it has {listing(protocols)}.")
+    rule = _table(protocols, name, source)
+    by = rule.get("by")
+    if by not in SPLIT_BY:
+        raise SerError(f"Protocol {name!r} of {source} splits by {by!r}: 'by' is one of {listing(SPLIT_BY)}.")
+    splits: dict[str, str] = {}
+    for split, values in rule.items():
+        if split == "by":
+            continue
+        if not SPLIT_NAME.fullmatch(split):
+            raise SerError(
+                f"Protocol {name!r} of {source} has the split {split!r}: "
+                "splits are train, validation, test, test2, test3 and so on."
+            )
+        for value in _list(values):
+            if value in splits:
+                raise SerError(f"Protocol {name!r} of {source} puts {by} {value!r} into two splits.")
+            splits[value] = split
+    return name, Protocol(by, splits)
+
+
+def _list(values: object) -> list[str]:
+    return [str(value) for value in values] if isinstance(values, list) else [str(values)]
+
+
+def _table(parent: dict[str, Any], key: str, source: str) -> dict[str, Any]:
+    table = parent.get(key, {})
+    if not isinstance(table, dict):
+        raise SerError(f"The manifest {source} must give {key!r} as a table.")
+    return table
+
+
+def _counts(table: dict[str, Any], source: str) -> dict[str, int]:
+    for release, count in table.items():
+        if not isinstance(count, int):
+            raise SerError(f"[expected] of {source} gives {count!r} for {release!r}: give a number of turns.")
+    return table

@@ -1,0 +1,1 @@
+"""One TOML per corpus; `common.manifests` documents the form and reads them."""

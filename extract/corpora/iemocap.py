@@ -1,0 +1,99 @@
+"""IEMOCAP: ratings in a file per dialog, or in one file; recordings and transcriptions sorted by session."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from common.errors import SerError
+from common.manifests import Manifest
+from extract.corpora.files import (
+    RECORDINGS,
+    TEXTS,
+    by_stem,
+    gender_of,
+    label_files,
+    rating,
+    read_text,
+    split_of,
+    unique,
+)
+from extract.corpora.utterance import UNKNOWN, Utterance
+
+# Ses01F_impro01_M004: session 1, in which the woman wore the markers; the man speaks, in his turn 4.
+_TURN = re.compile(r"Ses(?P<session>\d{2})[FM]_\w+_(?P<letter>[FM])[^\W_]*")
+_RATINGS = re.compile(r"\[([^\[\]]*)\]\s*$")
+_SPOKEN = re.compile(rf"\s*(?P<turn>{_TURN.pattern})\s*\[[^\]]*\]\s*:?(?P<words>.*)")
+
+_STORED = ("valence", "activation", "dominance")  # not the field's usual order
+
+Ratings = tuple[float, float, float]  # activation, valence, dominance
+_UNRATED: Ratings = (math.nan, math.nan, math.nan)
+
+
+def read(root: Path, manifest: Manifest) -> list[Utterance]:
+    """All turns, by dialog and then in the labels' order; recordings without a rating come last."""
+    recordings = by_stem(root, manifest.audio, RECORDINGS)
+    spoken = _transcripts(root, manifest)
+
+    def turn(name: str, ratings: Ratings) -> Utterance:
+        told = _told(name)
+        activation, valence, dominance = ratings
+        return Utterance(
+            id=name,
+            audio=recordings.get(name),
+            split=split_of(told, name, manifest),
+            activation=activation,
+            valence=valence,
+            dominance=dominance,
+            speaker=told.get("speaker", UNKNOWN),
+            gender=gender_of(told.get("speaker", "")[-1:]),
+            transcript=spoken.get(name),
+        )
+
+    # Sorted, so that both layouts of the labels give one order; the sort is stable within a dialog.
+    rated = sorted(_rated(root, manifest), key=lambda pair: pair[0].rpartition("_")[0])
+    labelled = unique(turn(name, ratings) for name, ratings in rated)
+    orphans = sorted(recordings.keys() - {utterance.id for utterance in labelled})
+    return labelled + [turn(name, _UNRATED) for name in orphans]
+
+
+def _told(name: str) -> dict[str, str]:
+    match = _TURN.fullmatch(name)
+    if match is None:
+        return {}
+    return {"session": str(int(match["session"])), "speaker": match["session"] + match["letter"]}
+
+
+def _rated(root: Path, manifest: Manifest) -> Iterator[tuple[str, Ratings]]:
+    """Turn and averaged ratings; the raters' own lines below name no turn and are passed over."""
+    for path in label_files(root, manifest):
+        for number, line in enumerate(read_text(path).split("\n"), start=1):
+            match = _TURN.search(line)
+            if match is None or line.startswith("%"):
+                continue
+            where = f"{path}, line {number}"
+            triple = _RATINGS.search(line, match.end())
+            values = triple[1].split(",") if triple else []
+            if len(values) != len(_STORED):
+                raise SerError(
+                    f"{where}: {match[0]} should have [valence, activation, dominance] at its end, "
+                    f"not {line.strip()!r}."
+                )
+            valence, activation, dominance = (
+                rating(value.strip(), match[0], f"{where}, {dimension}", manifest)
+                for dimension, value in zip(_STORED, values, strict=True)
+            )
+            yield match[0], (activation, valence, dominance)
+
+
+def _transcripts(root: Path, manifest: Manifest) -> dict[str, str]:
+    spoken: dict[str, str] = {}
+    for path in by_stem(root, manifest.transcripts, TEXTS).values():
+        for line in read_text(path).split("\n"):
+            match = _SPOKEN.fullmatch(line)
+            if match:  # lines without a turn are words between turns
+                spoken.setdefault(match["turn"], match["words"].strip())
+    return spoken

@@ -1,0 +1,31 @@
+"""MSP-Podcast: one CSV of labels, one folder of recordings, and from 1.11 on one of transcripts."""
+
+from __future__ import annotations
+
+from pathlib import Path, PurePath
+
+from common.errors import SerError
+from common.manifests import Manifest
+from extract.corpora.files import RECORDINGS, TEXTS, by_stem, label_files, read_text, unique
+from extract.corpora.table import rows, utterance
+from extract.corpora.utterance import Utterance
+
+
+def read(root: Path, manifest: Manifest) -> list[Utterance]:
+    """All turns in the labels' order; recordings without a row (a copy may leave out Test3's) come last."""
+    recordings = by_stem(root, manifest.audio, RECORDINGS)
+    texts = by_stem(root, manifest.transcripts, TEXTS)
+
+    def transcript(name: str) -> str | None:
+        return read_text(texts[name]).strip() if name in texts else None
+
+    turns = []
+    for path in label_files(root, manifest):
+        for row in rows(path, manifest):
+            name = PurePath(row.cells["file"] or "").stem
+            if not name:
+                raise SerError(f"{row.where}: the name of the recording is blank.")
+            turns.append(utterance(row, manifest, name, recordings.get(name), transcript(name)))
+    labelled = unique(turns)
+    orphans = sorted(recordings.keys() - {turn.id for turn in labelled})
+    return labelled + [Utterance(name, recordings[name], "", transcript=transcript(name)) for name in orphans]

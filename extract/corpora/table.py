@@ -1,0 +1,186 @@
+"""Any corpus whose labels are a CSV, a TSV or JSON Lines: its manifest names the columns."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path, PurePath
+
+from common.errors import SerError, listing
+from common.manifests import Manifest
+from extract.corpora.files import (
+    RECORDINGS,
+    gender_of,
+    label_files,
+    rating,
+    read_text,
+    split_of,
+    unique,
+    walk,
+)
+from extract.corpora.utterance import UNKNOWN, Utterance
+
+_REQUIRED = ("file", "activation", "valence")
+_OPTIONAL = ("id", "speaker", "gender", "session", "split", "transcript", "dominance")
+_MEASURED = ("duration",)  # may be there; the recording itself tells it
+_DELIMITERS = {".csv": ",", ".tsv": "\t"}
+_JSON_LINES = (".jsonl", ".ndjson")
+
+_Record = tuple[int, dict[str, str | None]]  # line, column -> cell; None is not told
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row, by our names of the columns."""
+
+    where: str  # for messages: file and row
+    cells: dict[str, str | None]  # None where the table does not tell
+
+
+def read(root: Path, manifest: Manifest) -> list[Utterance]:
+    """All turns in the table's order; recordings in the manifest's audio folders without a row come last."""
+    turns = []
+    for path in label_files(root, manifest):
+        for row in rows(path, manifest):
+            file, given = row.cells["file"], row.cells["id"]
+            name = given or PurePath(file or "").stem
+            if not name:
+                raise SerError(f"{row.where}: the name of the recording is blank.")
+            audio = _locate(file, root, manifest) if file else None
+            turns.append(utterance(row, manifest, name, audio, row.cells["transcript"]))
+    labelled = unique(turns)
+    return labelled + _orphans(root, manifest, labelled)
+
+
+def rows(path: Path, manifest: Manifest) -> Iterator[Row]:
+    """The rows of a table, with its columns under our names.
+
+    Raises SerError when the file is no table, or lacks a column that is required, named by the manifest, or
+    what the manifest's protocol splits by.
+    """
+    known = (*_REQUIRED, *_OPTIONAL, *_MEASURED)
+    strange = sorted(set(manifest.columns) - set(known))
+    if strange:
+        raise SerError(
+            f"The manifest of {manifest.title} names a column for {listing(strange)}: "
+            f"[columns] may name {listing(known)}."
+        )
+    columns = {name: manifest.columns.get(name, name) for name in known}
+    needed = {*_REQUIRED, *manifest.columns, manifest.protocol.by}
+    present, records = _records(path)
+    missing = [columns[name] for name in known if name in needed and columns[name] not in present]
+    if missing:
+        raise SerError(
+            f"{path} lacks the column {listing(missing)}: it has {listing(present)}. "
+            "Name its columns under [columns] in the manifest."
+        )
+    for number, record in records:
+        yield Row(f"{path}, row {number}", {name: record.get(columns[name]) for name in known})
+
+
+def utterance(
+    row: Row, manifest: Manifest, name: str, audio: Path | None, transcript: str | None
+) -> Utterance:
+    """The utterance of a row whose recording and transcript have been looked up."""
+
+    def rated(dimension: str) -> float:
+        column = manifest.columns.get(dimension, dimension)
+        return rating(row.cells[dimension], name, f"{row.where}, column {column!r}", manifest)
+
+    speaker = row.cells["speaker"] or UNKNOWN
+    speaker = UNKNOWN if speaker.lower() == UNKNOWN.lower() else speaker
+    told = {"speaker": speaker, "session": row.cells["session"] or "", "split": row.cells["split"] or ""}
+    return Utterance(
+        id=name,
+        audio=audio,
+        split=split_of(told, name, manifest),
+        activation=rated("activation"),
+        valence=rated("valence"),
+        dominance=rated("dominance"),
+        speaker=speaker,
+        gender=gender_of(row.cells["gender"]),
+        transcript=transcript,
+    )
+
+
+def _locate(file: str, root: Path, manifest: Manifest) -> Path | None:
+    for candidate in (root / file, *(root / folder / file for folder in manifest.audio)):
+        try:
+            if candidate.is_file():
+                return candidate
+        except OSError:  # no name a disk accepts, so no file there
+            continue
+    return None
+
+
+def _orphans(root: Path, manifest: Manifest, labelled: list[Utterance]) -> list[Utterance]:
+    """Recordings that no row names: by stem, or by path below the root where that id is taken."""
+    named = {turn.audio.resolve() for turn in labelled if turn.audio}
+    taken = {turn.id for turn in labelled}
+    orphans: dict[str, Utterance] = {}
+    for path in walk(root, manifest.audio, RECORDINGS):
+        if path.resolve() in named:
+            continue
+        named.add(path.resolve())  # the manifest's folders may overlap
+        name = path.stem if path.stem not in taken else Path(os.path.relpath(path, root)).as_posix()
+        taken.add(name)
+        orphans[name] = Utterance(name, path, "")
+    return [orphans[name] for name in sorted(orphans)]
+
+
+def _records(path: Path) -> tuple[list[str], list[_Record]]:
+    """Columns and rows of a table; a row's number is its line's, as an editor or a spreadsheet shows it."""
+    suffix = path.suffix.lower()
+    if suffix in _DELIMITERS:
+        return _separated(path, _DELIMITERS[suffix])
+    if suffix in _JSON_LINES:
+        return _json_lines(path)
+    raise SerError(
+        f"{path} ends in {suffix!r}: labels are a table in {listing((*_DELIMITERS, *_JSON_LINES))}, "
+        "so save them as one of these."
+    )
+
+
+def _separated(path: Path, delimiter: str) -> tuple[list[str], list[_Record]]:
+    # Strict, since a quote that is never closed would otherwise swallow the rest of the table.
+    reader = csv.reader(io.StringIO(read_text(path), newline="\n"), delimiter=delimiter, strict=True)
+    records: list[_Record] = []
+    try:
+        columns = [cell.strip() for cell in next(reader, [])]
+        for cells in reader:
+            if any(cells[len(columns) :]):
+                raise SerError(
+                    f"{path}, row {reader.line_num}: it has {len(cells)} cells, and the header "
+                    f"{len(columns)}. Put a cell that holds the separator in quotes."
+                )
+            if cells:  # a blank cell is not told, and neither is one that a short row lacks
+                told = (cell.strip() or None for cell in cells)
+                records.append((reader.line_num, dict(zip(columns, told, strict=False))))
+    except csv.Error as error:
+        raise SerError(f"{path}, row {reader.line_num}: it cannot be read as a table: {error}.") from None
+    return columns, records
+
+
+def _json_lines(path: Path) -> tuple[list[str], list[_Record]]:
+    columns: dict[str, None] = {}
+    records: list[_Record] = []
+    for number, line in enumerate(read_text(path).split("\n"), start=1):
+        if not line.strip():
+            continue
+        try:
+            values = json.loads(line)
+        except ValueError as error:
+            raise SerError(f"{path}, row {number}: it cannot be read as JSON: {error}.") from None
+        if not isinstance(values, dict):
+            raise SerError(
+                f'{path}, row {number}: it should be an object, {{"file": ...}}, not {line.strip()!r}.'
+            )
+        columns |= dict.fromkeys(values)
+        # Unlike a blank cell, "" is a value here: a transcript in which nothing was said.
+        told = {column: None if value is None else str(value) for column, value in values.items()}
+        records.append((number, told))
+    return list(columns), records

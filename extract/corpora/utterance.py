@@ -1,0 +1,29 @@
+"""What every corpus reader returns."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+UNKNOWN = "Unknown"  # a speaker or gender the release does not tell; never one speaker
+
+
+@dataclass(frozen=True)
+class Utterance:
+    """One turn as the release tells it; what the release does not tell keeps its default.
+
+    Readers list every turn that has a label or a recording and drop none: a missing recording is
+    `audio=None`, a missing label NaN, a missing transcript None. Whether that excludes the turn is
+    decided, and counted by reason, in one place: `extract.screening`.
+    """
+
+    id: str  # the recording's file stem
+    audio: Path | None
+    split: str  # train, validation, test, test2, ...
+    activation: float = math.nan  # in the rating scale, low to high
+    valence: float = math.nan  # in the rating scale
+    dominance: float = math.nan  # in the rating scale; NaN is allowed
+    speaker: str = UNKNOWN
+    gender: str = UNKNOWN  # Female, Male or Unknown
+    transcript: str | None = None  # "" is a value: nothing was said

@@ -1,0 +1,82 @@
+"""Which utterances get a row, and for what reason the others do not."""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from common.cache import REASONS
+from common.errors import SerError
+from extract import audio
+from extract.corpora import Utterance
+
+_MOST = (
+    0.5  # a share beyond which missing transcripts are a mistake in the command, not a trait of the corpus
+)
+
+
+@dataclass
+class Screening:
+    """Utterances that may have a row, with their header's duration, and the ids of the others by reason."""
+
+    kept: list[tuple[Utterance, float]] = field(default_factory=list)  # utterance, seconds
+    dropped: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
+
+
+def screen(
+    utterances: list[Utterance],
+    min_duration: float,
+    max_duration: float,
+    advance: Callable[[float], None] = lambda _: None,
+) -> Screening:
+    """Decide by what the release tells and by each recording's header; `advance` is told of each one done.
+
+    Durations are in seconds, both ends included. Raises SerError when most utterances that could be used
+    have no transcript.
+    """
+    result = Screening()
+    for utterance in utterances:
+        seconds, reason = _look(utterance, min_duration, max_duration)
+        if reason is None:
+            result.kept.append((utterance, seconds))
+        else:
+            result.dropped[reason].append(utterance.id)
+        advance(1)
+    silent = len(result.dropped.get("no transcript", []))
+    if silent > _MOST * (len(result.kept) + silent):
+        raise SerError(
+            f"{silent} of {len(result.kept) + silent} otherwise usable utterances have no transcript: "
+            "give a file of id and text with --transcripts FILE."
+        )
+    return result
+
+
+def out_of_bounds(seconds: float, min_duration: float, max_duration: float) -> str | None:
+    """The reason a duration is refused for, or None."""
+    if seconds < min_duration:
+        return "too short"
+    return "too long" if seconds > max_duration else None
+
+
+def summary(dropped: dict[str, list[str]]) -> str:
+    """`12 too short, 3 missing`, in the order of REASONS."""
+    return (
+        ", ".join(f"{len(dropped[reason])} {reason}" for reason in REASONS if dropped.get(reason)) or "none"
+    )
+
+
+def _look(utterance: Utterance, min_duration: float, max_duration: float) -> tuple[float, str | None]:
+    if utterance.audio is None:
+        return 0.0, "missing"
+    if math.isnan(utterance.activation) or math.isnan(utterance.valence):
+        return 0.0, "no label"
+    try:
+        seconds = audio.duration(utterance.audio)
+    except audio.UnusableAudioError as problem:
+        return 0.0, problem.reason
+    reason = out_of_bounds(seconds, min_duration, max_duration)
+    if reason is None and utterance.transcript is None:
+        reason = "no transcript"
+    return seconds, reason

@@ -1,0 +1,1 @@
+"""What was said: the release's own transcripts, or a file of them."""

@@ -1,0 +1,190 @@
+"""The cache: plain HDF5, whole or not at all, and refused in one sentence when it is not."""
+
+from __future__ import annotations
+
+import os
+import resource
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import pytest
+
+from common.cache import COLUMNS, CacheInfo, FeatureCache, write_cache
+from common.errors import SerError
+
+
+def info(**changes: Any) -> CacheInfo:
+    facts: dict[str, Any] = {
+        "corpus": "c", "release": "1", "scale_min": 1.0, "scale_max": 5.0,
+        "acoustic_encoder": "a", "acoustic_revision": "r", "acoustic_pooling": "mean",
+        "text_encoder": "t", "text_revision": "r", "text_pooling": "CLS", "transcriber": "release",
+        "min_duration": 3.0, "max_duration": 30.0, "sampling_rate": 16000, "created_by": "tests",
+        "fingerprint": "f", "dropped": {"too short": ["x", "ü"]},
+    }  # fmt: skip
+    return CacheInfo(**{**facts, **changes})
+
+
+def columns(n: int = 5) -> dict[str, Any]:
+    random = np.random.default_rng(0)
+    return {
+        "id": [f"utterance-{i}" for i in range(n)],
+        "speaker": ["Unknown", "zoë"] * (n // 2) + ["7"] * (n % 2),
+        "gender": ["Unknown"] * n,
+        "split": ["train", "validation", "test", "test2", "train"][:n] + ["train"] * (n - 5),
+        "transcript": ["", "ça va?", "日本語", "a\nb", "x" * 5000][:n] + ["y"] * (n - 5),
+        "duration": random.uniform(3, 30, n),
+        "activation": random.uniform(1, 5, n),
+        "valence": random.uniform(1, 5, n),
+        "dominance": [np.nan] * n,
+        "acoustic": random.standard_normal((n, 8)),
+        "text": random.standard_normal((n, 4)),
+    }
+
+
+def test_round_trip(tmp_path: Path) -> None:
+    path = tmp_path / "deep" / "c.h5"
+    written = columns()
+    write_cache(path, info(), written)
+    cache = FeatureCache(path)
+    assert len(cache) == 5
+    assert cache.info == info()
+    for name in COLUMNS:
+        read = cache.read(name)
+        if read.dtype == object:
+            assert list(read) == list(written[name])
+        else:
+            assert read.dtype == np.float32
+            np.testing.assert_array_equal(read, np.asarray(written[name], np.float32))
+    assert cache.describe() == {"train": 2, "validation": 1, "test": 1, "test2": 1}
+    assert [item.name for item in path.parent.iterdir()] == ["c.h5"]
+
+
+def test_plain_h5py_reads_it(tmp_path: Path) -> None:
+    write_cache(tmp_path / "c.h5", info(), columns())
+    with h5py.File(tmp_path / "c.h5") as file:
+        assert file.attrs["format"] == "ser-feature-cache"
+        assert file.attrs["format_version"] == 1
+        assert file["transcript"][2].decode() == "日本語"
+        assert file["acoustic"].shape == (5, 8)
+
+
+def test_equal_content_gives_equal_bytes(tmp_path: Path) -> None:
+    for name in ("one.h5", "two.h5"):
+        write_cache(tmp_path / name, info(), columns())
+    assert (tmp_path / "one.h5").read_bytes() == (tmp_path / "two.h5").read_bytes()
+
+
+@pytest.mark.parametrize("column", ["acoustic", "text", "activation", "duration"])
+def test_a_value_that_is_not_finite_is_refused_by_id(column: str, tmp_path: Path) -> None:
+    bad = columns()
+    bad[column] = np.array(bad[column])
+    bad[column][3] = np.nan
+    with pytest.raises(SerError, match=f"The {column} of utterance-3 is not finite"):
+        write_cache(tmp_path / "c.h5", info(), bad)
+    assert not list(tmp_path.iterdir())
+
+
+def test_columns_must_fit(tmp_path: Path) -> None:
+    for change, message in (
+        ({"id": ["a"] * 5}, "must be unique"),
+        ({"speaker": ["a"] * 4}, "equal length"),
+    ):
+        with pytest.raises(SerError, match=message):
+            write_cache(tmp_path / "c.h5", info(), {**columns(), **change})
+    with pytest.raises(SerError, match="missing: text"):
+        write_cache(tmp_path / "c.h5", info(), {k: v for k, v in columns().items() if k != "text"})
+
+
+def cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-1000])
+
+
+def edit(change: Callable[[h5py.File], None]) -> Callable[[Path], None]:
+    def apply(path: Path) -> None:
+        with h5py.File(path, "r+") as file:
+            change(file)
+
+    return apply
+
+
+def shorten(file: h5py.File) -> None:
+    values = file["valence"][:2]
+    del file["valence"]
+    file["valence"] = values
+
+
+SPOILED: dict[str, tuple[Callable[[Path], object], str]] = {
+    "absent": (lambda path: path.unlink(), "There is no cache at .*: make it with ser-extract --corpus c"),
+    "text": (lambda path: path.write_text("hello"), "is not a feature cache"),
+    "empty": (lambda path: path.write_bytes(b""), "is not a feature cache"),
+    "cut off": (cut, "is not a feature cache, or was cut off"),
+    "other HDF5": (edit(lambda file: file.attrs.__delitem__("format")), "not a feature cache"),
+    "other version": (edit(lambda file: file.attrs.__setitem__("format_version", 2)), "has format version 2, .* reads 1"),
+    "no attribute": (edit(lambda file: file.attrs.__delitem__("scale_min")), "lacks the attributes scale_min"),
+    "no data set": (edit(lambda file: file.__delitem__("text")), "lacks the data sets text"),
+    "short data set": (edit(shorten), "do not fit together"),
+    "bad JSON": (edit(lambda file: file.attrs.__setitem__("dropped", "{")), "dropped is not JSON"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", SPOILED)
+def test_what_is_no_whole_cache_is_refused_in_one_sentence(case: str, tmp_path: Path) -> None:
+    path = tmp_path / "c.h5"
+    write_cache(path, info(), columns(50))
+    spoil, message = SPOILED[case]
+    spoil(path)
+    with pytest.raises(SerError, match=message) as caught:
+        FeatureCache(path)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_full_disk_leaves_the_old_cache(tmp_path: Path) -> None:
+    """A file-size limit makes the writes fail as a full disk does."""
+    path = tmp_path / "c.h5"
+    write_cache(path, info(), columns())
+    before = path.read_bytes()
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    previous = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, hard))
+    try:
+        with pytest.raises(SerError, match=r"could not be written .* MB of free space"):
+            write_cache(path, info(fingerprint="new"), columns(5000))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        signal.signal(signal.SIGXFSZ, previous)
+    assert path.read_bytes() == before
+    assert [item.name for item in tmp_path.iterdir()] == ["c.h5"]
+
+
+def test_a_kill_while_writing_leaves_the_old_cache(tmp_path: Path) -> None:
+    path = tmp_path / "c.h5"
+    write_cache(path, info(), columns())
+    before = path.read_bytes()
+    program = (
+        "import sys; from pathlib import Path; from tests.common.test_cache import columns, info\n"
+        "from common.cache import write_cache\n"
+        "many = columns(20000); print('go', flush=True)\n"
+        "while True: write_cache(Path(sys.argv[1]), info(fingerprint='new'), many)\n"
+    )
+    for delay in (0.0, 0.01, 0.03):
+        writer = subprocess.Popen(
+            [sys.executable, "-c", program, str(path)],
+            stdout=subprocess.PIPE,
+            env={**os.environ, "PYTHONPATH": str(Path.cwd())},
+        )
+        assert writer.stdout is not None
+        writer.stdout.readline()
+        try:
+            writer.wait(timeout=delay)
+        except subprocess.TimeoutExpired:
+            writer.kill()
+        writer.wait()
+        writer.stdout.close()
+        cache = FeatureCache(path)
+        assert path.read_bytes() == before or (cache.info.fingerprint == "new" and len(cache) == 20_000)

@@ -1,0 +1,79 @@
+"""Any recording ends as mono float32 at 16 kHz, or as a reason."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from extract.audio import SAMPLING_RATE, UnusableAudioError, duration, load
+
+
+def tone(seconds: float, rate: int, channels: int = 1, hertz: float = 440.0) -> np.ndarray:
+    time = np.arange(int(seconds * rate)) / rate
+    return np.repeat(0.5 * np.sin(2 * np.pi * hertz * time)[:, None], channels, axis=1)
+
+
+@pytest.mark.parametrize("rate", [8_000, 16_000, 22_050, 44_100, 48_000, 96_000, 192_000])
+@pytest.mark.parametrize("channels", [1, 2, 6])
+def test_any_rate_and_channel_count(rate: int, channels: int, tmp_path: Path) -> None:
+    path = tmp_path / "tone.wav"
+    soundfile.write(path, tone(1.0, rate, channels), rate)
+    waveform = load(path)
+    assert waveform.dtype == np.float32
+    assert waveform.shape == (SAMPLING_RATE,)
+    assert duration(path) == pytest.approx(1.0)
+    # The tone itself is still there, at its pitch and level.
+    inside = waveform[1000:-1000]
+    expected = tone(1.0, SAMPLING_RATE)[1000:-1000, 0]
+    np.testing.assert_allclose(inside, expected, atol=0.02)
+
+
+def test_channels_are_averaged(tmp_path: Path) -> None:
+    path = tmp_path / "stereo.wav"
+    soundfile.write(
+        path, np.stack([np.full(16_000, 0.5), np.full(16_000, -0.25)], axis=1), 16_000, subtype="FLOAT"
+    )
+    np.testing.assert_allclose(load(path), 0.125)
+
+
+@pytest.mark.parametrize("subtype", ["PCM_16", "PCM_24", "FLOAT", "ULAW"])
+def test_sample_formats(subtype: str, tmp_path: Path) -> None:
+    path = tmp_path / "tone.wav"
+    soundfile.write(path, tone(0.5, 16_000), 16_000, subtype=subtype)
+    np.testing.assert_allclose(load(path), tone(0.5, 16_000)[:, 0], atol=0.02)
+
+
+@pytest.mark.parametrize("content", [b"", b"RIFF", b"not a recording at all" * 100])
+def test_what_cannot_be_decoded_is_unreadable(content: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "bad.wav"
+    path.write_bytes(content)
+    for ask in (load, duration):
+        with pytest.raises(UnusableAudioError) as caught:
+            ask(path)
+        assert caught.value.reason == "unreadable"
+
+
+def test_absent_empty_and_not_finite(tmp_path: Path) -> None:
+    with pytest.raises(UnusableAudioError, match="missing"):
+        load(tmp_path / "absent.wav")
+    soundfile.write(tmp_path / "empty.wav", np.zeros((0, 1)), 16_000)
+    with pytest.raises(UnusableAudioError, match="unreadable"):
+        load(tmp_path / "empty.wav")
+    assert duration(tmp_path / "empty.wav") == 0
+    for name, value in (("nan", np.nan), ("inf", np.inf)):
+        samples = np.zeros(16_000, np.float32)
+        samples[77] = value
+        soundfile.write(tmp_path / f"{name}.wav", samples, 16_000, subtype="FLOAT")
+        with pytest.raises(UnusableAudioError, match="not finite"):
+            load(tmp_path / f"{name}.wav")
+
+
+def test_a_header_that_claims_too_much_is_not_believed(tmp_path: Path) -> None:
+    """A recording cut off in copying: what is there is used, at its true length."""
+    path = tmp_path / "cut.wav"
+    soundfile.write(path, tone(4.0, 16_000), 16_000)
+    path.write_bytes(path.read_bytes()[: 44 + 2 * 16_000])
+    assert len(load(path)) == SAMPLING_RATE

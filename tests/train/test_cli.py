@@ -1,0 +1,169 @@
+"""ser-train from end to end, on small caches."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner, Result
+from scipy.stats import ttest_rel
+
+from tests.train.worlds import write_caches
+from train.cli import main
+
+QUICK = ["--epochs", "3", "--batch-size", "16", "--learning-rate", "0.01", "--memory-size", "20"]
+
+
+def run(*arguments: object) -> Result:
+    return CliRunner().invoke(main, [*QUICK, *map(str, arguments)])
+
+
+def refused(result: Result, exit_code: int) -> str:
+    assert result.exit_code == exit_code, result.output
+    assert isinstance(result.exception, SystemExit)
+    (line,) = [line for line in result.stderr.splitlines() if line.startswith("Error: ")]
+    return line.removeprefix("Error: ")
+
+
+def rows(folder: Path) -> list[dict[str, str]]:
+    with (folder / "results.csv").open() as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.fixture(scope="module")
+def caches(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("caches")
+    write_caches(folder)
+    return folder
+
+
+def test_the_same_command_gives_the_same_bytes(caches: Path, tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        result = run("--cache", caches, "--seeds", 2, "--output", tmp_path / name)
+        assert result.exit_code == 0, result.output
+    assert (tmp_path / "one/results.csv").read_bytes() == (tmp_path / "two/results.csv").read_bytes()
+
+
+def test_seeds_do_not_depend_on_each_other_nor_strategies(caches: Path, tmp_path: Path) -> None:
+    assert run("--cache", caches, "--seeds", 3, "--strategy", "finetune", "--strategy", "gem", "--strategy",
+               "experience-replay", "--strategy", "joint", "--output", tmp_path / "all").exit_code == 0  # fmt: skip
+    together = rows(tmp_path / "all")
+    apart = []
+    for strategy in ("finetune", "gem", "experience-replay", "joint"):
+        for seed in (2, 0, 1):
+            folder = tmp_path / f"{strategy}-{seed}"
+            assert (
+                run("--cache", caches, "--seed", seed, "--strategy", strategy, "--output", folder).exit_code
+                == 0
+            )
+            apart += rows(folder)
+    assert len(together) == len(apart) == 4 * 3 * 3 * 3 * 2 * 4
+    assert {tuple(row.values()) for row in together} == {tuple(row.values()) for row in apart}
+
+
+def test_results_name_everything(caches: Path, tmp_path: Path) -> None:
+    assert run("--cache", caches, "--seed", 4, "--strategy", "gem", "--output", tmp_path / "r").exit_code == 0
+    first = rows(tmp_path / "r")[0]
+    assert list(first) == [
+        "strategy", "sampler", "memory_size", "seed", "stage", "stage_name",
+        "corpus", "split", "dimension", "metric", "value", "n",
+    ]  # fmt: skip
+    assert list(first.values())[:6] == ["gem", "random", "20", "4", "1", "P"]
+    assert {row["split"]: row["n"] for row in rows(tmp_path / "r")} == {"validation": "20", "test": "25"}
+    config = json.loads((tmp_path / "r/config.json").read_text())
+    assert config["experiment"]["seeds"] == [4]
+    assert config["fingerprints"] == {name: name for name in ("msp-podcast", "msp-improv", "iemocap")}
+
+
+def test_the_closing_table_is_the_results(caches: Path, tmp_path: Path) -> None:
+    """Means, deviations and stars of the table, recomputed from results.csv."""
+    result = run("--cache", caches, "--seeds", 4, "--output", tmp_path / "r")
+    table = rows(tmp_path / "r")
+    for metric in ("ccc", "uar"):
+        for dimension in ("activation", "valence"):
+            printed = result.output.split(f"{metric.upper()} of {dimension}, test split")[1].splitlines()
+            for stage, label in ((2, "P+M"), (3, "P+M+I")):
+                for strategy in ("finetune", "experience-replay", "gem"):
+                    (line,) = [line for line in printed[:10] if line.split()[:2] == [label, strategy]]
+                    cells = []
+                    for corpus in ("msp-podcast", "msp-improv", "iemocap"):
+                        ours, base = (
+                            [float(row["value"]) for row in table
+                             if (row["strategy"], row["stage"], row["corpus"], row["split"], row["dimension"], row["metric"])
+                             == (name, str(stage), corpus, "test", dimension, metric)]
+                            for name in (strategy, "finetune")
+                        )  # fmt: skip
+                        star = strategy != "finetune" and ours != base and ttest_rel(ours, base).pvalue < 0.05
+                        cells.append(f"{np.mean(ours):.3f} ± {np.std(ours, ddof=1):.3f}{'*' if star else ''}")
+                    assert line.split(maxsplit=2)[2].split() == " ".join(cells).split()
+
+
+def test_observed_scale(caches: Path, tmp_path: Path) -> None:
+    for scale in ("declared", "observed"):
+        command = ["--cache", caches, "--seed", 0, "--strategy", "finetune", "--label-scale", scale]
+        assert run(*command, "--output", tmp_path / scale).exit_code == 0
+    assert rows(tmp_path / "declared") != rows(tmp_path / "observed")
+
+
+class TestBadInput:
+    def test_missing_caches_name_the_commands(self, tmp_path: Path) -> None:
+        message = refused(run("--cache", tmp_path, "--stages", "msp-podcast,iemocap"), 1)
+        assert f"ser-extract --corpus msp-podcast --cache {tmp_path}" in message
+        assert f"ser-extract --corpus iemocap --cache {tmp_path}" in message
+
+    def test_caches_of_different_encoders(self, tmp_path: Path) -> None:
+        write_caches(tmp_path)
+        write_caches(tmp_path / "other", text_revision="r2")
+        (tmp_path / "other/iemocap.h5").replace(tmp_path / "iemocap.h5")
+        message = refused(run("--cache", tmp_path), 1)
+        assert "different encoders" in message
+        assert "text_revision r1" in message
+
+    def test_the_same_encoder_in_another_folder_is_the_same(self, tmp_path: Path) -> None:
+        write_caches(tmp_path)
+        write_caches(tmp_path / "other", text_encoder="elsewhere/bert")
+        (tmp_path / "other/iemocap.h5").replace(tmp_path / "iemocap.h5")
+        result = run("--cache", tmp_path, "--seed", 0, "--strategy", "finetune", "--output", tmp_path / "r")
+        assert result.exit_code == 0
+
+    @pytest.mark.parametrize(
+        ("arguments", "says"),
+        [
+            (
+                ["--strategy", "ewma"],
+                "There is no strategy 'ewma': choose among finetune, experience-replay, gem, joint.",
+            ),
+            (["--sampler", "best"], "There is no sampler 'best': choose among random"),
+            (["--stages", "iemocap,iemocap"], "must name different caches"),
+            (["--seeds", "3", "--seed", "1"], "Give --seeds N or --seed S, not both."),
+            (["--device", "cuda"], "Device 'cuda' is not available here"),
+        ],
+    )
+    def test_wrong_usage(self, arguments: list[str], says: str, caches: Path) -> None:
+        assert says in refused(run("--cache", caches, *arguments), 2)
+
+    def test_a_corpus_without_validation(self, tmp_path: Path) -> None:
+        write_caches(tmp_path, {"train": 30, "test": 10})
+        message = refused(run("--cache", tmp_path), 1)
+        assert "has no validation split" in message
+        assert "it has train, test" in message
+
+    def test_results_are_never_overwritten(self, caches: Path, tmp_path: Path) -> None:
+        command = ["--cache", caches, "--seed", 0, "--strategy", "finetune", "--output", tmp_path / "r"]
+        assert run(*command).exit_code == 0
+        before = (tmp_path / "r/results.csv").read_bytes()
+        assert "already holds results" in refused(run(*command), 2)
+        assert (tmp_path / "r/results.csv").read_bytes() == before
+
+    def test_a_diverging_run_names_itself(self, caches: Path, tmp_path: Path) -> None:
+        result = run(
+            "--cache", caches, "--learning-rate", "1e30", "--loss", "mse", "--output", tmp_path / "r"
+        )
+        assert "finetune, seed 0, stage P: " in refused(result, 1)
+
+    def test_a_memory_that_holds_everything_is_told(self, caches: Path, tmp_path: Path) -> None:
+        result = run("--cache", caches, "--seed", 0, "--memory-size", 100, "--output", tmp_path / "r")
+        assert "The memory of msp-podcast holds all of its 60 training utterances." in result.stderr

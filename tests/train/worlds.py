@@ -1,0 +1,77 @@
+"""Small made-up corpora for the trainer's tests: features that carry the labels, each corpus in its own way."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from common.cache import CacheInfo, write_cache
+from train.data import Corpus, Samples
+
+ACOUSTIC_WIDTH, TEXT_WIDTH = 6, 5
+STAGES = ("msp-podcast", "msp-improv", "iemocap")
+SCALES = {"msp-podcast": (1.0, 7.0), "msp-improv": (1.0, 5.0), "iemocap": (1.0, 5.0)}
+SPLITS = {"train": 60, "validation": 20, "test": 25}
+
+
+def samples(n: int, seed: int) -> Samples:
+    """Random tensors of the shapes that training sees."""
+    random = torch.Generator().manual_seed(seed)
+    return Samples(
+        torch.randn(n, ACOUSTIC_WIDTH, generator=random),
+        torch.randn(n, TEXT_WIDTH, generator=random),
+        torch.rand(n, 2, generator=random) * 2 - 1,
+        torch.randint(-1, 5, (n,), generator=random),
+    )
+
+
+def corpora(splits: dict[str, int] | None = None) -> list[Corpus]:
+    return [
+        Corpus(
+            name, {split: samples(n, 10 * i + j) for j, (split, n) in enumerate((splits or SPLITS).items())}
+        )
+        for i, name in enumerate(STAGES)
+    ]
+
+
+def write_caches(folder: Path, splits: dict[str, int] | None = None, **changes: Any) -> None:
+    """A cache per stage whose labels follow the features through a rotation of the corpus's own."""
+    for seed, (name, (low, high)) in enumerate(SCALES.items()):
+        random = np.random.default_rng(seed)
+        names = [split for split, n in (splits or SPLITS).items() for _ in range(n)]
+        n = len(names)
+        hidden = random.uniform(-1, 1, (n, 2))
+        acoustic = hidden @ random.standard_normal((2, ACOUSTIC_WIDTH)) + 0.1 * random.standard_normal(
+            (n, ACOUSTIC_WIDTH)
+        )
+        text = hidden @ random.standard_normal((2, TEXT_WIDTH)) + 0.1 * random.standard_normal(
+            (n, TEXT_WIDTH)
+        )
+        facts: dict[str, Any] = {
+            "corpus": name, "release": "made up", "scale_min": low, "scale_max": high,
+            "acoustic_encoder": "a", "acoustic_revision": "r1", "acoustic_pooling": "mean",
+            "text_encoder": "t", "text_revision": "r1", "text_pooling": "CLS", "transcriber": "release",
+            "min_duration": 3.0, "max_duration": 30.0, "sampling_rate": 16000, "created_by": "tests",
+            "fingerprint": name, "dropped": {},
+        }  # fmt: skip
+        ratings = low + (hidden + 1) / 2 * (high - low)
+        write_cache(
+            folder / f"{name}.h5",
+            CacheInfo(**{**facts, **changes}),
+            {
+                "id": [f"{name}-{i}" for i in range(n)],
+                "speaker": [str(i % 4) if i % 5 else "Unknown" for i in range(n)],
+                "gender": ["Unknown"] * n,
+                "split": names,
+                "transcript": [""] * n,
+                "duration": np.full(n, 4.0),
+                "activation": ratings[:, 0],
+                "valence": ratings[:, 1],
+                "dominance": np.full(n, np.nan),
+                "acoustic": acoustic,
+                "text": text,
+            },
+        )

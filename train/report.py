@@ -1,0 +1,104 @@
+"""Results -> results.csv, and the closing tables."""
+
+from __future__ import annotations
+
+import csv
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import astuple, fields
+from pathlib import Path
+
+import numpy as np
+from scipy.stats import ttest_rel
+
+from common.console import say, table
+from train.experiment import NO_SAMPLER, Result
+
+BASELINE = "finetune"
+SIGNIFICANT = 0.05
+_SPLIT = "test"
+
+
+def write_results(path: Path, results: Sequence[Result]) -> None:
+    """results.csv, one figure a row; written beside its place and renamed."""
+    aside = path.with_name(path.name + ".partial")
+    with aside.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(item.name for item in fields(Result))
+        writer.writerows(astuple(result) for result in results)
+        file.flush()
+        os.fsync(file.fileno())
+    aside.replace(path)
+
+
+def print_tables(results: Sequence[Result]) -> None:
+    """Test figures of every stage, strategy and corpus: mean and standard deviation over seeds.
+
+    One table per measure and dimension. A star marks p < 0.05 in a two-sided paired t-test over the seeds
+    against fine-tuning at the same stage.
+    """
+    shown = [result for result in results if result.split == _SPLIT]
+    if not shown:
+        say("No corpus has a test split; results.csv has the validation figures.")
+        return
+    corpora = {result.corpus: result.n for result in shown}
+    seeds = len({result.seed for result in shown})
+    for metric in ("ccc", "uar"):
+        for dimension in ("activation", "valence"):
+            part = [result for result in shown if (result.metric, result.dimension) == (metric, dimension)]
+            table(
+                f"{metric.upper()} of {dimension}, test split: mean{' ± standard deviation' if seeds > 1 else ''} "
+                f"over {seeds} seed{'s' if seeds > 1 else ''}",
+                ["stage  strategy", *(f"{corpus} (n={n})" for corpus, n in corpora.items())],
+                list(_lines(part, list(corpora))),
+            )
+    if seeds > 1 and any(result.strategy == BASELINE for result in shown):
+        say(
+            f"* p < {SIGNIFICANT:g} against {BASELINE} at the same stage (two-sided paired t-test over the seeds)."
+        )
+
+
+def _lines(part: Sequence[Result], corpora: Sequence[str]) -> Iterable[list[str]]:
+    """A line per stage and variant; the first stage, which all variants share, once."""
+    values: dict[tuple[int, str, str], dict[int, float]] = {}
+    stages: dict[int, str] = {}
+    variants: dict[str, None] = {}
+    samplers = {result.sampler for result in part} - {NO_SAMPLER}
+    for result in part:
+        name = _variant(result, several=len(samplers) > 1)
+        values.setdefault((result.stage, name, result.corpus), {})[result.seed] = result.value
+        stages[result.stage], variants[name] = result.stage_name, None
+    widest = max(len(name) for name in stages.values())
+    for stage, stage_name in stages.items():
+        for variant in ["all", *variants] if stage == 1 else variants:
+            if stage == 1 and variant != "all":
+                continue
+            held = next(iter(variants)) if variant == "all" else variant
+            cells = [_cell(values, stage, held, corpus) for corpus in corpora]
+            yield [f"{stage_name:{widest}}  {variant}", *cells]
+
+
+def _variant(result: Result, several: bool) -> str:
+    return (
+        f"{result.strategy} ({result.sampler})"
+        if several and result.sampler != NO_SAMPLER
+        else result.strategy
+    )
+
+
+def _cell(values: dict[tuple[int, str, str], dict[int, float]], stage: int, variant: str, corpus: str) -> str:
+    ours = values[stage, variant, corpus]
+    mean = float(np.mean(list(ours.values())))
+    if len(ours) < 2:  # noqa: PLR2004
+        return f"{mean:.3f} "
+    mark = "*" if _differs(ours, values.get((stage, BASELINE, corpus), {})) else " "
+    return f"{mean:.3f} ± {np.std(list(ours.values()), ddof=1):.3f}{mark}"
+
+
+def _differs(ours: dict[int, float], baseline: dict[int, float]) -> bool:
+    """Whether a two-sided paired t-test over the seeds that both have gives p < SIGNIFICANT."""
+    seeds = sorted(set(ours) & set(baseline))
+    a, b = [ours[seed] for seed in seeds], [baseline[seed] for seed in seeds]
+    if len(seeds) < 2 or np.ptp(np.subtract(a, b)) == 0:  # noqa: PLR2004
+        return False  # without spread in the differences the test is undefined
+    return bool(ttest_rel(a, b).pvalue < SIGNIFICANT)

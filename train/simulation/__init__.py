@@ -1,0 +1,10 @@
+"""Simulated speech corpora: voices, rooms and words, in the layouts of the true releases.
+
+Nothing here was recorded, rated or said by anybody: it lets the whole path be seen to work with no licensed
+data and no downloads.
+"""
+
+from train.simulation.encoders import write_encoders
+from train.simulation.releases import Release, plan, write_releases
+
+__all__ = ["Release", "plan", "write_encoders", "write_releases"]

@@ -1,0 +1,79 @@
+"""Acoustic environments: what a room, a microphone and a channel do to a voice."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import fft
+
+from train.simulation.voice import SAMPLING_RATE, Audio
+
+LOUDEST = 0.99  # of full scale: recorders clip
+
+
+@dataclass(frozen=True)
+class Environment:
+    """Where a corpus was recorded."""
+
+    decay: float  # seconds until the reverberation has lost 60 dB
+    echo: float  # energy of the reverberation relative to the direct sound
+    band: tuple[float, float]  # Hz, where the channel passes half the energy
+    noise: float  # dB relative to full scale
+    colour: float  # the noise's power falls as 1 / frequency ** colour
+    hum: float  # dB relative to full scale, of the mains at 60 Hz and its harmonics
+    gain: float  # dB
+    levelling: float  # share of the differences in loudness that automatic gain control takes away
+
+
+# They differ in everything a frozen encoder hears, so that a model fitted to one errs in the others.
+STUDIO = Environment(
+    decay=0.15, echo=0.05, band=(60.0, 7800.0), noise=-65.0, colour=1.0, hum=-90.0, gain=0.0, levelling=0.0
+)
+STAGE = Environment(
+    decay=0.4, echo=0.35, band=(110.0, 5800.0), noise=-54.0, colour=0.5, hum=-80.0, gain=-4.0, levelling=0.3
+)
+HALL = Environment(
+    decay=0.8, echo=0.6, band=(150.0, 5000.0), noise=-55.0, colour=1.0, hum=-59.0, gain=2.5, levelling=0.0
+)
+
+
+def place(voice: Audio, environment: Environment, rng: np.random.Generator) -> Audio:
+    """The voice as it is recorded in an environment: same length, within [-1, 1].
+
+    Draws a new place in the room, new noise and a slightly different gain each time.
+    """
+    tail = int(environment.decay * SAMPLING_RATE)
+    n = fft.next_fast_len(len(voice) + tail, real=True)
+    frequencies = fft.rfftfreq(n, 1.0 / SAMPLING_RATE)
+
+    fading = rng.standard_normal(tail, np.float32) * 10.0 ** (-3.0 * np.arange(tail, dtype=np.float32) / tail)
+    room = np.sqrt(environment.echo / np.sum(fading**2)) * fading
+    room[0] = 1.0
+    low, high = environment.band
+    passed = 1.0 / np.sqrt(
+        (1.0 + (low / np.maximum(frequencies, 1.0)) ** 6) * (1.0 + (frequencies / high) ** 12)
+    )
+    heard = fft.rfft(voice, n) * fft.rfft(room, n)
+    coloured = fft.rfft(rng.standard_normal(n, np.float32)) * np.maximum(frequencies, 20.0) ** (
+        -environment.colour / 2.0
+    )
+
+    recorded = fft.irfft(heard * passed, n)[: len(voice)]
+    noise = fft.irfft(coloured * passed, n)[: len(voice)]
+    loudness = np.sqrt(np.mean(recorded**2))
+    gain = _ratio(environment.gain + rng.normal(0.0, 1.0)) * (0.05 / loudness) ** environment.levelling
+    disturbed = _ratio(environment.noise) * noise / noise.std() + _hum(len(voice), environment, rng)
+    audio: Audio = np.clip(gain * recorded + disturbed, -LOUDEST, LOUDEST).astype(np.float32)
+    return audio
+
+
+def _hum(n: int, environment: Environment, rng: np.random.Generator) -> Audio:
+    time = np.arange(n, dtype=np.float32) / np.float32(SAMPLING_RATE) + np.float32(rng.uniform())
+    waves = sum(np.sin(2.0 * np.pi * 60.0 * k * time) / k for k in (1, 2, 3))
+    hum: Audio = (_ratio(environment.hum) * waves).astype(np.float32)
+    return hum
+
+
+def _ratio(decibel: float) -> float:
+    return float(10.0 ** (decibel / 20.0))

@@ -1,0 +1,9 @@
+"""Fine-tuning: continue on the new corpus alone. The baseline that forgets."""
+
+from __future__ import annotations
+
+from train.strategies.base import Strategy
+
+
+class FineTune(Strategy):
+    """Nothing of earlier corpora is seen again."""
