@@ -1,0 +1,100 @@
+"""The command lines as documents: every option helps, every example parses, and help is quick to come."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import subprocess
+import sys
+import tomllib
+from importlib import import_module
+from pathlib import Path
+
+import click
+import pytest
+from click.testing import CliRunner
+
+from common import manifests
+from train.objective import OBJECTIVES
+from train.samplers import SAMPLERS
+from train.strategies import STRATEGIES
+
+PROJECT = Path(__file__).parent.parent
+SCRIPTS: dict[str, str] = tomllib.loads((PROJECT / "pyproject.toml").read_text())["project"]["scripts"]
+README = (PROJECT / "README.md").read_text()
+
+
+def command(script: str) -> click.Command:
+    module, _, function = SCRIPTS[script].partition(":")
+    found = getattr(import_module(module), function)
+    assert isinstance(found, click.Command)
+    return found
+
+
+def help_of(script: str) -> str:
+    result = CliRunner().invoke(command(script), ["--help"], terminal_width=200)
+    assert result.exit_code == 0
+    return result.output
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_every_option_has_help(script: str) -> None:
+    for option in command(script).params:
+        assert isinstance(option, click.Option)
+        assert option.help, f"{script} {option.name}"
+        assert option.help.endswith((".", "]")), f"{script} {option.name}: {option.help}"
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_every_example_parses(script: str) -> None:
+    examples = [
+        line.strip() for line in help_of(script).partition("Examples:")[2].splitlines() if line.strip()
+    ]
+    assert examples
+    for example in examples:
+        name, *arguments = shlex.split(example)
+        assert name == script
+        command(script).make_context(script, arguments)
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_help_loads_no_heavy_package(script: str) -> None:
+    module, _, function = SCRIPTS[script].partition(":")
+    program = (
+        f"import sys; sys.argv = ['{script}', '--help']\n"
+        f"from {module} import {function} as main\n"
+        "try: main()\n"
+        "except SystemExit: pass\n"
+        "heavy = {'torch', 'transformers', 'scipy', 'sklearn', 'soundfile'} & set(sys.modules)\n"
+        "sys.exit(f'loaded {heavy}' if heavy else 0)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=False, cwd=PROJECT
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_help_names_what_can_be_chosen() -> None:
+    shown = help_of("ser-train")
+    for name in (*STRATEGIES, *SAMPLERS, *OBJECTIVES):
+        assert name in shown, name
+
+
+@pytest.mark.parametrize("line", [line for line in README.splitlines() if line.startswith("ser-")])
+def test_the_readmes_commands_parse(line: str) -> None:
+    name, *arguments = shlex.split(line, comments=True)
+    command(name).make_context(name, arguments)
+
+
+def test_the_readmes_manifest_is_one(tmp_path: Path) -> None:
+    (found,) = re.findall(r"```toml\n(.*?)```", README, re.DOTALL)
+    (tmp_path / "clinic.toml").write_text(found)
+    manifest = manifests.load(str(tmp_path / "clinic.toml"))
+    assert manifest.name == "clinic"
+    assert manifest.protocol.split_of("anybody", "x") == "test"
+
+
+def test_the_readmes_targets_exist() -> None:
+    makefile = (PROJECT / "Makefile").read_text()
+    for target in re.findall(r"^make (\w+)", README, re.MULTILINE):
+        assert re.search(rf"^{target}:", makefile, re.MULTILINE)
