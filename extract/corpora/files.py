@@ -63,24 +63,6 @@ def by_stem(root: Path, folders: Iterable[str], suffixes: Collection[str]) -> di
     return found
 
 
-def read_text(path: Path) -> str:
-    """A text file in UTF-8 or, as older releases have it, Latin-1; lines end in "\\n" only.
-
-    Split it at "\\n", not with `splitlines`, which also splits at characters inside a transcript.
-    """
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise SerError(f"{path} cannot be read: {error.strerror}.") from None
-    if b"\0" in data:
-        raise SerError(f"{path} is not a text file: save it as plain text in UTF-8, or remove it.")
-    try:
-        text = data.decode("utf-8-sig")
-    except UnicodeDecodeError:
-        text = data.decode("latin-1")
-    return text.replace("\r\n", "\n").replace("\r", "\n")
-
-
 def rating(text: str | None, utterance: str, where: str, manifest: Manifest) -> float:
     """One rating as the release writes it; blank or NaN is a label the release does not tell.
 

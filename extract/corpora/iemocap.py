@@ -16,11 +16,11 @@ from extract.corpora.files import (
     gender_of,
     label_files,
     rating,
-    read_text,
     split_of,
     unique,
 )
 from extract.corpora.utterance import UNKNOWN, Utterance
+from extract.tables import read_text
 
 # Ses01F_impro01_M004: session 1, in which the woman wore the markers; the man speaks, in his turn 4.
 _TURN = re.compile(r"Ses(?P<session>\d{2})[FM]_\w+_(?P<letter>[FM])[^\W_]*")

@@ -16,11 +16,11 @@ from extract.corpora.files import (
     gender_of,
     label_files,
     rating,
-    read_text,
     split_of,
     unique,
 )
 from extract.corpora.utterance import UNKNOWN, Utterance
+from extract.tables import read_text
 
 # MSP-IMPROV-S01A-F01-P-FM01: sentence and intended emotion, speaker, scenario, genders, turn.
 _TURN = re.compile(r"MSP-IMPROV-[^-]+-(?P<speaker>[FM](?P<session>\d+))-[^-]+-[^-]+")

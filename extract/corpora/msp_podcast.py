@@ -6,9 +6,10 @@ from pathlib import Path, PurePath
 
 from common.errors import SerError
 from common.manifests import Manifest
-from extract.corpora.files import RECORDINGS, TEXTS, by_stem, label_files, read_text, unique
+from extract.corpora.files import RECORDINGS, TEXTS, by_stem, label_files, unique
 from extract.corpora.table import rows, utterance
 from extract.corpora.utterance import Utterance
+from extract.tables import read_text
 
 
 def read(root: Path, manifest: Manifest) -> list[Utterance]:

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
-import json
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -17,20 +14,16 @@ from extract.corpora.files import (
     gender_of,
     label_files,
     rating,
-    read_text,
     split_of,
     unique,
     walk,
 )
 from extract.corpora.utterance import UNKNOWN, Utterance
+from extract.tables import read_table
 
 _REQUIRED = ("file", "activation", "valence")
 _OPTIONAL = ("id", "speaker", "gender", "session", "split", "transcript", "dominance")
 _MEASURED = ("duration",)  # may be there; the recording itself tells it
-_DELIMITERS = {".csv": ",", ".tsv": "\t"}
-_JSON_LINES = (".jsonl", ".ndjson")
-
-_Record = tuple[int, dict[str, str | None]]  # line, column -> cell; None is not told
 
 
 @dataclass(frozen=True)
@@ -71,7 +64,7 @@ def rows(path: Path, manifest: Manifest) -> Iterator[Row]:
         )
     columns = {name: manifest.columns.get(name, name) for name in known}
     needed = {*_REQUIRED, *manifest.columns, manifest.protocol.by}
-    present, records = _records(path)
+    present, records = read_table(path)
     missing = [columns[name] for name in known if name in needed and columns[name] not in present]
     if missing:
         raise SerError(
@@ -130,57 +123,3 @@ def _orphans(root: Path, manifest: Manifest, labelled: list[Utterance]) -> list[
         taken.add(name)
         orphans[name] = Utterance(name, path, "")
     return [orphans[name] for name in sorted(orphans)]
-
-
-def _records(path: Path) -> tuple[list[str], list[_Record]]:
-    """Columns and rows of a table; a row's number is its line's, as an editor or a spreadsheet shows it."""
-    suffix = path.suffix.lower()
-    if suffix in _DELIMITERS:
-        return _separated(path, _DELIMITERS[suffix])
-    if suffix in _JSON_LINES:
-        return _json_lines(path)
-    raise SerError(
-        f"{path} ends in {suffix!r}: labels are a table in {listing((*_DELIMITERS, *_JSON_LINES))}, "
-        "so save them as one of these."
-    )
-
-
-def _separated(path: Path, delimiter: str) -> tuple[list[str], list[_Record]]:
-    # Strict, since a quote that is never closed would otherwise swallow the rest of the table.
-    reader = csv.reader(io.StringIO(read_text(path), newline="\n"), delimiter=delimiter, strict=True)
-    records: list[_Record] = []
-    try:
-        columns = [cell.strip() for cell in next(reader, [])]
-        for cells in reader:
-            if any(cells[len(columns) :]):
-                raise SerError(
-                    f"{path}, row {reader.line_num}: it has {len(cells)} cells, and the header "
-                    f"{len(columns)}. Put a cell that holds the separator in quotes."
-                )
-            if cells:  # a blank cell is not told, and neither is one that a short row lacks
-                told = (cell.strip() or None for cell in cells)
-                records.append((reader.line_num, dict(zip(columns, told, strict=False))))
-    except csv.Error as error:
-        raise SerError(f"{path}, row {reader.line_num}: it cannot be read as a table: {error}.") from None
-    return columns, records
-
-
-def _json_lines(path: Path) -> tuple[list[str], list[_Record]]:
-    columns: dict[str, None] = {}
-    records: list[_Record] = []
-    for number, line in enumerate(read_text(path).split("\n"), start=1):
-        if not line.strip():
-            continue
-        try:
-            values = json.loads(line)
-        except ValueError as error:
-            raise SerError(f"{path}, row {number}: it cannot be read as JSON: {error}.") from None
-        if not isinstance(values, dict):
-            raise SerError(
-                f'{path}, row {number}: it should be an object, {{"file": ...}}, not {line.strip()!r}.'
-            )
-        columns |= dict.fromkeys(values)
-        # Unlike a blank cell, "" is a value here: a transcript in which nothing was said.
-        told = {column: None if value is None else str(value) for column, value in values.items()}
-        records.append((number, told))
-    return list(columns), records

@@ -1,0 +1,91 @@
+"""Tables that a user hands over, of labels or of transcripts: CSV, TSV and JSON Lines."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from pathlib import Path
+
+from common.errors import SerError, listing
+
+DELIMITERS = {".csv": ",", ".tsv": "\t"}
+JSON_LINES = (".jsonl", ".ndjson")
+
+Record = tuple[int, dict[str, str | None]]  # line, column -> cell; None is not told
+
+
+def read_text(path: Path) -> str:
+    """A text file in UTF-8 or, as older releases have it, Latin-1; lines end in "\\n" only.
+
+    Split it at "\\n", not with `splitlines`, which also splits at characters inside a transcript.
+    """
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise SerError(f"{path} cannot be read: {error.strerror}.") from None
+    if b"\0" in data:
+        raise SerError(f"{path} is not a text file: save it as plain text in UTF-8, or remove it.")
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        text = data.decode("latin-1")
+    return text.replace("\r\n", "\n").replace("\r", "\n")
+
+
+def read_table(path: Path, blank: str | None = None) -> tuple[list[str], list[Record]]:
+    """Columns and rows of a table; a row's number is its line's, as an editor or a spreadsheet shows it.
+
+    A blank cell of CSV or TSV is read as `blank`; in JSON Lines null is None, and "" is a value. Raises
+    SerError for a file that is none of these, naming the line.
+    """
+    suffix = path.suffix.lower()
+    if suffix in DELIMITERS:
+        return _separated(path, DELIMITERS[suffix], blank)
+    if suffix in JSON_LINES:
+        return _json_lines(path)
+    raise SerError(
+        f"{path} ends in {suffix!r}: a table is read from {listing((*DELIMITERS, *JSON_LINES))}, "
+        "so save it as one of these."
+    )
+
+
+def _separated(path: Path, delimiter: str, blank: str | None) -> tuple[list[str], list[Record]]:
+    # Strict, since a quote that is never closed would otherwise swallow the rest of the table.
+    reader = csv.reader(io.StringIO(read_text(path), newline="\n"), delimiter=delimiter, strict=True)
+    records: list[Record] = []
+    try:
+        columns = [cell.strip() for cell in next(reader, [])]
+        for cells in reader:
+            if any(cells[len(columns) :]):
+                raise SerError(
+                    f"{path}, row {reader.line_num}: it has {len(cells)} cells, and the header "
+                    f"{len(columns)}. Put a cell that holds the separator in quotes."
+                )
+            if cells:  # a cell that a short row lacks is not told
+                told = (cell.strip() or blank for cell in cells)
+                records.append((reader.line_num, dict(zip(columns, told, strict=False))))
+    except csv.Error as error:
+        raise SerError(f"{path}, row {reader.line_num}: it cannot be read as a table: {error}.") from None
+    return columns, records
+
+
+def _json_lines(path: Path) -> tuple[list[str], list[Record]]:
+    columns: dict[str, None] = {}
+    records: list[Record] = []
+    for number, line in enumerate(read_text(path).split("\n"), start=1):
+        if not line.strip():
+            continue
+        try:
+            values = json.loads(line)
+        except ValueError as error:
+            raise SerError(f"{path}, row {number}: it cannot be read as JSON: {error}.") from None
+        if not isinstance(values, dict):
+            raise SerError(
+                f'{path}, row {number}: it should be an object, {{"file": ...}}, not {line.strip()!r}.'
+            )
+        columns |= dict.fromkeys(values)
+        # Unlike a blank cell, "" is a value here: a transcript in which nothing was said.
+        told = {column: None if value is None else str(value) for column, value in values.items()}
+        records.append((number, told))
+    return list(columns), records
