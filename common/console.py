@@ -51,8 +51,8 @@ def notice(line: str) -> None:
     click.echo(line, err=True)
 
 
-def table(title: str, headers: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """A titled table, with rules on a terminal, aligned by spaces elsewhere; only the first column is left-aligned."""
+def table(title: str, headers: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1) -> None:
+    """A titled table, with rules on a terminal, aligned by spaces elsewhere; the first `left` columns are left-aligned."""
     if sys.stdout.isatty():
         from rich.box import SIMPLE_HEAD
         from rich.console import Console
@@ -60,7 +60,7 @@ def table(title: str, headers: Sequence[str], rows: Sequence[Sequence[str]]) -> 
 
         drawn = Table(title=title, title_justify="left", title_style="bold", box=SIMPLE_HEAD)
         for column, header in enumerate(headers):
-            drawn.add_column(header, justify="left" if column == 0 else "right", no_wrap=True)
+            drawn.add_column(header, justify="left" if column < left else "right", no_wrap=True)
         for row in rows:
             drawn.add_row(*row)
         Console(highlight=False).print(drawn)
@@ -69,7 +69,7 @@ def table(title: str, headers: Sequence[str], rows: Sequence[Sequence[str]]) -> 
     say(title)
     for row in (headers, *rows):
         cells = [
-            cell.ljust(width) if column == 0 else cell.rjust(width)
+            cell.ljust(width) if column < left else cell.rjust(width)
             for column, (cell, width) in enumerate(zip(row, widths, strict=True))
         ]
         say("  " + "  ".join(cells).rstrip())

@@ -49,10 +49,11 @@ def print_tables(results: Sequence[Result]) -> None:
             table(
                 f"{metric.upper()} of {dimension}, test split: mean{' ± standard deviation' if seeds > 1 else ''} "
                 f"over {seeds} seed{'s' if seeds > 1 else ''}",
-                ["stage  strategy", *(f"{corpus} (n={n})" for corpus, n in corpora.items())],
+                ["stage", "strategy", *(f"{corpus} (n={n})" for corpus, n in corpora.items())],
                 list(_lines(part, list(corpora))),
+                left=2,
             )
-    if seeds > 1 and any(result.strategy == BASELINE for result in shown):
+    if seeds > 1 and {BASELINE} < {result.strategy for result in shown if result.stage > 1}:
         say(
             f"* p < {SIGNIFICANT:g} against {BASELINE} at the same stage (two-sided paired t-test over the seeds)."
         )
@@ -68,14 +69,13 @@ def _lines(part: Sequence[Result], corpora: Sequence[str]) -> Iterable[list[str]
         name = _variant(result, several=len(samplers) > 1)
         values.setdefault((result.stage, name, result.corpus), {})[result.seed] = result.value
         stages[result.stage], variants[name] = result.stage_name, None
-    widest = max(len(name) for name in stages.values())
     for stage, stage_name in stages.items():
         for variant in ["all", *variants] if stage == 1 else variants:
             if stage == 1 and variant != "all":
                 continue
             held = next(iter(variants)) if variant == "all" else variant
             cells = [_cell(values, stage, held, corpus) for corpus in corpora]
-            yield [f"{stage_name:{widest}}  {variant}", *cells]
+            yield [stage_name, variant, *cells]
 
 
 def _variant(result: Result, several: bool) -> str:

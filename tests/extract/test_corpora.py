@@ -564,7 +564,7 @@ class TestTable:
         (tmp_path / "labels.pkl").write_bytes(b"cos\nsystem\n(S'false'\ntR.")
         (tmp_path / "own.toml").write_text(TABLE_MANIFEST.replace("labels.csv", "labels.pkl"))
         message = complaint(tmp_path, str(tmp_path / "own.toml"))
-        assert "ends in '.pkl': labels are a table in .csv, .tsv, .jsonl, .ndjson" in message
+        assert "ends in '.pkl': a table is read from .csv, .tsv, .jsonl, .ndjson" in message
 
     def test_a_column_that_is_not_ours(self, tmp_path: Path) -> None:
         truth = write_table(tmp_path)
