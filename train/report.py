@@ -70,12 +70,9 @@ def _lines(part: Sequence[Result], corpora: Sequence[str]) -> Iterable[list[str]
         values.setdefault((result.stage, name, result.corpus), {})[result.seed] = result.value
         stages[result.stage], variants[name] = result.stage_name, None
     for stage, stage_name in stages.items():
-        for variant in ["all", *variants] if stage == 1 else variants:
-            if stage == 1 and variant != "all":
-                continue
-            held = next(iter(variants)) if variant == "all" else variant
-            cells = [_cell(values, stage, held, corpus) for corpus in corpora]
-            yield [stage_name, variant, *cells]
+        shown = {"all": next(iter(variants))} if stage == 1 else dict(zip(variants, variants, strict=True))
+        for label, variant in shown.items():
+            yield [stage_name, label, *(_cell(values, stage, variant, corpus) for corpus in corpora)]
 
 
 def _variant(result: Result, several: bool) -> str:
