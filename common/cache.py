@@ -6,9 +6,13 @@ It is written beside its place and renamed, so that a file under its final name 
 
 from __future__ import annotations
 
+import errno
 import json
 import os
-from collections.abc import Mapping
+import re
+import shutil
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -18,6 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 from common.errors import SerError, listing
+from common.manifests import extraction_of
 
 FORMAT = "ser-feature-cache"
 FORMAT_VERSION = 1
@@ -25,15 +30,18 @@ SUFFIX = ".h5"
 
 TEXT_COLUMNS = ("id", "speaker", "gender", "split", "transcript")  # (N,) UTF-8
 NUMBER_COLUMNS = ("duration", "activation", "valence", "dominance")  # (N,) float32
-EMBEDDINGS = ("acoustic", "text")  # (N, D) and (N, E) float32
+EMBEDDINGS = ("acoustic", "text")  # (N, D), or (N, L, D) with several layers, and (N, E) float32
 COLUMNS = TEXT_COLUMNS + NUMBER_COLUMNS + EMBEDDINGS
 ENCODER_ATTRIBUTES = (
-    "acoustic_encoder", "acoustic_revision", "acoustic_pooling",
+    "acoustic_encoder", "acoustic_revision", "acoustic_pooling", "acoustic_layers",
     "text_encoder", "text_revision", "text_pooling",
 )  # fmt: skip
 
 # Why an utterance of the release has no row.
 REASONS = ("too short", "too long", "missing", "unreadable", "not finite", "no label", "no transcript")
+
+
+_ROUNDING = 1e-5  # of float32, for a label at the end of the scale
 
 
 @dataclass(frozen=True)
@@ -47,6 +55,7 @@ class CacheInfo:
     acoustic_encoder: str
     acoustic_revision: str
     acoustic_pooling: str
+    acoustic_layers: str  # "last", or the numbers along the layer axis, such as "7,9,11"
     text_encoder: str
     text_revision: str
     text_pooling: str
@@ -54,8 +63,10 @@ class CacheInfo:
     min_duration: float  # seconds
     max_duration: float  # seconds
     sampling_rate: int  # Hz
+    precision: str  # float32 or bfloat16, in which the encoders computed
     created_by: str
     fingerprint: str  # of everything that determines the content
+    limit: int  # the most utterances a trial was allowed, 0 for no limit
     dropped: dict[str, list[str]]  # reason -> ids without a row
 
 
@@ -82,6 +93,31 @@ class FeatureCache:
             values = data.asstr()[:] if column in TEXT_COLUMNS else data[:]
         return np.asarray(values)
 
+    def validate(self) -> None:
+        """Read everything and check what opening does not: unique ids, finite values, labels within the scale.
+
+        Raises SerError naming the column and the first utterance that is wrong.
+        """
+        ids = self.read("id")
+        repeated = [name for name, count in Counter(ids).items() if count > 1]
+        if repeated:
+            raise SerError(f"{self.path} is damaged, it has the id {repeated[0]!r} more than once.")
+        low, high = self.info.scale_min, self.info.scale_max
+        for name in ("duration", "activation", "valence", "dominance", *EMBEDDINGS):
+            values = self.read(name)
+            right = np.isfinite(values)
+            if name in ("activation", "valence", "dominance"):
+                right &= (values >= low - _ROUNDING) & (values <= high + _ROUNDING)
+            if name == "dominance":
+                right |= np.isnan(values)
+            rows = right.reshape(len(ids), -1).all(axis=1)
+            if not rows.all():
+                wrong = ids[int(np.argmin(rows))]
+                raise SerError(
+                    f"{self.path} is damaged, the {name} of {wrong} is not finite or outside the scale "
+                    f"{low:g} to {high:g}: run {extraction_of(self.path.stem)} --overwrite."
+                )
+
     def describe(self) -> dict[str, int]:
         """Rows per split, in the order train, validation, test, test2, ..."""
         names, counts = np.unique(self.read("split"), return_counts=True)
@@ -92,32 +128,49 @@ class FeatureCache:
         return {str(name): int(count) for name, count in order}
 
 
-def write_cache(path: Path, info: CacheInfo, columns: Mapping[str, npt.ArrayLike]) -> None:
+@dataclass(frozen=True)
+class Pieces:
+    """A column that need not fit into memory."""
+
+    shape: tuple[int, ...]
+    blocks: Iterable[
+        tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]
+    ]  # different rows, and their values
+
+
+def write_cache(path: Path, info: CacheInfo, columns: Mapping[str, npt.ArrayLike | Pieces]) -> None:
     """Write a whole cache to `path`, or nothing.
 
-    `columns` has every name of COLUMNS, all with the same number of rows. Equal arguments give equal bytes.
-    Raises SerError for columns that are missing, of unequal length, not finite (dominance may be NaN) or
-    whose ids repeat, and when the disk refuses; what stood at `path` before is then untouched.
+    `columns` has every name of COLUMNS, all with the same number of rows; EMBEDDINGS may come in Pieces.
+    Equal content gives equal bytes. Raises SerError for columns that are missing, of unequal length, not
+    finite (dominance may be NaN) or whose ids repeat, and when the disk refuses; what stood at `path` before
+    is then untouched.
     """
+    pieces = {name: column for name, column in columns.items() if isinstance(column, Pieces)}
     arrays = _checked(columns)
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_name(path.name + ".partial")
+    size = _size(arrays, pieces)
     try:
+        _reserve(aside, size)
         with h5py.File(aside, "w", libver="v110") as file:
             for name in COLUMNS:
-                file.create_dataset(name, data=arrays[name])
+                if name in pieces:
+                    _write_pieces(file, name, pieces[name], arrays["id"])
+                else:
+                    file.create_dataset(name, data=arrays[name])
             for key, value in asdict(info).items():
                 file.attrs[key] = json.dumps(value, sort_keys=True) if key == "dropped" else value
             # The two attributes that make it a cache come last: a file without them was cut off.
             file.attrs["format"] = FORMAT
             file.attrs["format_version"] = FORMAT_VERSION
-        _flush_to_disk(aside)
+        flush_to_disk(aside)
         aside.replace(path)
-        _flush_to_disk(path.parent)
+        flush_to_disk(path.parent)
     except (OSError, RuntimeError) as error:  # HDF5 raises the second when the disk fills up at its close
         raise SerError(
-            f"The cache {path} could not be written ({_os_reason(error)}): it needs about "
-            f"{sum(array.nbytes for array in arrays.values()) / 1e6:,.0f} MB of free space."
+            f"The cache {path} could not be written ({_reason(error)}): it needs about "
+            f"{size / 1e6:,.0f} MB of free space."
         ) from error
     finally:
         aside.unlink(missing_ok=True)
@@ -128,42 +181,84 @@ def cache_path(folder: Path, corpus: str) -> Path:
     return folder / f"{corpus}{SUFFIX}"
 
 
-def _checked(columns: Mapping[str, npt.ArrayLike]) -> dict[str, npt.NDArray[Any]]:
+def _write_pieces(file: h5py.File, name: str, pieces: Pieces, ids: npt.NDArray[Any]) -> None:
+    data = file.create_dataset(name, shape=pieces.shape, dtype=np.float32)
+    written = np.zeros(len(ids), bool)
+    for rows, values in pieces.blocks:
+        if not len(rows):
+            continue
+        _refuse_not_finite(name, values, ids[rows])
+        rising = np.argsort(rows)  # the only order HDF5 takes
+        data[rows[rising]] = values[rising]
+        written[rows] = True
+    if not written.all():
+        raise SerError(f"The {name} of {ids[int(np.argmin(written))]} was never computed.")
+
+
+def _size(arrays: Mapping[str, npt.NDArray[Any]], pieces: Mapping[str, Pieces]) -> int:
+    """Bytes of the file to be written, rather too many than too few."""
+    numbers = sum(array.nbytes for array in arrays.values() if array.dtype != object)
+    numbers += sum(4 * int(np.prod(column.shape)) for column in pieces.values())
+    # HDF5 keeps a reference and a header with every string.
+    texts = sum(len(str(text).encode()) + 48 for name in TEXT_COLUMNS for text in arrays[name])
+    return numbers + texts + (1 << 16)
+
+
+def _reserve(path: Path, size: int) -> None:
+    """Fail now if the disk has no room: when it fills up under HDF5's hands, HDF5 may take the process down."""
+    with path.open("wb") as file:
+        if hasattr(os, "posix_fallocate"):
+            os.posix_fallocate(file.fileno(), 0, size)
+        elif shutil.disk_usage(path.parent).free < size:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def _refuse_not_finite(name: str, values: npt.NDArray[Any], ids: npt.NDArray[Any]) -> None:
+    finite = np.isfinite(values).reshape(len(ids), -1).all(axis=1)
+    if not finite.all():
+        raise SerError(f"The {name} of {ids[int(np.argmin(finite))]} is not finite.")
+
+
+def _checked(columns: Mapping[str, npt.ArrayLike | Pieces]) -> dict[str, npt.NDArray[Any]]:
     absent = [name for name in COLUMNS if name not in columns]
     if absent:
         raise SerError(f"A cache needs the columns {listing(COLUMNS)}; missing: {listing(absent)}.")
     arrays: dict[str, npt.NDArray[Any]] = {}
+    lengths: dict[str, int] = {}
     for name in COLUMNS:
-        if name in TEXT_COLUMNS:
-            arrays[name] = np.asarray(columns[name], dtype=h5py.string_dtype())
-        else:
-            arrays[name] = np.ascontiguousarray(columns[name], dtype=np.float32)
-    lengths = {name: len(array) for name, array in arrays.items()}
+        column = columns[name]
+        if isinstance(column, Pieces):
+            lengths[name] = column.shape[0]
+            continue
+        dtype = h5py.string_dtype() if name in TEXT_COLUMNS else np.float32
+        arrays[name] = np.ascontiguousarray(column, dtype=dtype)
+        lengths[name] = len(arrays[name])
     if len(set(lengths.values())) != 1:
         raise SerError(f"The columns of a cache must be of equal length, not {lengths}.")
     ids = arrays["id"]
     if len(set(ids)) != len(ids):
         raise SerError("The ids of a cache must be unique.")
     for name in ("duration", "activation", "valence", *EMBEDDINGS):
-        finite = np.isfinite(arrays[name]).reshape(len(ids), -1).all(axis=1)
-        if not finite.all():
-            raise SerError(f"The {name} of {ids[int(np.argmin(finite))]} is not finite.")
+        if name in arrays:
+            _refuse_not_finite(name, arrays[name], ids)
     return arrays
 
 
 def _opened(path: Path) -> h5py.File:
     if not path.exists():
-        raise SerError(f"There is no cache at {path}: make it with ser-extract --corpus {path.stem}.")
+        raise SerError(f"There is no cache at {path}: make it with {extraction_of(path.stem)}.")
+    if not path.is_file() or not os.access(path, os.R_OK):
+        raise SerError(f"{path} cannot be read: it must be a file that you have permission to read.")
     try:
         return h5py.File(path, "r")
     except OSError:
         raise SerError(
-            f"{path} is not a feature cache, or was cut off: remove it and run ser-extract --corpus {path.stem}."
+            f"{path} is not a feature cache, or was cut off: remove it and run {extraction_of(path.stem)}."
         ) from None
 
 
 def _read_info(file: h5py.File, path: Path) -> CacheInfo:
-    again = f"run ser-extract --corpus {path.stem} --overwrite"
+    again = f"run {extraction_of(path.stem)} --overwrite"
     if file.attrs.get("format") != FORMAT:
         raise SerError(f"{path} is an HDF5 file but not a feature cache: give a file that ser-extract wrote.")
     version = file.attrs.get("format_version")
@@ -179,19 +274,27 @@ def _read_info(file: h5py.File, path: Path) -> CacheInfo:
         values["dropped"] = json.loads(values["dropped"])
     except (TypeError, ValueError):
         raise SerError(f"{path} is damaged, its attribute dropped is not JSON: {again}.") from None
-    for key in ("scale_min", "scale_max", "min_duration", "max_duration"):
-        values[key] = float(values[key])
-    values["sampling_rate"] = int(values["sampling_rate"])
+    try:
+        for key in ("scale_min", "scale_max", "min_duration", "max_duration"):
+            values[key] = float(values[key])
+        for key in ("sampling_rate", "limit"):
+            values[key] = int(values[key])
+    except (TypeError, ValueError):
+        raise SerError(f"{path} is damaged, its attribute {key} is not a number: {again}.") from None
     return CacheInfo(**values)
 
 
 def _check_columns(file: h5py.File, path: Path) -> dict[str, tuple[int, ...]]:
-    again = f"run ser-extract --corpus {path.stem} --overwrite"
+    again = f"run {extraction_of(path.stem)} --overwrite"
     absent = [name for name in COLUMNS if not isinstance(file.get(name), h5py.Dataset)]
     if absent:
         raise SerError(f"{path} is incomplete, it lacks the data sets {listing(absent)}: {again}.")
     shapes: dict[str, tuple[int, ...]] = {name: file[name].shape for name in COLUMNS}
-    wrong = [name for name, shape in shapes.items() if len(shape) != (2 if name in EMBEDDINGS else 1)]
+    for name in TEXT_COLUMNS:
+        if h5py.check_string_dtype(file[name].dtype) is None:
+            raise SerError(f"{path} is damaged, its data set {name} is not text: {again}.")
+    axes = {"acoustic": (2, 3), "text": (2,)}
+    wrong = [name for name, shape in shapes.items() if len(shape) not in axes.get(name, (1,))]
     if wrong or len({shape[0] for shape in shapes.values()}) != 1:
         raise SerError(f"{path} is incomplete, its data sets do not fit together ({shapes}): {again}.")
     if shapes["id"][0] == 0:
@@ -199,7 +302,8 @@ def _check_columns(file: h5py.File, path: Path) -> dict[str, tuple[int, ...]]:
     return shapes
 
 
-def _flush_to_disk(path: Path) -> None:
+def flush_to_disk(path: Path) -> None:
+    """Wait until a file's content, or a folder's list of files, would survive a power cut."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -207,5 +311,8 @@ def _flush_to_disk(path: Path) -> None:
         os.close(handle)
 
 
-def _os_reason(error: Exception) -> str:
-    return getattr(error, "strerror", None) or str(error).splitlines()[0]
+def _reason(error: Exception) -> str:
+    """What the system said, out of what HDF5 wraps it in."""
+    text = getattr(error, "strerror", None) or str(error)
+    quoted = re.search(r"error message = '([^']*)'", text)
+    return quoted[1] if quoted else text.splitlines()[0]

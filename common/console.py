@@ -5,6 +5,8 @@ Results go to standard output, progress and notices to standard error, so that o
 
 from __future__ import annotations
 
+import math
+import shutil
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -51,21 +53,25 @@ def notice(line: str) -> None:
     click.echo(line, err=True)
 
 
-def table(title: str, headers: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1) -> None:
-    """A titled table, with rules on a terminal, aligned by spaces elsewhere; the first `left` columns are left-aligned."""
-    if sys.stdout.isatty():
-        from rich.box import SIMPLE_HEAD
-        from rich.console import Console
-        from rich.table import Table
+class Number(click.FloatRange):
+    """A finite number within a range: click's own lets nan and inf through."""
 
-        drawn = Table(title=title, title_justify="left", title_style="bold", box=SIMPLE_HEAD)
-        for column, header in enumerate(headers):
-            drawn.add_column(header, justify="left" if column < left else "right", no_wrap=True)
-        for row in rows:
-            drawn.add_row(*row)
-        Console(highlight=False).print(drawn)
-        return
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        number = super().convert(value, param, ctx)
+        if not math.isfinite(number):
+            self.fail(f"{value} is not a finite number.", param, ctx)
+        return number
+
+
+def table(title: str, headers: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1) -> None:
+    """A titled table, its first `left` columns left-aligned, the others right-aligned.
+
+    With rules on a terminal that is wide enough, aligned by spaces elsewhere; no figure is ever cut.
+    """
     widths = [max(len(row[column]) for row in (headers, *rows)) for column in range(len(headers))]
+    if sys.stdout.isatty() and sum(widths) + 2 * len(widths) <= shutil.get_terminal_size().columns:
+        _rich_table(title, headers, rows, left)
+        return
     say(title)
     for row in (headers, *rows):
         cells = [
@@ -76,19 +82,35 @@ def table(title: str, headers: Sequence[str], rows: Sequence[Sequence[str]], lef
     say()
 
 
-@contextmanager
-def progress(label: str, total: float, unit: str) -> Iterator[Callable[[float], None]]:
-    """Show how far a long task is, its rate and the time left; yields a function that adds to the amount done."""
-    if sys.stderr.isatty():
-        with _rich_progress(label, total, unit) as advance:
-            yield advance
-    else:
-        with _plain_progress(label, total, unit) as advance:
-            yield advance
+def _rich_table(title: str, headers: Sequence[str], rows: Sequence[Sequence[str]], left: int) -> None:
+    from rich.box import SIMPLE_HEAD
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    drawn = Table(
+        title=Text(title, "bold"), title_justify="left", box=SIMPLE_HEAD, padding=(0, 1), pad_edge=False
+    )
+    for column, header in enumerate(headers):
+        drawn.add_column(Text(header), justify="left" if column < left else "right", no_wrap=True)
+    for row in rows:
+        drawn.add_row(*map(Text, row))
+    Console(highlight=False).print(drawn)
 
 
 @contextmanager
-def _rich_progress(label: str, total: float, unit: str) -> Iterator[Callable[[float], None]]:
+def progress(label: str, total: float, unit: str, done: float = 0.0) -> Iterator[Callable[[float], None]]:
+    """Show how far a long task is, its rate and the time left; yields a function that adds to the amount done.
+
+    `done` is what an earlier run has done already.
+    """
+    show = _rich_progress if sys.stderr.isatty() else _plain_progress
+    with show(label, total, unit, done) as advance:
+        yield advance
+
+
+@contextmanager
+def _rich_progress(label: str, total: float, unit: str, done: float) -> Iterator[Callable[[float], None]]:
     from rich.console import Console
     from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
     from rich.text import Text
@@ -99,7 +121,7 @@ def _rich_progress(label: str, total: float, unit: str) -> Iterator[Callable[[fl
             return Text(f"{speed:,.1f} {unit}/s" if speed else f"- {unit}/s")
 
     columns = (
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         TextColumn("{task.completed:,.0f}/{task.total:,.0f}"),
         Rate(),
@@ -107,13 +129,14 @@ def _rich_progress(label: str, total: float, unit: str) -> Iterator[Callable[[fl
     )
     with Progress(*columns, console=Console(stderr=True)) as bar:
         task = bar.add_task(label, total=total)
+        bar.update(task, completed=done)
         yield lambda amount: bar.update(task, advance=amount)
 
 
 @contextmanager
-def _plain_progress(label: str, total: float, unit: str) -> Iterator[Callable[[float], None]]:
+def _plain_progress(label: str, total: float, unit: str, done: float) -> Iterator[Callable[[float], None]]:
     start = last = time.monotonic()
-    done = 0.0
+    before = done
 
     def advance(amount: float) -> None:
         nonlocal done, last
@@ -121,14 +144,14 @@ def _plain_progress(label: str, total: float, unit: str) -> Iterator[Callable[[f
         now = time.monotonic()
         if now - last >= _PLAIN_INTERVAL:
             last = now
-            rate = done / (now - start)
+            rate = (done - before) / (now - start)
             left = (total - done) / rate if rate else 0.0
             notice(f"{label}: {done:,.0f} of {total:,.0f} {unit}, {rate:,.1f} {unit}/s, {clock(left)} left")
 
     yield advance
     elapsed = time.monotonic() - start
     if elapsed >= _WORTH_A_LINE:
-        notice(f"{label}: {done:,.0f} {unit} in {clock(elapsed)}")
+        notice(f"{label}: {done - before:,.0f} {unit} in {clock(elapsed)}")
 
 
 def clock(seconds: float) -> str:

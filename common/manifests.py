@@ -28,6 +28,7 @@ valence = "valence"
 
 from __future__ import annotations
 
+import math
 import re
 import tomllib
 from dataclasses import dataclass, field
@@ -108,6 +109,11 @@ def shipped() -> list[str]:
     return sorted(item.name.removesuffix(".toml") for item in folder.iterdir() if item.name.endswith(".toml"))
 
 
+def extraction_of(name: str) -> str:
+    """The command that makes the cache of this name, for a message."""
+    return f"ser-extract --corpus {name if name in shipped() else f'{name}.toml'}"
+
+
 def load(corpus: str, protocol: str | None = None) -> Manifest:
     """The manifest of a shipped corpus by name, or of any corpus by the path of its TOML file.
 
@@ -178,6 +184,10 @@ def _scale(scale: object, source: str) -> tuple[float, float]:
         low, high = float(scale["min"]), float(scale["max"])
     except (TypeError, ValueError):
         raise SerError(f"The manifest {source} must give its scale in numbers.") from None
+    if not (math.isfinite(low) and math.isfinite(high)):
+        raise SerError(
+            f"The manifest {source} has the scale {low:g} to {high:g}: give its ends as finite numbers."
+        )
     if not low < high:
         raise SerError(
             f"The manifest {source} has the scale {low:g} to {high:g}: the maximum must exceed the minimum."

@@ -40,7 +40,8 @@ def load(path: Path) -> Waveform:
     Channels are averaged; other rates are resampled by soxr at high quality. Samples are in the file's
     full scale, -1 to 1 for integer formats.
 
-    Raises UnusableAudioError: "missing", "unreadable" (cannot be decoded, or is empty) or "not finite".
+    Raises UnusableAudioError: "missing", "unreadable" (cannot be decoded, or is empty) or "not finite"
+    (a sample, or the power of all of them).
     """
     try:
         samples, rate = soundfile.read(str(path), dtype="float32", always_2d=True)
@@ -51,6 +52,8 @@ def load(path: Path) -> Waveform:
     mono = samples[:, 0] if samples.shape[1] == 1 else samples.mean(axis=1)
     if rate != SAMPLING_RATE:
         mono = soxr.resample(mono, rate, SAMPLING_RATE)
-    if not np.isfinite(mono).all():
+    with np.errstate(over="ignore"):
+        power = np.square(mono).sum()  # what every normalisation divides by
+    if not np.isfinite(power):
         raise UnusableAudioError("not finite")
     return np.ascontiguousarray(mono, dtype=np.float32)

@@ -9,8 +9,7 @@ import click
 
 from common import __version__, manifests
 from common.cache import FeatureCache
-from common.console import Command, say
-from common.devices import DEVICES
+from common.console import Command, Number, say
 from common.errors import UsageError, listing
 
 ACOUSTIC_ENCODER = "facebook/wav2vec2-base"
@@ -21,6 +20,7 @@ EXAMPLES = """
 Examples:
   ser-extract --corpus msp-podcast --root /corpora/MSP-PODCAST-1.11 --device cuda
   ser-extract --corpus iemocap --acoustic-encoder models/wav2vec2-base --text-encoder models/bert
+  ser-extract --corpus msp-improv --device cuda:0,cuda:1 --precision bfloat16 --layers 7,9,11
   ser-extract --corpus my-corpus.toml --root recordings --limit 50
 """
 
@@ -43,7 +43,7 @@ Examples:
     "--acoustic-encoder",
     default=ACOUSTIC_ENCODER,
     show_default=True,
-    help="Hugging Face name or local folder of a wav2vec2-family model.",
+    help="Hugging Face name or local folder of a wav2vec2-family or Whisper model, or log-mel.",
 )
 @click.option(
     "--text-encoder",
@@ -60,18 +60,44 @@ Examples:
     "--protocol", help="Split protocol of the corpus's manifest.  [default: the manifest's first choice]"
 )
 @click.option(
-    "--device", type=click.Choice(DEVICES), default="auto", show_default=True, help="Where the encoders run."
+    "--layers",
+    default="last",
+    show_default=True,
+    help="Hidden states to keep: last, all, or numbers such as 7,9,11 for ser-train --layer to choose among.",
+)
+@click.option(
+    "--pooling",
+    type=click.Choice(("mean", "mean+std")),
+    help="Over time.  [default: mean; mean+std for log-mel]",
+)
+@click.option(
+    "--precision",
+    type=click.Choice(("float32", "bfloat16")),
+    default="float32",
+    show_default=True,
+    help="In which the encoders compute; bfloat16 is quicker on a GPU, and no longer exact.",
+)
+@click.option(
+    "--device",
+    default="auto",
+    show_default=True,
+    help="Where the encoders run: auto, cpu, mps, cuda, or several cards such as cuda:0,cuda:1.",
+)
+@click.option(
+    "--workers",
+    type=click.IntRange(min=1),
+    help="Encoders side by side on a CPU.  [default: one per core]",
 )
 @click.option(
     "--min-duration",
-    type=click.FloatRange(min=0),
+    type=Number(min=0),
     default=3.0,
     show_default=True,
     help="Shorter utterances are dropped; seconds.",
 )
 @click.option(
     "--max-duration",
-    type=click.FloatRange(min=0),
+    type=Number(min=0),
     default=30.0,
     show_default=True,
     help="Longer utterances are dropped; seconds.",
@@ -85,8 +111,8 @@ Examples:
 @click.version_option(__version__, package_name="ser-memory", message="ser-memory %(version)s")
 def main(
     corpus: str, root: Path | None, cache: Path | None, acoustic_encoder: str, text_encoder: str,
-    transcripts: Path | None, protocol: str | None, device: str, min_duration: float, max_duration: float,
-    limit: int | None, overwrite: bool,
+    transcripts: Path | None, protocol: str | None, layers: str, pooling: str | None, precision: str, device: str,
+    workers: int | None, min_duration: float, max_duration: float, limit: int | None, overwrite: bool,
 ) -> None:  # fmt: skip
     """Extract pooled embeddings of a corpus into a feature cache, once.
 
@@ -98,28 +124,34 @@ def main(
     manifest = manifests.load(corpus, protocol)
     settings_root = _root(root, manifest.name)
 
-    from common.devices import resolve_device
-    from extract.encoders import AcousticEncoder, TextEncoder
+    # Everything from here on needs torch, which --help and wrong usage should not wait for.
+    from common.devices import resolve_devices
+    from extract.encoders import Options, load_acoustic, load_text
     from extract.pipeline import Settings, extract_corpus
+    from extract.workers import Worker, per_core
 
-    chosen_device = resolve_device(device)
+    devices = resolve_devices(device)
+    options = Options(layers, pooling, precision)
+
+    def load_workers() -> list[Worker]:
+        loaded = [
+            Worker(load_acoustic(acoustic_encoder, where, options), load_text(text_encoder, where))
+            for where in devices
+        ]
+        return per_core(loaded[0], workers) if devices[0].type == "cpu" else loaded
+
     settings = Settings(
         manifest=manifest,
         root=settings_root,
-        cache=cache or Path(os.environ.get("SER_CACHE", "cache")),
+        cache=cache or Path(os.environ.get("SER_CACHE") or "cache"),
         transcripts=transcripts,
         min_duration=min_duration,
         max_duration=max_duration,
+        precision=precision,
         limit=limit,
         overwrite=overwrite,
     )
-    made = extract_corpus(
-        settings,
-        lambda: (
-            AcousticEncoder.from_pretrained(acoustic_encoder, chosen_device),
-            TextEncoder.from_pretrained(text_encoder, chosen_device),
-        ),
-    )
+    made = extract_corpus(settings, load_workers)
     report(made)
 
 
@@ -133,10 +165,14 @@ def report(cache: FeatureCache) -> None:
 
 
 def _root(root: Path | None, corpus: str) -> Path:
-    folder = root or Path(os.environ.get("SER_DATA", "data")) / corpus
+    folder = root or Path(os.environ.get("SER_DATA") or "data").expanduser() / corpus
     if not folder.is_dir():
         raise UsageError(
             f"There is no folder {folder}: give the release with --root FOLDER, "
             f"or set SER_DATA to the folder that holds {corpus}/."
         )
     return folder
+
+
+if __name__ == "__main__":
+    main()

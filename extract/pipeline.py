@@ -4,49 +4,30 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
+from filelock import FileLock, Timeout
 
 from common import __version__
-from common.cache import CacheInfo, FeatureCache, cache_path, write_cache
+from common.cache import CacheInfo, FeatureCache, Pieces, cache_path, write_cache
 from common.console import notice, progress
 from common.errors import SerError, listing
-from common.manifests import Manifest
-from extract import audio
-from extract.audio import SAMPLING_RATE, Waveform
-from extract.corpora import READERS, Utterance
-from extract.encoders import Rows
-from extract.screening import out_of_bounds, screen, summary
+from common.manifests import ANY_OTHER, Manifest
+from extract.audio import SAMPLING_RATE
+from extract.corpora import READERS, UNKNOWN, Utterance
+from extract.screening import Screening, screen, summary
+from extract.shards import PART_SECONDS, Shards, plan_parts
 from extract.transcripts.store import read_transcripts, with_transcripts
+from extract.workers import Job, Worker, encode_parts
 
-# Audio in a batch. Padding buys a CPU nothing, so this only has to hide what a call costs.
-BATCH_SECONDS = 60.0
+_GLIMPSE = 4096  # bytes
 
-
-class Acoustic(Protocol):
-    """What the pipeline asks of an acoustic encoder."""
-
-    name: str
-    revision: str
-    pooling: str
-
-    @property
-    def min_samples(self) -> int: ...
-    def encode(self, waveforms: list[Waveform]) -> Rows: ...
-
-
-class Text(Protocol):
-    """What the pipeline asks of a text encoder."""
-
-    name: str
-    revision: str
-    pooling: str
-
-    def encode(self, texts: list[str]) -> Rows: ...
+Chosen = Sequence[tuple[Utterance, float]]  # in the reader's order, with the seconds that the header tells
 
 
 @dataclass(frozen=True)
@@ -59,61 +40,40 @@ class Settings:
     transcripts: Path | None = None  # a file in place of the release's own
     min_duration: float = 3.0  # seconds
     max_duration: float = 30.0  # seconds
+    precision: str = "float32"
     limit: int | None = None
     overwrite: bool = False
+    part_seconds: float = PART_SECONDS  # of audio per part
 
 
-@dataclass
-class Embedded:
-    """Rows of the utterances that could be encoded, by their place in the reader's order."""
-
-    durations: dict[int, float] = field(default_factory=dict)
-    acoustic: dict[int, Rows] = field(default_factory=dict)
-    text: dict[int, Rows] = field(default_factory=dict)
-    refused: dict[int, str] = field(default_factory=dict)  # place -> reason
-
-
-def extract_corpus(settings: Settings, load_encoders: Callable[[], tuple[Acoustic, Text]]) -> FeatureCache:
+def extract_corpus(settings: Settings, load_workers: Callable[[], Sequence[Worker]]) -> FeatureCache:
     """Read, screen, encode and write one corpus; encoders are loaded once the release has proved readable.
 
-    A cache that already has this content is returned as it is. Raises SerError for whatever is the user's
-    to mend, and then leaves an existing cache untouched.
+    Finished parts of an interrupted extraction with the same settings are taken up. A cache that already
+    has this content is returned as it is. Raises SerError for whatever is the user's to mend, and then
+    leaves an existing cache and all finished parts untouched.
     """
-    turns = read_corpus(settings)
-    with progress(f"{settings.manifest.title}: reading headers", len(turns), "recordings") as advance:
-        screened = screen(turns, settings.min_duration, settings.max_duration, advance)
-    chosen = _spread(screened.kept, settings.limit)
-    if not chosen:
-        raise SerError(f"No utterance of {settings.root} can be used: {summary(screened.dropped)}.")
-    acoustic, text = load_encoders()
-    info = _describe(settings, turns, acoustic, text)
     target = cache_path(settings.cache, settings.manifest.name)
-    existing = _existing(target, info, settings.overwrite)
-    if existing is not None:
-        return existing
-
-    utterances = [utterance for utterance, _ in chosen]
-    embedded = embed(chosen, acoustic, text, settings)
-    for place, reason in embedded.refused.items():
-        screened.dropped[reason].append(utterances[place].id)
-    places = sorted(embedded.durations)
-    if not places:
-        raise SerError(f"No utterance of {settings.root} can be used: {summary(screened.dropped)}.")
-    rows = [utterances[place] for place in places]
-    info.dropped.update({reason: sorted(ids) for reason, ids in screened.dropped.items() if ids})
-    write_cache(
-        target,
-        info,
-        {
-            **{name: [getattr(row, name) for row in rows] for name in ("id", "speaker", "gender", "split")},
-            **{name: [getattr(row, name) for row in rows] for name in ("activation", "valence", "dominance")},
-            "transcript": [row.transcript or "" for row in rows],
-            "duration": [embedded.durations[place] for place in places],
-            "acoustic": np.stack([embedded.acoustic[place] for place in places]),
-            "text": np.stack([embedded.text[place] for place in places]),
-        },
-    )
-    return FeatureCache(target)
+    with _alone(target):
+        turns = read_corpus(settings)
+        with progress(f"{settings.manifest.title}: reading headers", len(turns), "recordings") as advance:
+            screened = screen(turns, settings.min_duration, settings.max_duration, advance)
+        chosen = _spread(screened.kept, settings.limit)
+        if not chosen:
+            raise SerError(f"No utterance of {settings.root} can be used: {summary(screened.dropped)}.")
+        _note_splits(settings.manifest, chosen)
+        workers = load_workers()
+        info = _describe(settings, turns, workers[0])
+        if _is_there(target, info, settings.overwrite):
+            return FeatureCache(target)
+        seconds = [header for _, header in chosen]
+        shards = Shards(target, info.fingerprint, plan_parts(seconds, settings.part_seconds))
+        if settings.overwrite:
+            shards.begin_afresh()
+        encode(settings, chosen, shards, workers)
+        merge(target, info, chosen, screened, shards)
+        shards.clear()
+        return FeatureCache(target)
 
 
 def read_corpus(settings: Settings) -> list[Utterance]:
@@ -135,57 +95,125 @@ def read_corpus(settings: Settings) -> list[Utterance]:
     return turns
 
 
-def embed(
-    chosen: list[tuple[Utterance, float]], acoustic: Acoustic, text: Text, settings: Settings
-) -> Embedded:
-    """Encode audio and transcripts in one pass, in batches of similar length."""
-    result = Embedded()
-    total = sum(seconds for _, seconds in chosen)
-    with progress(f"{settings.manifest.title}: encoding", total, "s of audio") as advance:
-        for batch in batches([seconds for _, seconds in chosen], BATCH_SECONDS):
-            waveforms: dict[int, Waveform] = {}
-            for place in batch:
-                try:
-                    waveforms[place] = _waveform(chosen[place][0], acoustic, settings)
-                except audio.UnusableAudioError as problem:
-                    result.refused[place] = problem.reason
-            if waveforms:
-                places = list(waveforms)
-                texts = [chosen[place][0].transcript or "" for place in places]
-                acoustic_rows, text_rows = acoustic.encode(list(waveforms.values())), text.encode(texts)
-                for row, place in enumerate(places):
-                    result.durations[place] = len(waveforms[place]) / SAMPLING_RATE
-                    result.acoustic[place] = acoustic_rows[row]
-                    result.text[place] = text_rows[row]
-            advance(sum(chosen[place][1] for place in batch))
-    return result
+def encode(settings: Settings, chosen: Chosen, shards: Shards, workers: Sequence[Worker]) -> None:
+    """Encode the parts that are not there yet."""
+    pending = shards.pending()
+    total = sum(header for _, header in chosen)
+    left = sum(chosen[place][1] for part in pending for place in part.places)
+    if len(pending) < len(shards.parts):
+        notice(
+            f"Going on: {len(shards.parts) - len(pending)} of {len(shards.parts)} parts are in {shards.folder}."
+        )
+    with progress(f"{settings.manifest.title}: encoding", total, "s of audio", done=total - left) as advance:
+        job = Job(chosen, settings.min_duration, settings.max_duration)
+        encode_parts(job, pending, shards, workers, advance)
 
 
-def batches(seconds: list[float], budget: float) -> Iterator[list[int]]:
-    """Places of utterances in batches of similar length, longest first, each within `budget` seconds padded.
+def merge(target: Path, info: CacheInfo, chosen: Chosen, screened: Screening, shards: Shards) -> None:
+    """All parts into one cache, in the reader's order; memory does not grow with the embeddings."""
+    durations = np.full(len(chosen), np.nan, np.float32)
+    widths: dict[str, tuple[int, ...]] = {}
+    for rows in shards.read_all():
+        durations[rows.places] = rows.durations
+        for place, reason in rows.refused.items():
+            screened.dropped[reason].append(chosen[place][0].id)
+        if len(rows.places):
+            widths = {"acoustic": rows.acoustic.shape[1:], "text": rows.text.shape[1:]}
+    kept = np.flatnonzero(~np.isnan(durations))
+    if not len(kept):
+        raise SerError(f"No utterance can be used: {summary(screened.dropped)}.")
+    row_of = np.full(len(chosen), -1, np.int64)
+    row_of[kept] = np.arange(len(kept))
+    utterances = [chosen[place][0] for place in kept.tolist()]
 
-    The longest come first so that what does not fit into memory fails at once and not at dawn.
+    def pieces(name: str) -> Pieces:
+        blocks = ((row_of[rows.places], getattr(rows, name)) for rows in shards.read_all())
+        return Pieces((len(kept), *widths[name]), blocks)
+
+    names = ("id", "speaker", "gender", "split", "activation", "valence", "dominance")
+    columns = {name: [getattr(utterance, name) for utterance in utterances] for name in names}
+    transcripts = [utterance.transcript or "" for utterance in utterances]
+    dropped = {reason: sorted(ids) for reason, ids in screened.dropped.items() if ids}
+    write_cache(
+        target,
+        replace(info, dropped=dropped),
+        {
+            **columns,
+            "transcript": transcripts,
+            "duration": durations[kept],
+            "acoustic": pieces("acoustic"),
+            "text": pieces("text"),
+        },
+    )
+
+
+def fingerprint(info: CacheInfo, settings: Settings, turns: list[Utterance]) -> str:
+    """SHA-256 of everything that determines a cache's content.
+
+    Names and folders do not count, revisions do: the same release and models elsewhere are the same content.
+    Of a recording, its size and three blocks are looked at.
     """
-    batch: list[int] = []
-    for place in sorted(range(len(seconds)), key=lambda i: (-seconds[i], i)):
-        if batch and (len(batch) + 1) * seconds[batch[0]] > budget:
-            yield batch
-            batch = []
-        batch.append(place)
-    if batch:
-        yield batch
+    aside = {"acoustic_encoder", "text_encoder", "created_by", "fingerprint", "dropped", "transcriber"}
+    facts = {key: value for key, value in vars(info).items() if key not in aside}
+    digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode())
+    for turn in turns:
+        told = [value for name, value in vars(turn).items() if name != "audio"]
+        digest.update(json.dumps(told).encode())
+        if turn.audio is not None:
+            digest.update(_glimpse(turn.audio))
+    return digest.hexdigest()
 
 
-def _waveform(utterance: Utterance, acoustic: Acoustic, settings: Settings) -> Waveform:
-    """Decode, and judge by what was decoded: a header may claim another length."""
-    assert utterance.audio is not None  # screening kept no other
-    waveform = audio.load(utterance.audio)
-    if len(waveform) < acoustic.min_samples:
-        raise audio.UnusableAudioError("too short")
-    reason = out_of_bounds(len(waveform) / SAMPLING_RATE, settings.min_duration, settings.max_duration)
-    if reason is not None:
-        raise audio.UnusableAudioError(reason)
-    return waveform
+def _glimpse(path: Path) -> bytes:
+    """A recording's size and blocks of its start, middle and end.
+
+    Enough to notice that a corpus was processed in place, and far quicker than reading 150,000 files whole.
+    """
+    with path.open("rb") as file:
+        size = file.seek(0, os.SEEK_END)
+        blocks = [str(size).encode()]
+        for start in (0, size // 2, max(0, size - _GLIMPSE)):
+            file.seek(start)
+            blocks.append(file.read(_GLIMPSE))
+    return hashlib.sha256(b"".join(blocks)).digest()
+
+
+def _note_splits(manifest: Manifest, chosen: Chosen) -> None:
+    """Say what of the split protocol has no effect: mistyped speakers would go unnoticed until training."""
+    protocol = manifest.protocol
+    filled = {utterance.split for utterance, _ in chosen}
+    for split in dict.fromkeys(protocol.splits.values()):
+        if split not in filled:
+            notice(
+                f"No usable utterance falls into the split {split}, which protocol {manifest.protocol_name!r} names."
+            )
+    if protocol.by != "speaker":
+        return
+    speakers = {utterance.speaker for utterance, _ in chosen}
+    absent = [speaker for speaker in protocol.splits if speaker not in speakers and speaker != ANY_OTHER]
+    if absent:
+        notice(
+            f"No usable utterance is by the speakers {listing(absent)} of protocol {manifest.protocol_name!r}."
+        )
+    unknown = sum(utterance.speaker == UNKNOWN for utterance, _ in chosen)
+    if unknown and UNKNOWN not in protocol.splits:
+        notice(
+            f"{unknown} utterances of unknown speakers fall into {protocol.splits[ANY_OTHER]}, as all other speakers."
+        )
+
+
+@contextmanager
+def _alone(target: Path) -> Iterator[None]:
+    """Keep a second extraction of the same cache out; the system frees the lock of a killed process."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    lock = target.with_name(f".{target.stem}.lock")
+    try:
+        with FileLock(lock, timeout=0):
+            yield
+    except Timeout:
+        raise SerError(
+            f"Another ser-extract is writing {target}: wait for it, or give another --cache."
+        ) from None
 
 
 def _spread(kept: list[tuple[Utterance, float]], limit: int | None) -> list[tuple[Utterance, float]]:
@@ -195,17 +223,17 @@ def _spread(kept: list[tuple[Utterance, float]], limit: int | None) -> list[tupl
     return [kept[i * len(kept) // limit] for i in range(limit)]
 
 
-def _existing(target: Path, info: CacheInfo, overwrite: bool) -> FeatureCache | None:
+def _is_there(target: Path, info: CacheInfo, overwrite: bool) -> bool:
+    """Whether the cache has this content; SerError if it has another and may not be overwritten."""
     if overwrite or not target.exists():
-        return None
-    cache = FeatureCache(target)
-    if cache.info.fingerprint == info.fingerprint:
+        return False
+    found = FeatureCache(target).info
+    if found.fingerprint == info.fingerprint:
         notice(f"{target} already has this content; nothing to do (--overwrite extracts it again).")
-        return cache
+        return True
+    aside = {"dropped", "created_by", "fingerprint"}
     differing = [
-        name
-        for name, value in vars(info).items()
-        if name not in {"dropped", "created_by", "fingerprint"} and getattr(cache.info, name) != value
+        name for name, value in vars(info).items() if name not in aside and getattr(found, name) != value
     ]
     raise SerError(
         f"{target} exists and was made from other settings or files (it differs in "
@@ -213,8 +241,9 @@ def _existing(target: Path, info: CacheInfo, overwrite: bool) -> FeatureCache | 
     )
 
 
-def _describe(settings: Settings, turns: list[Utterance], acoustic: Acoustic, text: Text) -> CacheInfo:
-    manifest = settings.manifest
+def _describe(settings: Settings, turns: list[Utterance], worker: Worker) -> CacheInfo:
+    manifest, acoustic, text = settings.manifest, worker.acoustic, worker.text
+    layers = acoustic.layers
     info = CacheInfo(
         corpus=manifest.name,
         release=manifest.release_of(len(turns)),
@@ -223,6 +252,7 @@ def _describe(settings: Settings, turns: list[Utterance], acoustic: Acoustic, te
         acoustic_encoder=acoustic.name,
         acoustic_revision=acoustic.revision,
         acoustic_pooling=acoustic.pooling,
+        acoustic_layers="last" if layers is None else ",".join(map(str, layers)),
         text_encoder=text.name,
         text_revision=text.revision,
         text_pooling=text.pooling,
@@ -230,23 +260,10 @@ def _describe(settings: Settings, turns: list[Utterance], acoustic: Acoustic, te
         min_duration=settings.min_duration,
         max_duration=settings.max_duration,
         sampling_rate=SAMPLING_RATE,
+        precision=settings.precision,
         created_by=f"ser-memory {__version__}",
         fingerprint="",
+        limit=settings.limit or 0,
         dropped={},
     )
-    return CacheInfo(**{**vars(info), "fingerprint": fingerprint(info, settings, turns)})
-
-
-def fingerprint(info: CacheInfo, settings: Settings, turns: list[Utterance]) -> str:
-    """SHA-256 of everything that determines a cache's content.
-
-    Names and folders do not count, revisions do: the same release and models elsewhere are the same content.
-    """
-    aside = {"acoustic_encoder", "text_encoder", "created_by", "fingerprint", "dropped", "transcriber"}
-    facts = {key: value for key, value in vars(info).items() if key not in aside}
-    digest = hashlib.sha256(json.dumps([facts, settings.limit], sort_keys=True).encode())
-    for turn in turns:
-        size = turn.audio.stat().st_size if turn.audio else None
-        told = [value for name, value in vars(turn).items() if name != "audio"]
-        digest.update(json.dumps([*told, size]).encode())
-    return digest.hexdigest()
+    return replace(info, fingerprint=fingerprint(info, settings, turns))

@@ -48,7 +48,7 @@ def screen(
     if silent > _MOST * (len(result.kept) + silent):
         raise SerError(
             f"{silent} of {len(result.kept) + silent} otherwise usable utterances have no transcript: "
-            "give a file of id and text with --transcripts FILE."
+            "give a file of id and text for them with --transcripts FILE."
         )
     return result
 
@@ -61,10 +61,13 @@ def out_of_bounds(seconds: float, min_duration: float, max_duration: float) -> s
 
 
 def summary(dropped: dict[str, list[str]]) -> str:
-    """`12 too short, 3 missing`, in the order of REASONS."""
-    return (
-        ", ".join(f"{len(dropped[reason])} {reason}" for reason in REASONS if dropped.get(reason)) or "none"
-    )
+    """`12 too short (such as x), 3 missing (such as y)`, in the order of REASONS."""
+    counts = [
+        f"{len(dropped[reason])} {reason} (such as {dropped[reason][0]})"
+        for reason in REASONS
+        if dropped.get(reason)
+    ]
+    return ", ".join(counts) or "the release lists none"
 
 
 def _look(utterance: Utterance, min_duration: float, max_duration: float) -> tuple[float, str | None]:

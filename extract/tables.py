@@ -16,7 +16,7 @@ Record = tuple[int, dict[str, str | None]]  # line, column -> cell; None is not 
 
 
 def read_text(path: Path) -> str:
-    """A text file in UTF-8 or, as older releases have it, Latin-1; lines end in "\\n" only.
+    """A text file in UTF-8 or, as older releases and spreadsheets have it, Windows-1252; lines end in "\\n" only.
 
     Split it at "\\n", not with `splitlines`, which also splits at characters inside a transcript.
     """
@@ -29,7 +29,7 @@ def read_text(path: Path) -> str:
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError:
-        text = data.decode("latin-1")
+        text = data.decode("cp1252", errors="replace")
     return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
@@ -52,22 +52,38 @@ def read_table(path: Path, blank: str | None = None) -> tuple[list[str], list[Re
 
 def _separated(path: Path, delimiter: str, blank: str | None) -> tuple[list[str], list[Record]]:
     # Strict, since a quote that is never closed would otherwise swallow the rest of the table.
-    reader = csv.reader(io.StringIO(read_text(path), newline="\n"), delimiter=delimiter, strict=True)
+    text = read_text(path)
+    header = text.partition("\n")[0]
+    if header.count(";") > header.count(delimiter):
+        delimiter = ";"  # what spreadsheets write as CSV where the comma is the decimal sign
+    reader = csv.reader(io.StringIO(text, newline="\n"), delimiter=delimiter, strict=True)
     records: list[Record] = []
     try:
         columns = [cell.strip() for cell in next(reader, [])]
+        twice = [column for column in columns if column and columns.count(column) > 1]
+        if twice:
+            raise SerError(
+                f"{path} has the column {twice[0]!r} more than once: rename or remove one of them."
+            )
         for cells in reader:
             if any(cells[len(columns) :]):
                 raise SerError(
                     f"{path}, row {reader.line_num}: it has {len(cells)} cells, and the header "
                     f"{len(columns)}. Put a cell that holds the separator in quotes."
                 )
-            if cells:  # a cell that a short row lacks is not told
+            if any(cell.strip() for cell in cells):  # spreadsheets leave rows of nothing but commas
                 told = (cell.strip() or blank for cell in cells)
                 records.append((reader.line_num, dict(zip(columns, told, strict=False))))
     except csv.Error as error:
         raise SerError(f"{path}, row {reader.line_num}: it cannot be read as a table: {error}.") from None
     return columns, records
+
+
+def _refuse_unstorable(path: Path, number: int, cells: dict[str, str | None]) -> None:
+    """JSON can write characters that no file of ours can hold: NUL, and halves of others."""
+    for column, cell in cells.items():
+        if cell and ("\0" in cell or any("\ud800" <= character <= "\udfff" for character in cell)):
+            raise SerError(f"{path}, row {number}: the {column} holds a NUL or half a character: remove it.")
 
 
 def _json_lines(path: Path) -> tuple[list[str], list[Record]]:
@@ -87,5 +103,6 @@ def _json_lines(path: Path) -> tuple[list[str], list[Record]]:
         columns |= dict.fromkeys(values)
         # Unlike a blank cell, "" is a value here: a transcript in which nothing was said.
         told = {column: None if value is None else str(value) for column, value in values.items()}
+        _refuse_unstorable(path, number, told)
         records.append((number, told))
     return list(columns), records

@@ -58,6 +58,19 @@ WORDS = [
 ]
 
 
+def save_whisper(folder: Path, seed: int = 0) -> str:
+    """Save a small Whisper with its feature extractor; returns the folder's name."""
+    config = transformers.WhisperConfig(
+        d_model=32, encoder_layers=2, decoder_layers=1, encoder_attention_heads=2, decoder_attention_heads=2,
+        encoder_ffn_dim=64, decoder_ffn_dim=64, vocab_size=60, pad_token_id=0, bos_token_id=1, eos_token_id=2,
+        decoder_start_token_id=3,
+    )  # fmt: skip
+    torch.manual_seed(seed)
+    transformers.WhisperForConditionalGeneration(config).save_pretrained(folder)
+    transformers.WhisperFeatureExtractor().save_pretrained(folder)
+    return str(folder)
+
+
 def save_acoustic(folder: Path, kind: str, seed: int = 0, **changes: Any) -> str:
     """Save a small model of this kind with its feature extractor; returns the folder's name."""
     model_class, config_class, differing = ACOUSTIC[kind]

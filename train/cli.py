@@ -14,8 +14,7 @@ from typing import TYPE_CHECKING, TypeVar
 import click
 
 from common import __version__
-from common.console import Command, notice, progress, say
-from common.devices import DEVICES
+from common.console import Command, Number, notice, progress, say
 from common.errors import UsageError, listing
 
 if TYPE_CHECKING:
@@ -82,7 +81,10 @@ Examples:
     help="Folder of the results.  [default: runs/<time>-<strategies>]",
 )
 @click.option(
-    "--device", type=click.Choice(DEVICES), default="auto", show_default=True, help="Where the training runs."
+    "--device",
+    default="auto",
+    show_default=True,
+    help="Where the training runs: auto, cpu, mps, cuda or cuda:1.",
 )
 @click.option(
     "--label-scale",
@@ -100,7 +102,7 @@ Examples:
 )
 @click.option(
     "--learning-rate",
-    type=click.FloatRange(min=0, min_open=True),
+    type=Number(min=0, min_open=True),
     default=1e-4,
     show_default=True,
     help="Of Adam.",
@@ -120,12 +122,12 @@ Examples:
 )
 @click.option(
     "--replay-share",
-    type=click.FloatRange(0, 1, min_open=True, max_open=True),
+    type=Number(0, 1, min_open=True, max_open=True),
     help="experience-replay: share of each batch from memory.  [default: as shuffling falls]",
 )
 @click.option(
     "--gem-margin",
-    type=click.FloatRange(min=0),
+    type=Number(min=0),
     default=0.0,
     show_default=True,
     help="gem: lower bound of the dual variables; 0 projects exactly.",
@@ -144,6 +146,10 @@ def main(
     stage_names = tuple(name.strip() for name in stages.split(","))
     if len(set(stage_names)) != len(stage_names) or not all(stage_names):
         raise UsageError(f"--stages {stages!r} must name different caches, separated by commas.")
+    if memory_size == 1 and loss == "ccc":
+        raise UsageError(
+            "--memory-size 1 teaches nothing with --loss ccc, the CCC of one utterance: keep 2 or more."
+        )
     if seeds is not None and seed_list:
         raise UsageError("Give --seeds N or --seed S, not both.")
 
@@ -167,7 +173,7 @@ def main(
         loop=LoopSettings(loss, learning_rate, batch_size, epochs, patience),
         strategy=StrategySettings(replay_share, gem_margin),
     )
-    folder = cache or Path(os.environ.get("SER_CACHE", "cache"))
+    folder = cache or Path(os.environ.get("SER_CACHE") or "cache")
     corpora, fingerprints = load_corpora(folder, stage_names, label_scale, resolve_device(device))
     _note_whole_memories(plan, corpora[:-1])
     target = _output(output, strategies)
@@ -184,8 +190,9 @@ def main(
     }
     (target / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
     with progress("training", experiments.epochs(plan), "epochs") as advance:
-        results = experiments.run(plan, corpora, advance)
-    write_results(target / "results.csv", results)
+        results = experiments.run(
+            plan, corpora, advance, lambda rows: write_results(target / "results.csv", rows)
+        )
     print_tables(results)
     say(f"All figures: {target / 'results.csv'}")
 
@@ -212,7 +219,11 @@ def _note_whole_memories(plan: Experiment, earlier: Sequence[Corpus]) -> None:
 def _output(folder: Path | None, strategies: Sequence[str]) -> Path:
     """The folder of this run's results, made; never one that already holds results."""
     target = folder or Path("runs") / f"{datetime.now():%Y%m%d-%H%M%S}-{'-'.join(strategies)}"
-    if (target / "results.csv").exists():
-        raise UsageError(f"{target} already holds results: give another --output, or remove it.")
+    if (target / "results.csv").exists() or (target / "config.json").exists():
+        raise UsageError(f"{target} already holds a run: give another --output, or remove it.")
     target.mkdir(parents=True, exist_ok=True)
     return target
+
+
+if __name__ == "__main__":
+    main()

@@ -10,9 +10,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from common.cache import ENCODER_ATTRIBUTES, FeatureCache, cache_path
-from common.errors import SerError, listing
+from common.cache import EMBEDDINGS, ENCODER_ATTRIBUTES, SUFFIX, FeatureCache, cache_path
+from common.console import notice
+from common.errors import SerError, UsageError, listing
 from common.labels import to_unit
+from common.manifests import extraction_of
 
 DIMENSIONS = ("activation", "valence")  # the columns of every target and prediction, in this order
 UNKNOWN_SPEAKER = -1
@@ -66,13 +68,21 @@ def load_corpora(
     Raises SerError when a cache is missing, made by other encoders than the first, or without a train or
     validation split.
     """
+    paths = [name for name in names if "/" in name or name.endswith(SUFFIX)]
+    if paths:
+        raise UsageError(
+            f"--stages has {listing(paths)}: give names of caches such as iemocap, and their folder as --cache."
+        )
     absent = [name for name in names if not cache_path(folder, name).exists()]
     if absent:
-        commands = " && ".join(f"ser-extract --corpus {name} --cache {folder}" for name in absent)
+        commands = " && ".join(f"{extraction_of(name)} --cache {folder}" for name in absent)
         raise SerError(f"There is no cache of {listing(absent)} in {folder}: make it with {commands}")
     caches = [FeatureCache(cache_path(folder, name)) for name in names]
-    for cache in caches[1:]:
+    for cache in caches:
         _same_encoders(caches[0], cache)
+        cache.validate()
+        if cache.info.limit:
+            notice(f"{cache.path} is a trial: it was extracted with --limit {cache.info.limit}.")
     corpora = [_load(name, cache, label_scale, device) for name, cache in zip(names, caches, strict=True)]
     return corpora, {name: cache.info.fingerprint for name, cache in zip(names, caches, strict=True)}
 
@@ -83,6 +93,10 @@ def _load(name: str, cache: FeatureCache, label_scale: str, device: torch.device
     for dimension in DIMENSIONS:
         declared = (cache.info.scale_min, cache.info.scale_max)
         observed = (float(ratings[dimension].min()), float(ratings[dimension].max()))
+        if label_scale == "observed" and observed[0] == observed[1]:
+            raise SerError(
+                f"All {dimension} labels of {cache.path} are {observed[0]:g}: use --label-scale declared."
+            )
         scaled.append(to_unit(ratings[dimension], *(observed if label_scale == "observed" else declared)))
     speakers = cache.read("speaker")
     codes = {speaker: code for code, speaker in enumerate(sorted(set(speakers) - {"Unknown"}))}
@@ -119,3 +133,9 @@ def _same_encoders(first: FeatureCache, other: FeatureCache) -> None:
             f"{getattr(first.info, model)} with {key} {getattr(first.info, key)}, and {getattr(other.info, model)} with "
             f"{getattr(other.info, key)}): extract one of them again with the other's encoders."
         )
+    for name in EMBEDDINGS:
+        if first.shapes[name][1:] != other.shapes[name][1:]:
+            raise SerError(
+                f"The {name} rows of {first.path} and {other.path} differ in shape, {first.shapes[name][1:]} and "
+                f"{other.shapes[name][1:]}: one of the files was changed; extract it again."
+            )

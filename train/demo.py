@@ -110,3 +110,7 @@ def _run(command: click.Command, arguments: str) -> None:
 
 def _q(path: Path) -> str:
     return shlex.quote(str(path))
+
+
+if __name__ == "__main__":
+    main()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -75,12 +75,16 @@ def variants(strategies: Sequence[str], samplers: Sequence[str], memory_size: in
 
 
 def run(
-    experiment: Experiment, corpora: Sequence[Corpus], advance: Callable[[float], None] = lambda _: None
+    experiment: Experiment,
+    corpora: Sequence[Corpus],
+    advance: Callable[[float], None] = lambda _: None,
+    keep: Callable[[list[Result]], None] = lambda _: None,
 ) -> list[Result]:
     """Train every variant with every seed; rows ordered by variant, seed, stage, corpus and split.
 
     The first stage of a seed is the same for all variants, so it is trained once. `advance` is told of
-    epochs done. A seed's rows do not depend on the other seeds or variants.
+    epochs done, and `keep` is given the rows so far after every seed. A seed's rows do not depend on the
+    other seeds or variants.
     """
     figures: dict[tuple[Variant, int], list[list[Figure]]] = {}  # per stage
     for seed in experiment.seeds:
@@ -90,10 +94,16 @@ def run(
         for variant in experiment.variants:
             later = way.later_stages(variant, copy.deepcopy(first))
             figures[variant, seed] = [first_figures, *(list(evaluate(model, corpora)) for model in later)]
+        keep(_rows(experiment, figures))
+    return _rows(experiment, figures)
+
+
+def _rows(experiment: Experiment, figures: Mapping[tuple[Variant, int], list[list[Figure]]]) -> list[Result]:
     return [
         Result(**vars(variant), seed=seed, stage=number, stage_name=name, **vars(figure))
         for variant in experiment.variants
         for seed in experiment.seeds
+        if (variant, seed) in figures
         for number, name in enumerate(_stage_names(experiment.stages), start=1)
         for figure in figures[variant, seed][number - 1]
     ]

@@ -12,6 +12,7 @@ import numpy as np
 from scipy.stats import ttest_rel
 
 from common.console import say, table
+from common.errors import listing
 from train.experiment import NO_SAMPLER, Result
 
 BASELINE = "finetune"
@@ -57,6 +58,12 @@ def print_tables(results: Sequence[Result]) -> None:
         say(
             f"* p < {SIGNIFICANT:g} against {BASELINE} at the same stage (two-sided paired t-test over the seeds)."
         )
+    say("CCC: concordance, 1 at best. UAR: mean recall of low, middle and high, each a third of the scale.")
+    others = {
+        f"{result.corpus} {result.split}" for result in results if result.split not in (_SPLIT, "validation")
+    }
+    if others:
+        say(f"In results.csv, not shown here: validation, {listing(sorted(others))}.")
 
 
 def _lines(part: Sequence[Result], corpora: Sequence[str]) -> Iterable[list[str]]:

@@ -11,6 +11,8 @@ from common.errors import SerError, listing
 from common.manifests import Manifest
 from extract.corpora.files import (
     RECORDINGS,
+    TEXTS,
+    by_stem,
     gender_of,
     label_files,
     rating,
@@ -19,7 +21,7 @@ from extract.corpora.files import (
     walk,
 )
 from extract.corpora.utterance import UNKNOWN, Utterance
-from extract.tables import read_table
+from extract.tables import read_table, read_text
 
 _REQUIRED = ("file", "activation", "valence")
 _OPTIONAL = ("id", "speaker", "gender", "session", "split", "transcript", "dominance")
@@ -36,6 +38,7 @@ class Row:
 
 def read(root: Path, manifest: Manifest) -> list[Utterance]:
     """All turns in the table's order; recordings in the manifest's audio folders without a row come last."""
+    texts = by_stem(root, manifest.transcripts, TEXTS)
     turns = []
     for path in label_files(root, manifest):
         for row in rows(path, manifest):
@@ -44,7 +47,10 @@ def read(root: Path, manifest: Manifest) -> list[Utterance]:
             if not name:
                 raise SerError(f"{row.where}: the name of the recording is blank.")
             audio = _locate(file, root, manifest) if file else None
-            turns.append(utterance(row, manifest, name, audio, row.cells["transcript"]))
+            transcript = row.cells["transcript"]
+            if transcript is None and name in texts:
+                transcript = read_text(texts[name]).strip()
+            turns.append(utterance(row, manifest, name, audio, transcript))
     labelled = unique(turns)
     return labelled + _orphans(root, manifest, labelled)
 
@@ -101,7 +107,9 @@ def utterance(
 
 
 def _locate(file: str, root: Path, manifest: Manifest) -> Path | None:
-    for candidate in (root / file, *(root / folder / file for folder in manifest.audio)):
+    names = [file, file.replace("\\", "/")] if "\\" in file else [file]  # the second as Windows writes paths
+    places = [root, *(root / folder for folder in manifest.audio)]
+    for candidate in (place / name for name in names for place in places):
         try:
             if candidate.is_file():
                 return candidate

@@ -22,10 +22,10 @@ from common.errors import SerError
 def info(**changes: Any) -> CacheInfo:
     facts: dict[str, Any] = {
         "corpus": "c", "release": "1", "scale_min": 1.0, "scale_max": 5.0,
-        "acoustic_encoder": "a", "acoustic_revision": "r", "acoustic_pooling": "mean",
+        "acoustic_encoder": "a", "acoustic_revision": "r", "acoustic_pooling": "mean", "acoustic_layers": "last",
         "text_encoder": "t", "text_revision": "r", "text_pooling": "CLS", "transcriber": "release",
-        "min_duration": 3.0, "max_duration": 30.0, "sampling_rate": 16000, "created_by": "tests",
-        "fingerprint": "f", "dropped": {"too short": ["x", "ü"]},
+        "min_duration": 3.0, "max_duration": 30.0, "sampling_rate": 16000, "precision": "float32", "limit": 0,
+        "created_by": "tests", "fingerprint": "f", "dropped": {"too short": ["x", "ü"]},
     }  # fmt: skip
     return CacheInfo(**{**facts, **changes})
 

@@ -9,9 +9,19 @@ import pytest
 import torch
 from transformers import AutoFeatureExtractor, AutoModel, AutoTokenizer
 
+from common.errors import UsageError
 from extract.audio import SAMPLING_RATE, Waveform
-from extract.encoders import EXACT, AcousticEncoder, TextEncoder, relative_error
-from tests.models import ACOUSTIC, save_acoustic, save_text
+from extract.encoders import (
+    ACOUSTIC_ENCODERS,
+    EXACT,
+    POOLINGS,
+    Options,
+    load_acoustic,
+    load_text,
+    relative_error,
+)
+from extract.encoders.wav2vec2 import Wav2Vec2Encoder
+from tests.models import ACOUSTIC, save_acoustic, save_text, save_whisper
 
 # Padding within the batch for these; the others fall back to batches of equal length.
 PADDED = set(ACOUSTIC) - {"sew"}
@@ -30,29 +40,123 @@ def waveforms() -> list[Waveform]:
     return made
 
 
+def save(kind: str, folder: Path) -> str:
+    """A name or folder for `load_acoustic`, for a key of tests.models.ACOUSTIC or of ACOUSTIC_ENCODERS."""
+    if kind == "log-mel":
+        return kind
+    if kind == "whisper":
+        return save_whisper(folder)
+    return save_acoustic(folder, "wav2vec2 with group norm" if kind == "wav2vec2" else kind)
+
+
 @torch.no_grad()
-def one_at_a_time(folder: str, batch: list[Waveform]) -> np.ndarray:
-    """What Hugging Face gives without any of our code."""
+def one_at_a_time(folder: str, batch: list[Waveform], layers: tuple[int, ...] | None = None) -> np.ndarray:
+    """What Hugging Face gives without any of our code: the mean of hidden states over time."""
     extractor, model = AutoFeatureExtractor.from_pretrained(folder), AutoModel.from_pretrained(folder).eval()
     rows = []
     for waveform in batch:
         values = extractor(waveform, sampling_rate=SAMPLING_RATE, return_tensors="pt").input_values
-        rows.append(model(values).last_hidden_state[0].mean(dim=0).numpy())
-    return np.stack(rows)
+        output = model(values, output_hidden_states=True)
+        states = [output.last_hidden_state] if layers is None else [output.hidden_states[k] for k in layers]
+        rows.append(np.stack([state[0].mean(dim=0).numpy() for state in states]))
+    return np.stack(rows) if layers is not None else np.stack(rows)[:, 0]
 
 
 @pytest.mark.parametrize("kind", ACOUSTIC)
 def test_a_batched_acoustic_row_is_exact(kind: str, tmp_path: Path) -> None:
     folder = save_acoustic(tmp_path, kind)
     batch = waveforms()
-    encoder = AcousticEncoder.from_pretrained(folder)
+    encoder = load_acoustic(folder)
     rows = encoder.encode(batch)
     error = relative_error(rows, one_at_a_time(folder, batch))
     print(f"{kind}: largest relative error {error:.1e}")
     assert error < EXACT
+    assert isinstance(encoder, Wav2Vec2Encoder)
     assert encoder.pads_exactly == (kind in PADDED)
-    assert rows.dtype == np.float32
-    assert rows.shape == (len(batch), 32)
+    assert tuple(rows.shape) == (len(batch), 32)
+
+
+@pytest.mark.parametrize("kind", ["wav2vec2 with group norm", "wav2vec2 with layer norm", "wavlm", "sew"])
+def test_every_layer_is_exact(kind: str, tmp_path: Path) -> None:
+    folder = save_acoustic(tmp_path, kind)
+    batch = waveforms()[:3]
+    rows = load_acoustic(folder, options=Options(layers="all")).encode(batch)
+    assert tuple(rows.shape) == (3, 3, 32)
+    assert relative_error(rows, one_at_a_time(folder, batch, (0, 1, 2))) < EXACT
+    some = load_acoustic(folder, options=Options(layers="0,2")).encode(batch)
+    assert relative_error(some, rows[:, [0, 2]]) < EXACT
+
+
+@pytest.mark.parametrize("kind", ACOUSTIC_ENCODERS)
+@pytest.mark.parametrize("pooling", POOLINGS)
+class TestEveryAcousticEncoder:
+    """The contract, over the registry."""
+
+    def test_a_row_does_not_depend_on_its_batch(self, kind: str, pooling: str, tmp_path: Path) -> None:
+        encoder = load_acoustic(save(kind, tmp_path), options=Options(pooling=pooling))
+        batch = waveforms()
+        together, apart = encoder.encode(batch), torch.cat([encoder.encode([waveform]) for waveform in batch])
+        assert together.dtype == torch.float32
+        assert relative_error(together, apart) < EXACT
+
+    def test_short_and_silent_utterances_have_finite_rows(
+        self, kind: str, pooling: str, tmp_path: Path
+    ) -> None:
+        encoder = load_acoustic(save(kind, tmp_path), options=Options(pooling=pooling))
+        short = np.random.default_rng(0).standard_normal(encoder.min_samples).astype(np.float32)
+        rows = encoder.encode([short, np.zeros(48_000, np.float32), np.ones(60_000, np.float32)])
+        assert torch.isfinite(rows).all()
+
+    def test_it_says_what_it_is(self, kind: str, pooling: str, tmp_path: Path) -> None:
+        name = save(kind, tmp_path)
+        encoder = load_acoustic(name, options=Options(pooling=pooling))
+        assert (encoder.name, encoder.pooling, encoder.device.type) == (name, pooling, "cpu")
+        assert encoder.revision
+
+
+def test_whisper_pools_the_frames_of_the_utterance_alone(tmp_path: Path) -> None:
+    folder = save_whisper(tmp_path)
+    waveform = waveforms()[1]  # 4.123 s: 207 frames of 20 ms, the last begun
+    extractor, model = AutoFeatureExtractor.from_pretrained(folder), AutoModel.from_pretrained(folder).eval()
+    with torch.no_grad():
+        features = extractor(waveform, sampling_rate=SAMPLING_RATE, return_tensors="pt").input_features
+        states = model.get_encoder()(features).last_hidden_state[0]
+    row = load_acoustic(folder).encode([waveform])
+    assert relative_error(row, states[:207].mean(dim=0)[None]) < EXACT
+
+
+def test_log_mel_is_its_definition(tmp_path: Path) -> None:
+    """40 triangles on the HTK mel scale over the power spectrum, frame by frame in numpy."""
+    waveform = waveforms()[0][:4000]
+    window = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(400) / 400)
+    edges = 700 * (10 ** (np.linspace(0, 2595 * np.log10(1 + 8000 / 700), 42) / 2595) - 1)
+    hertz = np.linspace(0, 8000, 257)
+    bands = np.array([np.interp(hertz, edges[k : k + 3], [0, 1, 0], left=0, right=0) for k in range(40)])
+    frames = [
+        np.log(np.maximum(bands @ np.abs(np.fft.rfft(waveform[s : s + 400] * window, 512)) ** 2, 1e-10))
+        for s in range(0, 4000 - 400 + 1, 160)
+    ]
+    expected = np.concatenate([np.mean(frames, axis=0), np.std(frames, axis=0)])
+    rows = load_acoustic("log-mel").encode([waveform, waveforms()[1]])
+    assert tuple(rows.shape) == (2, 80)
+    np.testing.assert_allclose(rows[0], expected, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("layers", ["3", "1,1", "2,1", "-1", "x", "1,", ""])
+def test_layers_that_there_are_not(layers: str, tmp_path: Path) -> None:
+    folder = save_acoustic(tmp_path, "hubert")
+    with pytest.raises(UsageError, match="rising order from 0 to 2"):
+        load_acoustic(folder, options=Options(layers=layers))
+    with pytest.raises(UsageError, match="log-mel"):
+        load_acoustic("log-mel", options=Options(layers=layers))
+
+
+def test_bfloat16_is_near_and_not_exact(tmp_path: Path) -> None:
+    folder = save_acoustic(tmp_path, "wav2vec2 with group norm")
+    batch = waveforms()[:2]
+    half = load_acoustic(folder, options=Options(precision="bfloat16")).encode(batch)
+    assert half.dtype == torch.float32
+    assert 1e-4 < relative_error(half, load_acoustic(folder).encode(batch)) < 0.1
 
 
 def test_plain_padding_would_not_be_exact(tmp_path: Path) -> None:
@@ -66,24 +170,9 @@ def test_plain_padding_would_not_be_exact(tmp_path: Path) -> None:
     assert relative_error(rows, one_at_a_time(folder, batch)) > 1e-2
 
 
-@pytest.mark.parametrize("kind", sorted(PADDED))
-def test_the_shortest_utterance_has_a_row(kind: str, tmp_path: Path) -> None:
-    encoder = AcousticEncoder.from_pretrained(save_acoustic(tmp_path, kind))
-    random = np.random.default_rng(0)
-    short = random.standard_normal(encoder.min_samples).astype(np.float32)
-    long = random.standard_normal(5000).astype(np.float32)
-    assert np.isfinite(encoder.encode([short])).all()
-    assert relative_error(encoder.encode([long, short])[1:], encoder.encode([short])) < EXACT
-
-
-def test_silence_has_a_finite_row(tmp_path: Path) -> None:
-    encoder = AcousticEncoder.from_pretrained(save_acoustic(tmp_path, "wav2vec2 with group norm"))
-    assert np.isfinite(encoder.encode([np.zeros(48_000, np.float32), np.ones(60_000, np.float32)])).all()
-
-
 def test_a_batched_text_row_is_exact(tmp_path: Path) -> None:
     folder = save_text(tmp_path)
-    rows = TextEncoder.from_pretrained(folder).encode(TEXTS)
+    rows = load_text(folder).encode(TEXTS)
     tokenizer, model = AutoTokenizer.from_pretrained(folder), AutoModel.from_pretrained(folder).eval()
     alone = []
     with torch.no_grad():
@@ -98,7 +187,7 @@ def test_a_batched_text_row_is_exact(tmp_path: Path) -> None:
 
 def test_revisions_tell_weights_apart(tmp_path: Path) -> None:
     revisions = [
-        AcousticEncoder.from_pretrained(save_acoustic(tmp_path / str(i), "hubert", seed)).revision
+        load_acoustic(save_acoustic(tmp_path / str(i), "hubert", seed)).revision
         for i, seed in enumerate((0, 0, 1))
     ]
     assert revisions[0] == revisions[1] != revisions[2]

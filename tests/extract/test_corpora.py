@@ -167,7 +167,7 @@ class TestIemocap:
         write_iemocap(tmp_path)
         turns = read(tmp_path, "iemocap")
         # Latin-1, with a character at which str.splitlines would break the line
-        assert turns["Ses03M_script03_2_M007"].transcript == "At the caf\xe9 \x85 again."
+        assert turns["Ses03M_script03_2_M007"].transcript == "At the caf\xe9 \u2026 again."
         assert turns["Ses05M_impro03_F001"].transcript == ""
         assert turns["Ses04F_impro02_M000"].transcript is None
 

@@ -155,7 +155,7 @@ class TestBadInput:
         command = ["--cache", caches, "--seed", 0, "--strategy", "finetune", "--output", tmp_path / "r"]
         assert run(*command).exit_code == 0
         before = (tmp_path / "r/results.csv").read_bytes()
-        assert "already holds results" in refused(run(*command), 2)
+        assert "already holds a run" in refused(run(*command), 2)
         assert (tmp_path / "r/results.csv").read_bytes() == before
 
     def test_a_diverging_run_names_itself(self, caches: Path, tmp_path: Path) -> None:

@@ -52,10 +52,10 @@ def write_caches(folder: Path, splits: dict[str, int] | None = None, **changes: 
         )
         facts: dict[str, Any] = {
             "corpus": name, "release": "made up", "scale_min": low, "scale_max": high,
-            "acoustic_encoder": "a", "acoustic_revision": "r1", "acoustic_pooling": "mean",
+            "acoustic_encoder": "a", "acoustic_revision": "r1", "acoustic_pooling": "mean", "acoustic_layers": "last",
             "text_encoder": "t", "text_revision": "r1", "text_pooling": "CLS", "transcriber": "release",
-            "min_duration": 3.0, "max_duration": 30.0, "sampling_rate": 16000, "created_by": "tests",
-            "fingerprint": name, "dropped": {},
+            "min_duration": 3.0, "max_duration": 30.0, "sampling_rate": 16000, "precision": "float32", "limit": 0,
+            "created_by": "tests", "fingerprint": name, "dropped": {},
         }  # fmt: skip
         ratings = low + (hidden + 1) / 2 * (high - low)
         write_cache(

@@ -1,0 +1,52 @@
+"""Log-mel filter banks: the features without pre-training that pre-trained ones are compared with."""
+
+from __future__ import annotations
+
+import torch
+from torch.nn.utils.rnn import pad_sequence
+
+from common.errors import UsageError
+from extract.audio import SAMPLING_RATE, Waveform
+from extract.encoders.contract import LAST, AcousticEncoder, Options, States
+
+BANDS = 40
+_WINDOW, _HOP, _FFT = 400, 160, 512  # samples: 25 ms every 10 ms
+_FLOOR = 1e-10  # of the power, so that digital silence stays finite
+
+
+class LogMelEncoder(AcousticEncoder):
+    """Natural logarithm of the power in 40 mel bands (HTK scale, 0 to 8 kHz), Hann windows of 25 ms every 10 ms.
+
+    Mean and standard deviation over time unless asked otherwise.
+    """
+
+    layers = None
+    min_samples = _WINDOW
+    max_samples = None
+
+    def __init__(self, device: torch.device | str, options: Options) -> None:
+        from transformers.audio_utils import mel_filter_bank
+
+        if options.layers != LAST:
+            raise UsageError(
+                f"--layers {options.layers!r} cannot be had from log-mel, which has none: leave it out."
+            )
+        super().__init__(options, default_pooling="mean+std")
+        self.name = "log-mel"
+        self.revision = f"{BANDS} bands"
+        self._device = torch.device(device)
+        bank = mel_filter_bank(_FFT // 2 + 1, BANDS, 0.0, SAMPLING_RATE / 2, SAMPLING_RATE, mel_scale="htk")
+        self._bank = torch.from_numpy(bank).float().to(device)  # (frequencies, BANDS)
+        self._window = torch.hann_window(_WINDOW, device=device)
+
+    @property
+    def device(self) -> torch.device:
+        return self._device
+
+    def _states(self, waveforms: list[Waveform]) -> list[States]:
+        lengths = torch.tensor([len(waveform) for waveform in waveforms])
+        batch = pad_sequence([torch.from_numpy(waveform) for waveform in waveforms], batch_first=True)
+        # Frames that lie wholly inside an utterance see none of its padding.
+        frames = batch.to(self._device).unfold(1, _WINDOW, _HOP) * self._window
+        power = torch.fft.rfft(frames, n=_FFT).abs().square()
+        return [((power @ self._bank).clamp_min(_FLOOR).log(), (lengths - _WINDOW) // _HOP + 1)]

@@ -1,0 +1,89 @@
+"""Keeps the zero padding of a batch from being seen inside a wav2vec2-like model."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from extract.encoders.contract import valid
+
+
+class Padding:
+    """Two of the three places where padding leaks into valid frames, closed inside the model.
+
+    A group norm over time takes its statistics over the valid frames only, and position convolutions see
+    zeros beyond the end as they would for the utterance alone. The third, attention, is the model's own
+    to mask. Several threads may run the model at once, each with a batch of its own.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self._model: Any = model
+        self._batch = threading.local()  # .lengths: samples of each waveform of the padded batch under way
+        for index, layer in enumerate(getattr(getattr(model, "feature_extractor", None), "conv_layers", ())):
+            norm = getattr(layer, "layer_norm", None)
+            if isinstance(norm, nn.GroupNorm):
+                layer.layer_norm = _ValidFramesGroupNorm(norm, partial(self._frames_after, index))
+        positions = getattr(getattr(model, "encoder", None), "pos_conv_embed", None)
+        for module in positions.modules() if positions is not None else ():
+            if isinstance(module, nn.Conv1d):
+                module.register_forward_pre_hook(self._silence_padding)
+
+    @contextmanager
+    def hidden(self, lengths: Tensor) -> Iterator[None]:
+        """While a batch of waveforms of these (B,) lengths, in samples, runs through the model."""
+        self._batch.lengths = lengths
+        try:
+            yield
+        finally:
+            self._batch.lengths = None
+
+    def frames(self, lengths: Tensor) -> Tensor:
+        """Samples -> frames of the last hidden states, both (B,)."""
+        return cast(Tensor, self._model._get_feat_extract_output_lengths(lengths)).long()
+
+    def _frames_after(self, depth: int) -> list[int] | None:
+        """Valid frames after convolution `depth` of the front end; None outside a batch."""
+        frames: Tensor | None = getattr(self._batch, "lengths", None)
+        if frames is None:
+            return None
+        config = self._model.config
+        for kernel, stride in list(zip(config.conv_kernel, config.conv_stride, strict=True))[: depth + 1]:
+            frames = (frames - kernel) // stride + 1
+        return frames.tolist()
+
+    def _silence_padding(self, _: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...] | None:
+        """Zero (B, C, T) states beyond each utterance's end, as the convolution's own padding would be."""
+        lengths: Tensor | None = getattr(self._batch, "lengths", None)
+        if lengths is None or len(lengths) == 1:
+            return None
+        states = inputs[0]
+        inside = valid(self.frames(lengths), states.shape[-1]).to(states.device)
+        return (states * inside[:, None, :].to(states.dtype), *inputs[1:])
+
+
+class _ValidFramesGroupNorm(nn.Module):
+    """A group norm over time whose statistics come from each row's valid frames only.
+
+    Row by row through the model's own norm: that is what the utterance alone would get, to the last bit.
+    Beyond the valid frames the output is zero.
+    """
+
+    def __init__(self, norm: nn.GroupNorm, valid_frames: Callable[[], list[int] | None]) -> None:
+        super().__init__()
+        self.norm = norm
+        self._valid_frames = valid_frames
+
+    def forward(self, states: Tensor) -> Tensor:  # (B, C, T)
+        frames = self._valid_frames()
+        if frames is None or min(frames) == states.shape[-1]:
+            return cast(Tensor, self.norm(states))
+        normed = torch.zeros_like(states, dtype=torch.float32)
+        for row, n in enumerate(frames):
+            normed[row : row + 1, :, :n] = self.norm(states[row : row + 1, :, :n])
+        return normed

@@ -1,0 +1,153 @@
+"""The wav2vec2 family (wav2vec2, HuBERT, WavLM, Data2Vec audio, ...): exact in padded batches."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any, cast
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+from common.errors import SerError
+from extract.audio import SAMPLING_RATE, Waveform
+from extract.encoders.contract import (
+    EXACT,
+    AcousticEncoder,
+    Options,
+    States,
+    parse_layers,
+    pool,
+    relative_error,
+    valid,
+)
+from extract.encoders.loading import load_model, revision
+from extract.encoders.padding import Padding
+
+
+class Wav2Vec2Encoder(AcousticEncoder):
+    """A self-supervised model of raw waveforms.
+
+    Waveforms are normalised as the model's own feature extractor does, then zero-padded to a batch, and
+    the padding is hidden from the model. Whether that makes the model at hand exact is measured when it is
+    loaded; a model that it does not make exact is given batches of equal length, which need no padding.
+    """
+
+    max_samples = None
+
+    def __init__(
+        self,
+        model: Any,
+        normalise: Callable[[Waveform], Waveform],
+        name: str,
+        revision: str,
+        options: Options,
+    ) -> None:
+        super().__init__(options)
+        self.name = name
+        self.revision = revision
+        self._model = model
+        self._normalise = normalise
+        self._padding = Padding(model)
+        self.layers = parse_layers(options.layers, self._model.config.num_hidden_layers, name)
+        self.min_samples = _samples_of_one_frame(self._model.config)
+        self.pads_exactly = self._measure_exactness()
+
+    @classmethod
+    def load(cls, name: str, device: torch.device | str, options: Options) -> Wav2Vec2Encoder:
+        """From a Hugging Face name or local folder."""
+        from transformers import AutoFeatureExtractor
+
+        feature_extractor = AutoFeatureExtractor.from_pretrained(name)
+        model = load_model(name, device)
+        if not hasattr(model, "_get_feat_extract_output_lengths"):
+            raise SerError(
+                f"{name} holds a {type(model).__name__}, which does not take waveforms: give a model of the "
+                "wav2vec2 family (Wav2Vec2, HuBERT, WavLM, Data2Vec audio) or Whisper."
+            )
+        if feature_extractor.sampling_rate != SAMPLING_RATE:
+            raise SerError(
+                f"{name} works at {feature_extractor.sampling_rate} Hz; recordings are prepared at {SAMPLING_RATE} Hz."
+            )
+
+        def normalise(waveform: Waveform) -> Waveform:
+            ready = feature_extractor(waveform, sampling_rate=SAMPLING_RATE, return_tensors="np")
+            return cast(Waveform, ready["input_values"][0].astype(np.float32, copy=False))
+
+        return cls(model, normalise, name, revision(model, name), options)
+
+    @property
+    def device(self) -> torch.device:
+        return cast(torch.device, self._model.device)
+
+    def _states(self, waveforms: list[Waveform]) -> list[States]:
+        ready = [torch.from_numpy(self._normalise(waveform)) for waveform in waveforms]
+        if self.pads_exactly:
+            return self._padded(ready)
+        groups = list(_equal_lengths(ready))
+        parts = [self._padded([ready[i] for i in group]) for group in groups]
+        order = torch.tensor([i for group in groups for i in group]).argsort()
+        return [_in_order([part[layer] for part in parts], order) for layer in range(len(parts[0]))]
+
+    def _padded(self, waveforms: list[Tensor]) -> list[States]:
+        lengths = torch.tensor([len(waveform) for waveform in waveforms])
+        batch = pad_sequence(waveforms, batch_first=True)
+        mask = None if bool((lengths == lengths[0]).all()) else valid(lengths, batch.shape[1])
+        with self._padding.hidden(lengths):
+            output = self._model(
+                _to(self.device, batch),
+                attention_mask=None if mask is None else _to(self.device, mask),
+                output_hidden_states=self.layers is not None,
+            )
+        layers = (
+            [output.last_hidden_state]
+            if self.layers is None
+            else [output.hidden_states[layer] for layer in self.layers]
+        )
+        if mask is None:  # all frames are valid, also of a model whose inner layers have fewer than its last
+            return [(states, torch.full((len(states),), states.shape[1])) for states in layers]
+        frames = self._padding.frames(lengths)
+        return [(states, frames) for states in layers]
+
+    @torch.inference_mode()
+    def _measure_exactness(self) -> bool:
+        """Encode noise of three lengths together and apart, and compare."""
+        noise = torch.Generator().manual_seed(0)
+        waveforms = [torch.randn(n, generator=noise) for n in (16_000, 12_000, 7_000)]
+
+        def pooled(batch: list[Tensor]) -> Tensor:
+            return torch.stack(
+                [pool(states, frames, "mean") for states, frames in self._padded(batch)], dim=1
+            )
+
+        together, apart = pooled(waveforms), torch.cat([pooled([waveform]) for waveform in waveforms])
+        return relative_error(together.cpu(), apart.cpu()) < EXACT
+
+
+def _to(device: torch.device, tensor: Tensor) -> Tensor:
+    """On a GPU through pinned memory, so that the copy runs beside the batch before."""
+    if device.type != "cuda":
+        return tensor.to(device)
+    return tensor.pin_memory().to(device, non_blocking=True)
+
+
+def _in_order(groups: list[States], order: Tensor) -> States:
+    """One layer's states of several batches as those of one, its rows put into `order`."""
+    rows = [row for states, _ in groups for row in states]
+    frames = torch.cat([frames for _, frames in groups])
+    return pad_sequence(rows, batch_first=True)[order], frames[order]
+
+
+def _equal_lengths(waveforms: list[Tensor]) -> Iterable[list[int]]:
+    groups: dict[int, list[int]] = {}
+    for index, waveform in enumerate(waveforms):
+        groups.setdefault(len(waveform), []).append(index)
+    return groups.values()
+
+
+def _samples_of_one_frame(config: Any) -> int:
+    samples = 1
+    for kernel, stride in reversed(list(zip(config.conv_kernel, config.conv_stride, strict=True))):
+        samples = (samples - 1) * stride + kernel
+    return int(samples)

@@ -1,0 +1,327 @@
+"""An extraction that is killed, interrupted, out of disk or run twice loses nothing and mixes nothing."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import random
+import resource
+import signal
+import sys
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+
+from common import manifests
+from common.cache import FeatureCache
+from common.errors import SerError
+from extract.audio import Waveform
+from extract.encoders import AcousticEncoder, load_acoustic, load_text
+from extract.pipeline import Settings, extract_corpus
+from extract.shards import Shards, plan_parts
+from extract.workers import Worker, per_core
+from tests.models import save_acoustic, save_text
+
+TURNS = 60
+PART_SECONDS = 1.5
+
+
+class Slow(AcousticEncoder):
+    """A real encoder that takes its time."""
+
+    def __init__(self, encoder: AcousticEncoder, pause: float) -> None:
+        self.__dict__.update(encoder.__dict__)
+        self.layers, self.min_samples, self.max_samples = (
+            encoder.layers,
+            encoder.min_samples,
+            encoder.max_samples,
+        )
+        self._inner, self._pause = encoder, pause
+
+    @property
+    def device(self) -> torch.device:
+        return self._inner.device
+
+    def _states(self, waveforms: list[Waveform]) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        time.sleep(self._pause)
+        return self._inner._states(waveforms)
+
+
+def extract(
+    world: Path, cache: Path, pause: float = 0.0, overwrite: bool = False, workers: int = 2
+) -> FeatureCache:
+    """Extract the world's corpus in small parts."""
+
+    def load() -> Sequence[Worker]:
+        acoustic = Slow(load_acoustic(str(world / "acoustic")), pause)
+        return per_core(Worker(acoustic, load_text(str(world / "text"))), workers)
+
+    manifest = manifests.load(str(world / "own.toml"))
+    settings = Settings(
+        manifest, world, cache, min_duration=0.0, overwrite=overwrite, part_seconds=PART_SECONDS
+    )
+    return extract_corpus(settings, load)
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A corpus of short recordings and two small encoders."""
+    folder = tmp_path_factory.mktemp("world")
+    save_acoustic(folder / "acoustic", "wav2vec2 with group norm")
+    save_text(folder / "text")
+    (folder / "own.toml").write_text(
+        'name = "own"\nlayout = "table"\nscale = { min = 1, max = 5 }\nfiles = { labels = ["labels.csv"] }\n'
+        '[protocols.all]\nby = "speaker"\ntrain = ["*"]\n'
+    )
+    draw = np.random.default_rng(3)
+    lines = ["file,speaker,activation,valence,transcript"]
+    for i in range(TURNS):
+        noise = draw.standard_normal(int(draw.uniform(0.2, 1.5) * 16_000)) * 0.1
+        soundfile.write(folder / f"{i:03d}.wav", noise, 16_000)
+        lines.append(f"{i:03d}.wav,s,{draw.uniform(1, 5):.2f},{draw.uniform(1, 5):.2f},a good day {i}")
+    (folder / "010.wav").write_bytes(b"broken")
+    (folder / "labels.csv").write_text("\n".join(lines) + "\n")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def unbroken(world: Path, tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    folder = tmp_path_factory.mktemp("unbroken")
+    cache = extract(world, folder)
+    assert len(cache) == TURNS - 1
+    assert cache.info.dropped == {"unreadable": ["010"]}
+    assert sorted(item.name for item in folder.iterdir()) == [".own.lock", "own.h5"]
+    return cache.path.read_bytes()
+
+
+class Life:
+    """The pipeline in a process of its own, slowed by `pause` seconds a batch so that a kill falls into its work.
+
+    Forked, since importing torch anew takes longer than all the rest.
+    """
+
+    def __init__(
+        self, world: Path, cache: Path, pause: float, overwrite: bool = False, largest: int = 0
+    ) -> None:
+        self._said = cache.with_name(f"{cache.name}-said-{time.monotonic_ns()}")
+        arguments = (world, cache, pause, overwrite, largest)
+        self._process = multiprocessing.get_context("fork").Process(target=self._live, args=arguments)
+        self._process.start()
+
+    def _live(self, world: Path, cache: Path, pause: float, overwrite: bool, largest: int) -> None:
+        sys.stderr = self._said.open("w", buffering=1)
+        if largest:  # bytes: a file that grows beyond fails as on a full disk
+            signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+            resource.setrlimit(resource.RLIMIT_FSIZE, (largest, resource.RLIM_INFINITY))
+        try:
+            extract(world, cache, pause, overwrite)
+        except SerError as error:
+            print(error, file=sys.stderr)
+            sys.exit(error.exit_code)
+
+    @property
+    def running(self) -> bool:
+        return self._process.is_alive()
+
+    @property
+    def said(self) -> str:
+        return self._said.read_text() if self._said.exists() else ""
+
+    def end(self, number: int | None = None) -> int:
+        """Send a signal, if any, and wait; the exit status, negative for a signal's."""
+        if number is not None:
+            assert self._process.pid is not None
+            os.kill(self._process.pid, number)
+        self._process.join(timeout=60)
+        assert self._process.exitcode is not None
+        return self._process.exitcode
+
+
+def parts(cache: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in sorted(cache.glob("own.parts/*/*.safetensors"))}
+
+
+def wait_until(condition: Callable[[], bool], life: Life) -> None:
+    deadline = time.monotonic() + 60
+    while not condition() and life.running:
+        assert time.monotonic() < deadline, life.said
+        time.sleep(0.002)
+    assert condition(), life.said
+
+
+def test_killed_at_random_moments_of_one_extraction(world: Path, unbroken: bytes, tmp_path: Path) -> None:
+    """SIGKILL, again and again; what was finished is never lost, changed or made twice."""
+    chance = random.Random(8)
+    cache = tmp_path / "cache"
+    kept: dict[str, bytes] = {}
+    for _ in range(20):
+        life = Life(world, cache, pause=0.2)
+        if (
+            chance.random() < 1 / 3
+        ):  # so that the extraction gets on, something is finished in every third life
+            wait_until(partial(_more_than, cache, len(kept)), life)
+        time.sleep(chance.uniform(0.0, 0.3))
+        assert life.running, "it was over before it could be killed"
+        assert life.end(signal.SIGKILL) == -signal.SIGKILL
+        assert not (cache / "own.h5").exists()
+        now = parts(cache)
+        assert kept.items() <= now.items()
+        kept = now
+    assert extract(world, cache).path.read_bytes() == unbroken
+    assert sorted(item.name for item in cache.iterdir()) == [".own.lock", "own.h5"]
+
+
+def test_what_is_kept_is_not_made_again(world: Path, unbroken: bytes, tmp_path: Path) -> None:
+    cache = tmp_path / "cache"
+    life = Life(world, cache, pause=0.1)
+    wait_until(lambda: len(parts(cache)) >= 3, life)
+    life.end(signal.SIGKILL)
+    done = len(parts(cache))
+    before = {path: path.stat().st_mtime_ns for path in cache.glob("own.parts/*/*.safetensors")}
+    damaged, *others = before
+    damaged.write_bytes(damaged.read_bytes()[:100])
+    life = Life(world, cache, pause=30)  # so slow that nothing new is finished
+    wait_until(lambda: "Going on" in life.said, life)
+    life.end(signal.SIGKILL)
+    assert f"{damaged} is damaged and is made again." in life.said
+    assert f"Going on: {done - 1} of " in life.said
+    assert {path: path.stat().st_mtime_ns for path in others} == {path: before[path] for path in others}
+    assert extract(world, cache).path.read_bytes() == unbroken
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupt_ends_cleanly_and_says_how_to_go_on(
+    world: Path, unbroken: bytes, tmp_path: Path, number: int
+) -> None:
+    cache = tmp_path / "cache"
+    life = Life(world, cache, pause=0.1)
+    wait_until(lambda: len(parts(cache)) >= 1, life)
+    assert life.end(number) == 128 + number
+    assert "Stopped as asked: " in life.said
+    assert "run the same command again to go on" in life.said
+    assert "Traceback" not in life.said
+    assert extract(world, cache).path.read_bytes() == unbroken
+
+
+def test_a_full_disk_keeps_the_parts_and_says_what_is_needed(
+    world: Path, unbroken: bytes, tmp_path: Path
+) -> None:
+    cache = tmp_path / "cache"
+    size = max(len(data) for data in _all_parts(world, tmp_path / "other").values())
+    life = Life(world, cache, pause=0, largest=size - 200)  # the largest part does not fit, others do
+    assert life.end() == 1
+    assert "all parts need about" in life.said
+    assert "make room and run the same command" in life.said
+    assert not (cache / "own.h5").exists()
+    kept = parts(cache)
+    life = Life(world, cache, pause=0, largest=size + 200)  # now the parts fit, the cache does not
+    assert life.end() == 1
+    assert "could not be written (File too large): it needs about" in life.said
+    assert not (cache / "own.h5").exists()
+    assert kept.items() <= parts(cache).items()
+    assert extract(world, cache).path.read_bytes() == unbroken
+
+
+def test_two_at_once(world: Path, unbroken: bytes, tmp_path: Path) -> None:
+    cache = tmp_path / "cache"
+    first = Life(world, cache, pause=0.1)
+    wait_until(lambda: len(parts(cache)) >= 1, first)
+    with pytest.raises(SerError, match="Another ser-extract is writing"):
+        extract(world, cache)
+    assert first.end() == 0
+    assert (cache / "own.h5").read_bytes() == unbroken
+
+
+def test_overwriting_begins_afresh_once_and_then_goes_on(
+    world: Path, unbroken: bytes, tmp_path: Path
+) -> None:
+    cache = tmp_path / "cache"
+    life = Life(world, cache, pause=0.1)
+    wait_until(lambda: len(parts(cache)) >= 3, life)
+    life.end(signal.SIGKILL)
+    life = Life(world, cache, pause=30, overwrite=True)
+    wait_until(lambda: not parts(cache), life)
+    life.end(signal.SIGKILL)
+    life = Life(world, cache, pause=0.1, overwrite=True)
+    wait_until(lambda: len(parts(cache)) >= 2, life)
+    life.end(signal.SIGKILL)
+    kept = len(parts(cache))
+    life = Life(world, cache, pause=0, overwrite=True)
+    assert life.end() == 0
+    assert f"Going on: {kept} of " in life.said
+    assert (cache / "own.h5").read_bytes() == unbroken
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+def test_the_cache_does_not_depend_on_the_workers(
+    world: Path, unbroken: bytes, tmp_path: Path, workers: int
+) -> None:
+    assert extract(world, tmp_path, workers=workers).path.read_bytes() == unbroken
+
+
+def test_out_of_memory_halves_the_batch(
+    world: Path, unbroken: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on a GPU that holds three utterances at once; the rows are the same to rounding."""
+    sizes: list[int] = []
+    states = Slow._states
+
+    def small(self: Slow, waveforms: list[Waveform]) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        sizes.append(len(waveforms))
+        if len(waveforms) > 3:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return states(self, waveforms)
+
+    monkeypatch.setattr(Slow, "_states", small)
+    cache = extract(world, tmp_path, workers=1)
+    assert sizes.count(max(sizes)) == 1  # remembered: what did not fit is not tried again
+    (tmp_path / "whole.h5").write_bytes(unbroken)
+    np.testing.assert_allclose(
+        cache.read("acoustic"), FeatureCache(tmp_path / "whole.h5").read("acoustic"), atol=1e-5
+    )
+
+
+def test_an_encoder_that_overflows_stops_with_the_recordings_id(
+    world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    states = Slow._states
+    monkeypatch.setattr(
+        Slow, "_states", lambda self, batch: [(h * float("inf"), n) for h, n in states(self, batch)]
+    )
+    with pytest.raises(
+        SerError, match=r"The encoders gave \d{3} values that are not finite: use --precision float32"
+    ):
+        extract(world, tmp_path)
+    assert not (tmp_path / "own.h5").exists()
+
+
+def test_the_plan_holds_everything_once() -> None:
+    seconds = list(np.random.default_rng(0).uniform(3, 30, 500))
+    plan = plan_parts(seconds, 100.0)
+    assert sorted(place for part in plan for place in part.places) == list(range(500))
+    for part in plan:
+        lengths = [seconds[place] for place in part.places]
+        assert lengths == sorted(lengths, reverse=True)
+        assert sum(lengths) <= 100.0
+    assert plan == plan_parts(seconds, 100.0)
+    assert plan_parts([40.0], 10.0)[0].places == (0,)
+
+
+def _more_than(cache: Path, kept: int) -> bool:
+    return len(parts(cache)) > kept
+
+
+def _all_parts(world: Path, cache: Path) -> dict[str, bytes]:
+    """The parts of a whole extraction, caught before the merge removes them."""
+    caught: dict[str, bytes] = {}
+    clear = Shards.clear
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Shards, "clear", lambda self: (caught.update(parts(cache)), clear(self)))
+        extract(world, cache)
+    return caught
