@@ -87,6 +87,10 @@ Examples:
     help="Where the training runs: auto, cpu, mps, cuda or cuda:1.",
 )
 @click.option(
+    "--layer",
+    help="Of caches with several layers: the number of one, or weighted for a learned mixture of all.",
+)
+@click.option(
     "--label-scale",
     type=click.Choice(("declared", "observed")),
     default="declared",
@@ -135,8 +139,9 @@ Examples:
 @click.version_option(__version__, package_name="ser-memory", message="ser-memory %(version)s")
 def main(
     strategies: tuple[str, ...], samplers: tuple[str, ...], memory_size: int, stages: str, seeds: int | None,
-    seed_list: tuple[int, ...], cache: Path | None, output: Path | None, device: str, label_scale: str, loss: str,
-    learning_rate: float, batch_size: int, epochs: int, patience: int, replay_share: float | None, gem_margin: float,
+    seed_list: tuple[int, ...], cache: Path | None, output: Path | None, device: str, layer: str | None, label_scale: str,
+    loss: str, learning_rate: float, batch_size: int, epochs: int, patience: int, replay_share: float | None,
+    gem_margin: float,
 ) -> None:  # fmt: skip
     """Train emotion heads through a sequence of corpora, and show what each strategy forgets.
 
@@ -174,12 +179,13 @@ def main(
         strategy=StrategySettings(replay_share, gem_margin),
     )
     folder = cache or Path(os.environ.get("SER_CACHE") or "cache")
-    corpora, fingerprints = load_corpora(folder, stage_names, label_scale, resolve_device(device))
+    corpora, fingerprints = load_corpora(folder, stage_names, label_scale, layer, resolve_device(device))
     _note_whole_memories(plan, corpora[:-1])
     target = _output(output, strategies)
     config = {
         "experiment": dataclasses.asdict(plan),
         "label_scale": label_scale,
+        "layer": layer,
         "cache": str(folder),
         "fingerprints": fingerprints,
         "versions": {

@@ -7,6 +7,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -18,14 +19,14 @@ from common.manifests import extraction_of
 
 DIMENSIONS = ("activation", "valence")  # the columns of every target and prediction, in this order
 UNKNOWN_SPEAKER = -1
-LABEL_SCALES = ("declared", "observed")
+WEIGHTED = "weighted"  # all cached layers, with weights that are learned
 
 
 @dataclass(frozen=True)
 class Samples:
     """Utterances as tensors; row i of each is the same utterance."""
 
-    acoustic: Tensor  # (N, D) float32
+    acoustic: Tensor  # (N, D) float32, or (N, L, D) with the layers to be weighted
     text: Tensor  # (N, E) float32
     targets: Tensor  # (N, 2) float32, DIMENSIONS in [-1, 1]
     speakers: Tensor  # (N,) int64, a code per speaker of the corpus, UNKNOWN_SPEAKER where not told
@@ -59,12 +60,13 @@ class Corpus:
 
 
 def load_corpora(
-    folder: Path, names: Sequence[str], label_scale: str, device: torch.device
+    folder: Path, names: Sequence[str], label_scale: str, layer: str | None, device: torch.device
 ) -> tuple[list[Corpus], dict[str, str]]:
     """The caches of these corpora as tensors on `device`, and each one's fingerprint.
 
     `label_scale` says what becomes -1 and 1: "declared", the ends of the rating scale, or "observed", the
-    smallest and largest label of the whole corpus (as published; it looks at test labels).
+    smallest and largest label of the whole corpus (as published; it looks at test labels). `layer` is the
+    number of one of the cached layers, WEIGHTED for all of them, or None for caches of the last states.
     Raises SerError when a cache is missing, made by other encoders than the first, or without a train or
     validation split.
     """
@@ -83,11 +85,15 @@ def load_corpora(
         cache.validate()
         if cache.info.limit:
             notice(f"{cache.path} is a trial: it was extracted with --limit {cache.info.limit}.")
-    corpora = [_load(name, cache, label_scale, device) for name, cache in zip(names, caches, strict=True)]
+    corpora = [
+        _load(name, cache, label_scale, layer, device) for name, cache in zip(names, caches, strict=True)
+    ]
     return corpora, {name: cache.info.fingerprint for name, cache in zip(names, caches, strict=True)}
 
 
-def _load(name: str, cache: FeatureCache, label_scale: str, device: torch.device) -> Corpus:
+def _load(
+    name: str, cache: FeatureCache, label_scale: str, layer: str | None, device: torch.device
+) -> Corpus:
     ratings = {dimension: cache.read(dimension) for dimension in DIMENSIONS}
     scaled = []
     for dimension in DIMENSIONS:
@@ -101,7 +107,7 @@ def _load(name: str, cache: FeatureCache, label_scale: str, device: torch.device
     speakers = cache.read("speaker")
     codes = {speaker: code for code, speaker in enumerate(sorted(set(speakers) - {"Unknown"}))}
     everything = Samples(
-        acoustic=torch.from_numpy(cache.read("acoustic")).to(device),
+        acoustic=torch.from_numpy(_of_layer(cache, layer)).to(device),
         text=torch.from_numpy(cache.read("text")).to(device),
         targets=torch.from_numpy(np.stack(scaled, axis=1).astype(np.float32)).to(device),
         speakers=torch.tensor([codes.get(speaker, UNKNOWN_SPEAKER) for speaker in speakers], device=device),
@@ -115,6 +121,27 @@ def _load(name: str, cache: FeatureCache, label_scale: str, device: torch.device
             )
     where = {split: torch.from_numpy(np.flatnonzero(splits == split)).to(device) for split in present}
     return Corpus(name, {split: everything.select(index) for split, index in where.items()})
+
+
+def _of_layer(cache: FeatureCache, layer: str | None) -> npt.NDArray[np.float32]:
+    """The acoustic rows of one layer (N, D), or of all layers (N, L, D) if they are to be weighted."""
+    layers = cache.info.acoustic_layers
+    if layers == "last":
+        if layer is None:
+            return cache.read("acoustic")
+        raise UsageError(
+            f"{cache.path} holds the last hidden states only, so leave --layer {layer} out, "
+            "or extract it again with --layers all."
+        )
+    if layer == WEIGHTED:
+        return cache.read("acoustic")
+    numbers = layers.split(",")
+    if layer not in numbers:
+        asked = f"--layer {layer} is not among them" if layer else "say which with --layer"
+        raise UsageError(
+            f"{cache.path} holds the layers {layers}: {asked}; {WEIGHTED} takes them all, weighted."
+        )
+    return np.ascontiguousarray(cache.read("acoustic")[:, numbers.index(layer)])
 
 
 def _same_encoders(first: FeatureCache, other: FeatureCache) -> None:

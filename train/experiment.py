@@ -136,7 +136,8 @@ class _Seed:
     def first_stage(self) -> EmotionModel:
         train = self.corpora[0].splits["train"]
         torch.manual_seed(self._stream(0, "initialisation"))
-        model = EmotionModel(Architecture(train.acoustic.shape[1], train.text.shape[1]))
+        *layers, width = train.acoustic.shape[1:]
+        model = EmotionModel(Architecture(width, train.text.shape[1], layers=sum(layers)))
         model.to(train.targets.device)
         self._train(1, "finetune", [], model)
         return model

@@ -21,10 +21,13 @@ class Architecture:
     trunk_dropout: float = 0.2
     text_dropout: float = 0.2
     head_dropout: float = 0.1
+    layers: int = 0  # of the acoustic encoder to be weighted, 0 for a single one
 
 
 class EmotionModel(nn.Module):
     """(B, D) acoustic and (B, E) text embeddings -> (B, 2) activation and valence.
+
+    With layers to be weighted the acoustic embedding is (B, L, D), and their softmax-weighted sum is used.
 
     Text reaches the valence head only: with both, text hurts activation, while valence still
     regularises the shared trunk.
@@ -34,6 +37,7 @@ class EmotionModel(nn.Module):
         super().__init__()
         a = architecture
         widths = [a.acoustic_width] + [a.trunk_width] * a.trunk_blocks
+        self.layer_weights = nn.Parameter(torch.zeros(a.layers)) if a.layers else None
         self.trunk = nn.Sequential(*(_block(i, o, a.trunk_dropout) for i, o in itertools.pairwise(widths)))
         self.text = nn.Sequential(
             nn.Dropout(a.text_dropout), nn.LayerNorm(a.text_width), nn.Linear(a.text_width, a.trunk_width)
@@ -42,6 +46,8 @@ class EmotionModel(nn.Module):
         self.valence = _head(2 * a.trunk_width, a.head_width, a.head_dropout)
 
     def forward(self, acoustic: Tensor, text: Tensor) -> Tensor:
+        if self.layer_weights is not None:
+            acoustic = torch.einsum("l,bld->bd", self.layer_weights.softmax(dim=0), acoustic)
         trunk = self.trunk(acoustic)
         both = torch.cat([trunk, self.text(text)], dim=1)
         return torch.cat([self.activation(trunk), self.valence(both)], dim=1)

@@ -80,3 +80,32 @@ def test_listing_and_clock() -> None:
         "1 h 00 min",
         "2 h 05 min",
     ]
+
+
+@pytest.mark.parametrize(("columns", "drawn"), [(200, True), (80, True), (30, False)])
+def test_a_table_on_a_terminal_is_never_cut(
+    columns: int, drawn: bool, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", str(columns))
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    console.table(
+        "A [title] [/b]",
+        ["stage", "strategy", "n"],
+        [["P+M+I", "experience-replay", "0.436 ± 0.032*"]],
+        left=2,
+    )
+    shown = capsys.readouterr().out
+    assert "A [title] [/b]" in shown
+    for cell in ("P+M+I", "experience-replay", "0.436 ± 0.032*"):
+        assert cell in shown
+    assert ("─" in shown) == drawn
+
+
+@pytest.mark.parametrize("value", ["nan", "inf", "-inf"])
+def test_numbers_are_finite(value: str) -> None:
+    @click.command()
+    @click.option("--rate", type=console.Number(min=0))
+    def command(rate: float) -> None:
+        raise AssertionError(rate)
+
+    assert CliRunner().invoke(command, ["--rate", value]).exit_code == 2

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import transformers
 from transformers import AutoFeatureExtractor, AutoModel, AutoTokenizer
 
 from common.errors import UsageError
@@ -191,3 +192,16 @@ def test_revisions_tell_weights_apart(tmp_path: Path) -> None:
         for i, seed in enumerate((0, 0, 1))
     ]
     assert revisions[0] == revisions[1] != revisions[2]
+
+
+def test_a_long_transcript_fits_a_model_that_counts_positions_otherwise(tmp_path: Path) -> None:
+    """RoBERTa's positions begin beyond the padding's, so two fewer tokens fit than its configuration says."""
+    save_text(tmp_path)
+    config = transformers.RobertaConfig(
+        vocab_size=100, hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=64,
+        max_position_embeddings=34, pad_token_id=0,
+    )  # fmt: skip
+    (tmp_path / "model.safetensors").unlink()
+    transformers.RobertaModel(config).save_pretrained(tmp_path)
+    rows = load_text(str(tmp_path)).encode(["good day " * 100, "good"])
+    assert torch.isfinite(rows).all()

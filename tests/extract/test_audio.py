@@ -71,6 +71,13 @@ def test_absent_empty_and_not_finite(tmp_path: Path) -> None:
             load(tmp_path / f"{name}.wav")
 
 
+def test_samples_too_large_to_be_normalised_are_not_finite(tmp_path: Path) -> None:
+    """Finite each, but their power is not, and a normalisation would make NaN of them."""
+    soundfile.write(tmp_path / "huge.wav", np.full(16_000, 1e25, np.float32), 16_000, subtype="FLOAT")
+    with pytest.raises(UnusableAudioError, match="not finite"):
+        load(tmp_path / "huge.wav")
+
+
 def test_a_header_that_claims_too_much_is_not_believed(tmp_path: Path) -> None:
     """A recording cut off in copying: what is there is used, at its true length."""
     path = tmp_path / "cut.wav"

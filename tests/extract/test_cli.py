@@ -106,6 +106,61 @@ def test_the_fingerprint_follows_content_not_place(encoders: list[str], tmp_path
     assert prints[0] == prints[1]
 
 
+def test_audio_changed_in_place_is_noticed(encoders: list[str], tmp_path: Path) -> None:
+    """Other samples in a file of the same size, as denoising leaves them."""
+    root = tmp_path / "release"
+    truth = BUILDERS["iemocap"](root)
+    command = ["--corpus", truth.corpus, "--root", root, "--cache", tmp_path, *encoders]
+    assert run(*command).exit_code == 0
+    wav = next(root.glob(f"Session*/sentences/wav/*/{truth.kept[0]}.wav"))
+    samples, rate = soundfile.read(wav)
+    soundfile.write(wav, -samples, rate)
+    assert "it differs in the release" in refused(run(*command), 1)
+
+
+def test_splits_without_effect_are_told(encoders: list[str], tmp_path: Path) -> None:
+    root = tmp_path / "release"
+    manifest = Path(BUILDERS["table"](root).corpus)
+    text = manifest.read_text()
+    protocol = text[text.index("[protocols") :].partition("\n\n")[0]
+    own = tmp_path / "typo.toml"
+    own.write_text(
+        text.replace(
+            protocol, '[protocols.typo]\nby = "speaker"\ntrain = ["O1"]\nvalidation = ["anna"]\ntest = "*"\n'
+        )
+    )
+    result = run("--corpus", own, "--root", root, "--cache", tmp_path, "--protocol", "typo", *encoders)
+    assert result.exit_code == 0, result.output
+    assert "No usable utterance falls into the split train, which protocol 'typo' names." in result.stderr
+    assert "No usable utterance is by the speakers O1 of protocol 'typo'." in result.stderr
+    assert "1 utterances of unknown speakers fall into test, as all other speakers." in result.stderr
+
+
+def test_a_trial_says_that_it_is_one(encoders: list[str], tmp_path: Path) -> None:
+    root = tmp_path / "release"
+    truth = BUILDERS["iemocap"](root)
+    command = ["--corpus", truth.corpus, "--root", root, "--cache", tmp_path, *encoders]
+    assert run(*command, "--limit", 3).exit_code == 0
+    assert FeatureCache(tmp_path / "iemocap.h5").info.limit == 3
+    assert "it differs in limit" in refused(run(*command), 1)
+
+
+def test_a_folder_that_cannot_be_written_is_told_before_the_work(encoders: list[str], tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    truth = BUILDERS["iemocap"](tmp_path / "release")
+    result = run(
+        "--corpus",
+        truth.corpus,
+        "--root",
+        tmp_path / "release",
+        "--cache",
+        tmp_path / "file" / "x",
+        *encoders,
+    )
+    assert "Not a directory" in refused(result, 1)
+    assert "encoding" not in result.stderr
+
+
 def test_transcripts_from_a_file(encoders: list[str], tmp_path: Path) -> None:
     root = tmp_path / "release"
     truth = BUILDERS["msp-podcast"](root)
@@ -213,6 +268,27 @@ class TestBadInput:
         command = ["--corpus", truth.corpus, "--root", root, *encoders]
         assert "acoustic model" in refused(run(*command, "--acoustic-encoder", encoders[3]), 1)
         assert "text model" in refused(run(*command, "--text-encoder", encoders[1]), 1)
+
+    def test_text_models_that_have_no_first_token(self, tmp_path: Path, encoders: list[str]) -> None:
+        import transformers
+
+        truth = BUILDERS["iemocap"](tmp_path / "release")
+        folder = shutil.copytree(Path(encoders[3]), tmp_path / "gpt")
+        (folder / "model.safetensors").unlink()
+        config = transformers.GPT2Config(vocab_size=200, n_embd=16, n_layer=1, n_head=2)
+        transformers.GPT2Model(config).save_pretrained(folder)
+        settings = '{"tokenizer_class": "BertTokenizer", "pad_token": null}'
+        (folder / "tokenizer_config.json").write_text(settings)
+        command = [
+            "--corpus",
+            truth.corpus,
+            "--root",
+            tmp_path / "release",
+            *encoders,
+            "--text-encoder",
+            folder,
+        ]
+        assert "give a BERT-class" in refused(run(*command), 1)
 
     def test_damaged_models(self, tmp_path: Path, encoders: list[str]) -> None:
         root = tmp_path / "release"

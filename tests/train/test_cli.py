@@ -6,13 +6,17 @@ import csv
 import json
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 from scipy.stats import ttest_rel
 
+from common.errors import SerError
 from tests.train.worlds import write_caches
+from train import experiment
 from train.cli import main
+from train.model import EmotionModel
 
 QUICK = ["--epochs", "3", "--batch-size", "16", "--learning-rate", "0.01", "--memory-size", "20"]
 
@@ -139,6 +143,9 @@ class TestBadInput:
             (["--sampler", "best"], "There is no sampler 'best': choose among random"),
             (["--stages", "iemocap,iemocap"], "must name different caches"),
             (["--seeds", "3", "--seed", "1"], "Give --seeds N or --seed S, not both."),
+            (["--stages", "a/iemocap.h5"], "give names of caches such as iemocap"),
+            (["--memory-size", "1"], "teaches nothing with --loss ccc"),
+            (["--learning-rate", "nan"], "nan is not a finite number"),
             (["--device", "cuda"], "Device 'cuda' is not available here"),
         ],
     )
@@ -164,6 +171,62 @@ class TestBadInput:
         )
         assert "finetune, seed 0, stage P: " in refused(result, 1)
 
+    def test_finished_seeds_are_kept_when_a_later_one_fails(
+        self, caches: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        first_stage = experiment._Seed.first_stage
+
+        def failing(self: experiment._Seed) -> EmotionModel:
+            if self.seed == 2:
+                raise SerError("The power went.")
+            return first_stage(self)
+
+        monkeypatch.setattr(experiment._Seed, "first_stage", failing)
+        command = ["--cache", caches, "--seeds", 3, "--strategy", "finetune", "--output"]
+        assert refused(run(*command, tmp_path / "r"), 1) == "The power went."
+        monkeypatch.undo()
+        command[3] = 2
+        assert run(*command, tmp_path / "two").exit_code == 0
+        assert rows(tmp_path / "r") == rows(tmp_path / "two")
+
+    def test_caches_that_were_changed(self, tmp_path: Path) -> None:
+        for column, value, says in (
+            ("acoustic", np.nan, "the acoustic of iemocap-3 is not finite"),
+            ("activation", 50.0, "the activation of iemocap-3 is not finite or outside the scale 1 to 5"),
+        ):
+            write_caches(tmp_path)
+            with h5py.File(tmp_path / "iemocap.h5", "r+") as file:
+                file[column][3] = value
+            assert says in refused(run("--cache", tmp_path), 1)
+
     def test_a_memory_that_holds_everything_is_told(self, caches: Path, tmp_path: Path) -> None:
         result = run("--cache", caches, "--seed", 0, "--memory-size", 100, "--output", tmp_path / "r")
         assert "The memory of msp-podcast holds all of its 60 training utterances." in result.stderr
+
+
+class TestLayers:
+    """Caches of several layers: one of them, or a learned mixture."""
+
+    @pytest.fixture
+    def layered(self, tmp_path: Path) -> Path:
+        write_caches(tmp_path, acoustic_layers="7,9")
+        return tmp_path
+
+    def test_one_layer_is_a_cache_of_that_layer(self, layered: Path, tmp_path: Path) -> None:
+        """Layer 7 of the layered caches is what plain caches hold; layer 9 is not."""
+        write_caches(tmp_path / "plain")
+        command = ["--seed", 0, "--strategy", "finetune"]
+        for layer in ("7", "9", "weighted"):
+            result = run("--cache", layered, *command, "--layer", layer, "--output", tmp_path / layer)
+            assert result.exit_code == 0, result.output
+        assert run("--cache", tmp_path / "plain", *command, "--output", tmp_path / "r").exit_code == 0
+        assert rows(tmp_path / "7") == rows(tmp_path / "r")
+        assert rows(tmp_path / "9") != rows(tmp_path / "r")
+        assert rows(tmp_path / "weighted") != rows(tmp_path / "r")
+
+    def test_layers_that_are_not_there(self, layered: Path, caches: Path) -> None:
+        assert "holds the layers 7,9: --layer 8 is not among them" in refused(
+            run("--cache", layered, "--layer", "8"), 2
+        )
+        assert "holds the layers 7,9: say which with --layer" in refused(run("--cache", layered), 2)
+        assert "holds the last hidden states only" in refused(run("--cache", caches, "--layer", "7"), 2)

@@ -100,3 +100,19 @@ def test_mse_is_summed_over_dimensions() -> None:
     prediction, target = np.random.default_rng(0).standard_normal((2, 9, 2))
     expected = sum(np.mean((prediction[:, i] - target[:, i]) ** 2) for i in range(2))
     assert float(mse_loss(torch.tensor(prediction), torch.tensor(target))) == pytest.approx(expected)
+
+
+def test_layers_are_mixed_by_a_softmax() -> None:
+    net, plain = model(layers=3).eval(), model().eval()
+    plain.load_state_dict(
+        {name: value for name, value in net.state_dict().items() if name != "layer_weights"}
+    )
+    layers, text = torch.randn(7, 3, 6), torch.randn(7, 5)
+    torch.testing.assert_close(
+        net(layers, text), plain(layers.mean(dim=1), text)
+    )  # alike before any training
+    assert net.layer_weights is not None
+    net.layer_weights.data = torch.tensor([0.0, 1.0, -1.0])
+    weights = np.exp([0.0, 1.0, -1.0]) / np.exp([0.0, 1.0, -1.0]).sum()
+    mixed = sum(float(weight) * layers[:, k] for k, weight in enumerate(weights))
+    torch.testing.assert_close(net(layers, text), plain(mixed, text))

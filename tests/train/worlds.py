@@ -57,6 +57,8 @@ def write_caches(folder: Path, splits: dict[str, int] | None = None, **changes: 
             "min_duration": 3.0, "max_duration": 30.0, "sampling_rate": 16000, "precision": "float32", "limit": 0,
             "created_by": "tests", "fingerprint": name, "dropped": {},
         }  # fmt: skip
+        if changes.get("acoustic_layers"):  # the first layer is what a cache without layers holds
+            acoustic = np.stack([acoustic, random.standard_normal(acoustic.shape)], axis=1)
         ratings = low + (hidden + 1) / 2 * (high - low)
         write_cache(
             folder / f"{name}.h5",

@@ -1,0 +1,104 @@
+"""Whatever lies where a recording should: every file ends as a finite row or as a named reason."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import soundfile
+
+from common.cache import REASONS
+from extract.corpora import Utterance
+from extract.encoders import load_acoustic, load_text
+from extract.pipeline import Chosen
+from extract.screening import screen
+from extract.shards import Shards, plan_parts
+from extract.workers import Job, Worker, encode_parts
+from tests.models import save_acoustic, save_text
+
+FILES = int(os.environ.get("SER_FUZZ_FILES", "100"))  # in the long run 2,000 and more
+RATES = (8_000, 11_025, 16_000, 22_050, 44_100, 48_000, 96_000, 192_000)
+FORMATS = (
+    ("wav", "PCM_16"),
+    ("wav", "FLOAT"),
+    ("wav", "DOUBLE"),
+    ("wav", "PCM_24"),
+    ("flac", "PCM_16"),
+    ("ogg", "VORBIS"),
+)
+
+
+def write_any(folder: Path, number: int) -> Path:
+    """A recording of any rate, channels, format and content, mutated every other time."""
+    random = np.random.default_rng([17, number])
+    extension, subtype = FORMATS[random.integers(len(FORMATS))]
+    rate = int(random.choice(RATES))
+    if extension == "ogg":
+        rate = min(rate, 48_000)
+    samples = int(
+        random.choice([0, 1, 2, 399, 400]) if random.random() < 0.3 else random.integers(500, 2 * rate)
+    )
+    channels = int(random.integers(1, 9))
+    values = random.standard_normal((samples, channels)) * 0.1
+    content = random.choice(
+        ["noise", "noise", "noise", "silence", "constant", "clipped", "nan", "infinite", "huge", "tiny"]
+    )
+    if content in ("nan", "infinite") and samples:
+        values[random.integers(samples), random.integers(channels)] = np.nan if content == "nan" else np.inf
+    scale = {"silence": 0.0, "clipped": 1e3, "huge": 1e30, "tiny": 1e-30}.get(str(content), 1.0)
+    values = np.full_like(values, 0.25) if content == "constant" else values * scale
+    if subtype not in ("FLOAT", "DOUBLE"):
+        values = np.nan_to_num(values).clip(-1, 1)
+    path = folder / f"{number:05d}.{extension}"
+    soundfile.write(path, values, rate, subtype=subtype)
+    if random.random() < 0.4:
+        path.write_bytes(mutate(path.read_bytes(), random))
+    return path
+
+
+def mutate(data: bytes, random: np.random.Generator) -> bytes:
+    """Cut, padded, with bytes changed at random or in the header, or another file altogether."""
+    kind = random.integers(6) if data else 1
+    if kind == 0:
+        return data[: random.integers(len(data) + 1)]
+    if kind == 1:
+        return data + random.bytes(int(random.integers(1, 500)))
+    if kind == 2:
+        return random.bytes(int(random.integers(0, 3000)))
+    changed = bytearray(data)
+    reach = min(len(changed), 64) if kind < 5 else len(changed)
+    for _ in range(int(random.integers(1, 20))):
+        changed[random.integers(reach)] = int(random.integers(256))
+    return bytes(changed)
+
+
+def test_every_file_ends_as_a_row_or_a_reason(tmp_path: Path) -> None:
+    (tmp_path / "audio").mkdir()
+    turns = [
+        Utterance(f"{i:05d}", write_any(tmp_path / "audio", i), "train", 3.0, 3.0, transcript="a good day")
+        for i in range(FILES)
+    ]
+    screened = screen(turns, 0.0, 30.0)
+    chosen: Chosen = screened.kept
+    worker = Worker(
+        load_acoustic(save_acoustic(tmp_path / "acoustic", "wav2vec2 with group norm")),
+        load_text(save_text(tmp_path / "text")),
+    )
+    shards = Shards(tmp_path / "c.h5", "fuzz", plan_parts([seconds for _, seconds in chosen], 20.0))
+    encode_parts(Job(chosen, 0.0, 30.0), shards.pending(), shards, [worker], lambda _: None)
+
+    ended = {name: reason for reason, ids in screened.dropped.items() for name in ids}
+    rows = 0
+    for part in shards.read_all():
+        assert np.isfinite(part.acoustic).all()
+        assert np.isfinite(part.text).all()
+        rows += len(part.places)
+        ended |= {chosen[place][0].id: "row" for place in part.places.tolist()}
+        ended |= {chosen[place][0].id: reason for place, reason in part.refused.items()}
+    assert len(ended) == FILES
+    assert set(ended.values()) <= {"row", *REASONS}
+    counts = {outcome: list(ended.values()).count(outcome) for outcome in ("row", *REASONS)}
+    print(f"{FILES} files: {counts}")
+    assert rows > FILES / 5
+    assert len({reason for reason, count in counts.items() if count}) >= 4
