@@ -41,6 +41,7 @@ ENCODER_ATTRIBUTES = (
 REASONS = ("too short", "too long", "missing", "unreadable", "not finite", "no label", "no transcript")
 
 
+_BLOCK = 8192  # rows looked at together
 _ROUNDING = 1e-5  # of float32, for a label at the end of the scale
 
 
@@ -102,21 +103,25 @@ class FeatureCache:
         repeated = [name for name, count in Counter(ids).items() if count > 1]
         if repeated:
             raise SerError(f"{self.path} is damaged, it has the id {repeated[0]!r} more than once.")
-        low, high = self.info.scale_min, self.info.scale_max
-        for name in ("duration", "activation", "valence", "dominance", *EMBEDDINGS):
-            values = self.read(name)
-            right = np.isfinite(values)
-            if name in ("activation", "valence", "dominance"):
-                right &= (values >= low - _ROUNDING) & (values <= high + _ROUNDING)
-            if name == "dominance":
-                right |= np.isnan(values)
-            rows = right.reshape(len(ids), -1).all(axis=1)
-            if not rows.all():
-                wrong = ids[int(np.argmin(rows))]
-                raise SerError(
-                    f"{self.path} is damaged, the {name} of {wrong} is not finite or outside the scale "
-                    f"{low:g} to {high:g}: run {extraction_of(self.path.stem)} --overwrite."
-                )
+        with _opened(self.path) as file:
+            for name in ("duration", "activation", "valence", "dominance", *EMBEDDINGS):
+                for start in range(0, len(ids), _BLOCK):
+                    right = self._are_right(name, file[name][start : start + _BLOCK])
+                    if not right.all():
+                        raise SerError(
+                            f"{self.path} is damaged, the {name} of {ids[start + int(np.argmin(right))]} is not finite "
+                            f"or outside the scale: run {extraction_of(self.path.stem)} --overwrite."
+                        )
+
+    def _are_right(self, column: str, values: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
+        """(n,) whether each row of a column of numbers is what it should be."""
+        right = np.isfinite(values)
+        if column in ("activation", "valence", "dominance"):
+            low, high = self.info.scale_min - _ROUNDING, self.info.scale_max + _ROUNDING
+            right &= (values >= low) & (values <= high)
+        if column == "dominance":
+            right |= np.isnan(values)
+        return np.asarray(right.reshape(len(values), -1).all(axis=1))
 
     def describe(self) -> dict[str, int]:
         """Rows per split, in the order train, validation, test, test2, ..."""

@@ -42,7 +42,7 @@ def test_a_damaged_cache_does_not_verify(tmp_path: Path) -> None:
     assert "whole. 5 utterances" in run("--verify", path).output
     for column, value, says in (
         ("text", np.nan, "the text of utterance-2 is not finite or outside"),
-        ("valence", 50.0, "the valence of utterance-2 is not finite or outside the scale 1 to 5"),
+        ("valence", 50.0, "the valence of utterance-2 is not finite or outside the scale"),
         ("id", "utterance-1", "the id 'utterance-1' more than once"),
     ):
         write_cache(path, info(), columns())

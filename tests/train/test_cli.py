@@ -192,7 +192,7 @@ class TestBadInput:
     def test_caches_that_were_changed(self, tmp_path: Path) -> None:
         for column, value, says in (
             ("acoustic", np.nan, "the acoustic of iemocap-3 is not finite"),
-            ("activation", 50.0, "the activation of iemocap-3 is not finite or outside the scale 1 to 5"),
+            ("activation", 50.0, "the activation of iemocap-3 is not finite or outside the scale"),
         ):
             write_caches(tmp_path)
             with h5py.File(tmp_path / "iemocap.h5", "r+") as file:

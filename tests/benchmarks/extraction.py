@@ -1,0 +1,212 @@
+"""How fast, how large and how exact extraction is, side by side with the usual ways on the same recordings.
+
+    python -m tests.benchmarks.extraction [--utterances 24] [--rounds 3] [--device cpu]
+
+(a) one utterance at a time through Hugging Face, loaded by librosa; (b) Hugging Face with plain zero padding;
+(c) ours, in float32 and bfloat16. A base-size wav2vec2 with random weights. Every way runs in a process of
+its own, in turn, several rounds; medians are printed. Needs `pip install librosa`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import multiprocessing
+import resource
+import statistics
+import tempfile
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import soundfile
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from extract.corpora import Utterance
+from extract.encoders import Options, load_acoustic, relative_error
+from extract.shards import Shards, plan_parts
+from extract.workers import Job, Worker, encode_parts, per_core
+
+Way = tuple[str, Callable[..., np.ndarray], tuple[object, ...]]
+
+
+class NoText:
+    """Stands where the text encoder would, so that audio alone is timed."""
+
+    name = revision = pooling = "none"
+
+    def encode(self, texts: list[str]) -> torch.Tensor:
+        return torch.zeros(len(texts), 1)
+
+
+def one_at_a_time(folder: str, paths: list[Path], device: str) -> np.ndarray:
+    """(a): what a script around Hugging Face does."""
+    import librosa
+    from transformers import AutoFeatureExtractor, AutoModel
+
+    extractor = AutoFeatureExtractor.from_pretrained(folder)
+    model = AutoModel.from_pretrained(folder).eval().to(device)
+    rows = []
+    with torch.no_grad():
+        for path in paths:
+            samples, _ = librosa.load(path, sr=16_000)
+            values = extractor(samples, sampling_rate=16_000, return_tensors="pt").input_values
+            rows.append(model(values.to(device)).last_hidden_state[0].mean(dim=0).cpu().numpy())
+    return np.stack(rows)
+
+
+def padded(folder: str, paths: list[Path], device: str, size: int) -> np.ndarray:
+    """(b): batches of `size`, zero-padded, as the feature-extraction path gives them."""
+    from transformers import AutoFeatureExtractor, AutoModel
+
+    extractor = AutoFeatureExtractor.from_pretrained(folder)
+    model = AutoModel.from_pretrained(folder).eval().to(device)
+    rows = []
+    with torch.no_grad():
+        for start in range(0, len(paths), size):
+            batch = [soundfile.read(path, dtype="float32")[0] for path in paths[start : start + size]]
+            values = extractor(batch, sampling_rate=16_000, padding=True, return_tensors="pt").input_values
+            rows.append(model(values.to(device)).last_hidden_state.mean(dim=1).cpu().numpy())
+    return np.concatenate(rows)
+
+
+def ours(folder: str, paths: list[Path], device: str, precision: str) -> np.ndarray:
+    """(c): parts through the workers, written to disk and read again."""
+    worker = Worker(load_acoustic(folder, device, Options(precision=precision)), NoText())
+    workers = per_core(worker) if device == "cpu" else [worker]
+    chosen = [
+        (Utterance(path.stem, path, "train", transcript=""), soundfile.info(path).duration) for path in paths
+    ]
+    with tempfile.TemporaryDirectory() as cache:
+        parts = plan_parts([seconds for _, seconds in chosen], 60.0)
+        shards = Shards(Path(cache) / "c.h5", "benchmark", parts)
+        encode_parts(Job(chosen, 0.0, 100.0), parts, shards, workers, lambda _: None)
+        rows = np.empty((len(paths), 768), np.float32)
+        for part in shards.read_all():
+            rows[part.places] = part.acoustic
+    return rows
+
+
+def measured(way: Way, folder: str, paths: list[Path], device: str, pipe: object) -> None:
+    """Run in a process of its own: the rows, the seconds without loading, and the peak memory."""
+    _, function, arguments = way
+    function(folder, paths[:2], device, *arguments)  # loads libraries and warms up
+    start = time.perf_counter()
+    rows = function(folder, paths, device, *arguments)
+    seconds = time.perf_counter() - start
+    memory = (
+        torch.cuda.max_memory_allocated()
+        if device == "cuda"
+        else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    )
+    pipe.send((rows, seconds, memory))  # type: ignore[attr-defined]
+
+
+def matrix_rate(device: str) -> float:
+    """FLOP/s of float32 matrix products, all cores or one card."""
+    a = torch.randn(1024 if device == "cpu" else 8192, 1024 if device == "cpu" else 8192, device=device)
+
+    def multiply(times: int) -> None:
+        for _ in range(times):
+            a @ a
+        if device == "cuda":
+            torch.cuda.synchronize()
+
+    def rate(threads: int, times: int) -> float:
+        running = [threading.Thread(target=multiply, args=(times,)) for _ in range(threads)]
+        start = time.perf_counter()
+        for thread in running:
+            thread.start()
+        for thread in running:
+            thread.join()
+        return 2 * len(a) ** 3 * times * threads / (time.perf_counter() - start)
+
+    multiply(3)
+    if device == "cuda":
+        return max(rate(1, 20) for _ in range(3))
+    cores = torch.get_num_threads()
+    together = max(rate(1, 40) for _ in range(3))
+    torch.set_num_threads(1)
+    apart = max(rate(cores, 40) for _ in range(3))
+    torch.set_num_threads(cores)
+    return max(together, apart)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--utterances", type=int, default=24)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--device", default="cpu")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as temporary:
+        folder, paths, seconds = prepare(Path(temporary), options.utterances)
+        compare(folder, paths, seconds, options.rounds, options.device)
+
+
+def prepare(folder: Path, utterances: int) -> tuple[str, list[Path], float]:
+    """A base-size model and recordings of 3 to 30 s; the model's folder, their paths and their total seconds."""
+    from transformers import Wav2Vec2Config, Wav2Vec2FeatureExtractor, Wav2Vec2Model
+
+    torch.manual_seed(0)
+    Wav2Vec2Model(Wav2Vec2Config()).save_pretrained(folder / "model")
+    Wav2Vec2FeatureExtractor(do_normalize=True).save_pretrained(folder / "model")
+    random = np.random.default_rng(0)
+    paths, total = [], 0.0
+    for number, seconds in enumerate(random.uniform(3, 30, utterances)):
+        envelope = np.interp(
+            np.arange(int(seconds * 16_000)), np.arange(0, 31 * 16_000, 4000), random.uniform(0, 0.3, 124)
+        )
+        paths.append(folder / f"{number:04d}.wav")
+        soundfile.write(paths[-1], envelope * random.standard_normal(len(envelope)), 16_000)
+        total += seconds
+    return str(folder / "model"), paths, total
+
+
+def compare(folder: str, paths: list[Path], seconds: float, rounds: int, device: str) -> None:
+    ways: list[Way] = [("(a) Hugging Face, one at a time, librosa", one_at_a_time, ())]
+    ways += [(f"(b) Hugging Face, padded, {size} at once", padded, (size,)) for size in (4, 8, 16)]
+    ways += [(f"(c) ours, {precision}", ours, (precision,)) for precision in ("float32", "bfloat16")]
+    times: dict[str, list[float]] = {way[0]: [] for way in ways}
+    rows: dict[str, np.ndarray] = {}
+    memory: dict[str, float] = {}
+    rates = []
+    context = multiprocessing.get_context("spawn")
+    for _ in range(rounds):
+        rates.append(matrix_rate(device))
+        for way in ways:
+            receiver, sender = context.Pipe(duplex=False)
+            process = context.Process(target=measured, args=(way, folder, paths, device, sender))
+            process.start()
+            rows[way[0]], taken, memory[way[0]] = receiver.recv()
+            process.join()
+            times[way[0]].append(taken)
+    rate = statistics.median(rates)
+    work = flop_per_second(folder)
+    first = ways[0][0]
+    print(
+        f"{len(paths)} recordings, {seconds:.0f} s of audio, {rounds} rounds, {device}, {torch.get_num_threads()} threads"
+    )
+    print(f"matrix products {rate / 1e9:.0f} GFLOP/s; the model {work / 1e9:.1f} GFLOP per second of audio")
+    print(f"{'way':42}{'audio s/s':>10}{'ratio':>7}{'of matrix rate':>16}{'peak MB':>9}{'largest error':>15}")
+    for name, _, _ in ways:
+        speed = seconds / statistics.median(times[name])
+        ratio = statistics.median(a / b for a, b in zip(times[first], times[name], strict=True))
+        error = relative_error(rows[name], rows[first])
+        share = speed * work / rate
+        print(f"{name:42}{speed:10.1f}{ratio:7.2f}{share:16.0%}{memory[name] / 1e6:9.0f}{error:15.1e}")
+
+
+def flop_per_second(folder: str) -> float:
+    """What the model computes per second of audio, counted on one utterance of the mean length."""
+    from transformers import AutoModel
+
+    model = AutoModel.from_pretrained(folder).eval()
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        model(torch.randn(1, 16 * 16_000))
+    return float(counter.get_total_flops()) / 16
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,123 @@
+"""Does extraction's memory grow with the corpus, and how long does MSP-Podcast's merge take?
+
+    python -m tests.benchmarks.scaling [--rows 151654]
+
+Peak memory of encoding 1,000 and 10,000 utterances with a tiny encoder; then parts of 768 + 768 wide rows of
+a corpus of MSP-Podcast's size, from an encoder replaced by random numbers, merged and verified.
+"""
+
+from __future__ import annotations
+
+import argparse
+import multiprocessing
+import resource
+import tempfile
+import time
+from collections import defaultdict
+from pathlib import Path
+
+import numpy as np
+import soundfile
+
+from common.cache import CacheInfo, FeatureCache
+from extract.corpora import Utterance
+from extract.encoders import load_acoustic, load_text
+from extract.pipeline import merge
+from extract.screening import Screening
+from extract.shards import PartRows, Shards, plan_parts
+from extract.workers import Job, Worker, encode_parts, per_core
+from tests.models import save_acoustic, save_text
+
+INFO = CacheInfo(
+    "msp-podcast", "1.11", 1.0, 7.0, "a", "r", "mean", "last", "t", "r", "CLS", "release", 0.0, 30.0, 16000, "float32",
+    "benchmark", "f", 0, {},
+)  # fmt: skip
+
+
+def peak() -> float:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def encode(utterances: int, folder: str) -> None:
+    root = Path(folder)
+    chosen = [
+        (Utterance(str(i), root / "a.wav", "train", 3.0, 3.0, transcript="a good day"), 3.0)
+        for i in range(utterances)
+    ]
+    worker = Worker(load_acoustic(str(root / "acoustic")), load_text(str(root / "text")))
+    shards = Shards(root / f"{utterances}.h5", "scaling", plan_parts([3.0] * utterances))
+    start = time.perf_counter()
+    encode_parts(Job(chosen, 0.0, 30.0), shards.parts, shards, per_core(worker), lambda _: None)
+    merge(root / f"{utterances}.h5", INFO, chosen, Screening(dropped=defaultdict(list)), shards)
+    print(
+        f"{utterances:7,} utterances encoded and merged: {time.perf_counter() - start:6.1f} s, peak {peak():,.0f} MB"
+    )
+
+
+def merge_rows(rows: int, folder: str) -> None:
+    root = Path(folder)
+    random = np.random.default_rng(0)
+    seconds = random.uniform(3, 11, rows)
+    chosen = [
+        (
+            Utterance(
+                f"MSP-PODCAST_{i:06d}",
+                None,
+                "train",
+                4.0,
+                4.0,
+                4.0,
+                str(i % 1400),
+                "Female",
+                "as they said it " * 4,
+            ),
+            s,
+        )
+        for i, s in enumerate(seconds.tolist())
+    ]
+    shards = Shards(root / "msp-podcast.h5", "merge", plan_parts(seconds.tolist()))
+    for part in shards.parts:
+        n = len(part.places)
+        acoustic, text = random.standard_normal((2, n, 768), np.float32)
+        shards.write(
+            part,
+            PartRows(
+                np.array(part.places), seconds[list(part.places)].astype(np.float32), acoustic, text, {}
+            ),
+        )
+    before = peak()
+    start = time.perf_counter()
+    merge(root / "msp-podcast.h5", INFO, chosen, Screening(dropped=defaultdict(list)), shards)
+    merged = time.perf_counter() - start
+    print(
+        f"{rows:7,} rows in {len(shards.parts):,} parts merged: {merged:.1f} s, peak {peak():,.0f} MB ({before:,.0f} before)"
+    )
+    start = time.perf_counter()
+    cache = FeatureCache(root / "msp-podcast.h5")
+    cache.validate()
+    size = cache.path.stat().st_size / 1e6
+    verified = time.perf_counter() - start
+    print(
+        f"{len(cache):7,} rows verified: {verified:.1f} s, peak {peak():,.0f} MB; the cache has {size:,.0f} MB"
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--rows", type=int, default=151_654)
+    rows = parser.parse_args().rows
+    context = multiprocessing.get_context("spawn")
+    with tempfile.TemporaryDirectory() as folder:
+        save_acoustic(Path(folder) / "acoustic", "wav2vec2 with layer norm")
+        save_text(Path(folder) / "text")
+        soundfile.write(
+            Path(folder) / "a.wav", np.random.default_rng(0).standard_normal(48_000) * 0.1, 16_000
+        )
+        for task, size in ((encode, 1_000), (encode, 10_000), (merge_rows, rows)):
+            process = context.Process(target=task, args=(size, folder))
+            process.start()
+            process.join()
+
+
+if __name__ == "__main__":
+    main()
