@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol
 
@@ -18,10 +18,11 @@ from common.errors import SerError, listing
 from common.manifests import Manifest
 from extract import audio
 from extract.audio import SAMPLING_RATE, Waveform
-from extract.corpora import READERS, Utterance
+from extract.corpora import Utterance, read_release
 from extract.encoders import Rows
-from extract.screening import out_of_bounds, screen, summary
-from extract.transcripts.store import read_transcripts, with_transcripts
+from extract.screening import Screening, out_of_bounds, screen, spread, summary
+from extract.transcripts.files import read_transcripts, tell_of_strangers, with_transcripts
+from extract.transcripts.sources import Sources
 
 # Audio in a batch. Padding buys a CPU nothing, so this only has to hide what a call costs.
 BATCH_SECONDS = 60.0
@@ -61,6 +62,7 @@ class Settings:
     max_duration: float = 30.0  # seconds
     limit: int | None = None
     overwrite: bool = False
+    sources: Sources | None = None  # of transcripts; None is the release, or the file in its place
 
 
 @dataclass
@@ -81,11 +83,13 @@ def extract_corpus(settings: Settings, load_encoders: Callable[[], tuple[Acousti
     """
     turns = read_corpus(settings)
     with progress(f"{settings.manifest.title}: reading headers", len(turns), "recordings") as advance:
-        screened = screen(turns, settings.min_duration, settings.max_duration, advance)
-    chosen = _spread(screened.kept, settings.limit)
+        later = settings.sources is not None and settings.sources.engine is not None
+        screened = screen(turns, settings.min_duration, settings.max_duration, advance, heard_later=later)
+    chosen = spread(screened.kept, settings.limit)
     if not chosen:
         raise SerError(f"No utterance of {settings.root} can be used: {summary(screened.dropped)}.")
     acoustic, text = load_encoders()
+    turns, chosen = hear_missing(settings, turns, chosen, screened)
     info = _describe(settings, turns, acoustic, text)
     target = cache_path(settings.cache, settings.manifest.name)
     existing = _existing(target, info, settings.overwrite)
@@ -118,21 +122,25 @@ def extract_corpus(settings: Settings, load_encoders: Callable[[], tuple[Acousti
 
 def read_corpus(settings: Settings) -> list[Utterance]:
     """The release's utterances, with the transcripts asked for."""
-    manifest = settings.manifest
-    if manifest.layout not in READERS:
-        raise SerError(
-            f"The manifest {manifest.name} has the layout {manifest.layout!r}: it is one of {listing(READERS)}."
-        )
-    turns = READERS[manifest.layout](settings.root, manifest)
+    turns = read_release(settings.root, settings.manifest)
     if settings.transcripts is not None:
         texts = read_transcripts(settings.transcripts)
-        strangers = set(texts) - {turn.id for turn in turns}
-        if strangers:
-            notice(
-                f"{len(strangers)} ids of {settings.transcripts} are not in the release, {min(strangers)} for one."
-            )
+        tell_of_strangers(settings.transcripts, texts, turns)
         turns = with_transcripts(turns, texts)
-    return turns
+    return turns if settings.sources is None else settings.sources.settle(turns)
+
+
+def hear_missing(
+    settings: Settings, turns: list[Utterance], chosen: list[tuple[Utterance, float]], screened: Screening
+) -> tuple[list[Utterance], list[tuple[Utterance, float]]]:
+    """Both lists with the texts that the transcriber heard, where one was asked for; whom it refused is dropped."""
+    if settings.sources is None or settings.sources.engine is None:
+        return turns, chosen
+    texts, refused = settings.sources.fill(chosen)
+    screened.dropped["no transcript"] += refused
+    heard = {each.id: replace(each, transcript=texts[each.id]) for each, _ in chosen if each.id in texts}
+    kept = [(heard.get(each.id, each), seconds) for each, seconds in chosen if each.id not in refused]
+    return [heard.get(turn.id, turn) for turn in turns], kept
 
 
 def embed(
@@ -188,13 +196,6 @@ def _waveform(utterance: Utterance, acoustic: Acoustic, settings: Settings) -> W
     return waveform
 
 
-def _spread(kept: list[tuple[Utterance, float]], limit: int | None) -> list[tuple[Utterance, float]]:
-    """`limit` of them, evenly spread over the release so that every split has its share."""
-    if limit is None or limit >= len(kept):
-        return kept
-    return [kept[i * len(kept) // limit] for i in range(limit)]
-
-
 def _existing(target: Path, info: CacheInfo, overwrite: bool) -> FeatureCache | None:
     if overwrite or not target.exists():
         return None
@@ -226,7 +227,7 @@ def _describe(settings: Settings, turns: list[Utterance], acoustic: Acoustic, te
         text_encoder=text.name,
         text_revision=text.revision,
         text_pooling=text.pooling,
-        transcriber=f"file {settings.transcripts.name}" if settings.transcripts else "release",
+        transcriber=_transcriber(settings),
         min_duration=settings.min_duration,
         max_duration=settings.max_duration,
         sampling_rate=SAMPLING_RATE,
@@ -235,6 +236,13 @@ def _describe(settings: Settings, turns: list[Utterance], acoustic: Acoustic, te
         dropped={},
     )
     return CacheInfo(**{**vars(info), "fingerprint": fingerprint(info, settings, turns)})
+
+
+def _transcriber(settings: Settings) -> str:
+    file = settings.transcripts.name if settings.transcripts else None
+    if settings.sources is not None:
+        return settings.sources.description(file)
+    return f"file {file}" if file else "release"
 
 
 def fingerprint(info: CacheInfo, settings: Settings, turns: list[Utterance]) -> str:
