@@ -166,10 +166,11 @@ def _handler(azure: Azure) -> type[BaseHTTPRequestHandler]:
 def _form(content_type: str, body: bytes) -> dict[str, bytes]:
     message = BytesParser(policy=HTTP).parsebytes(f"Content-Type: {content_type}\r\n\r\n".encode() + body)
     assert message.get_content_type() == "multipart/form-data"
-    parts = {}
-    for part in message.iter_parts():  # type: ignore[attr-defined]
-        name = part.get_param("name", header="content-disposition")
-        parts[str(name)] = part.get_payload(decode=True)
+    parts: dict[str, bytes] = {}
+    for part in message.iter_parts():
+        data = part.get_payload(decode=True)
+        assert isinstance(data, bytes)
+        parts[str(part.get_param("name", header="content-disposition"))] = data
     assert set(parts) == {"definition", "audio"}
     return parts
 

@@ -93,8 +93,10 @@ _SPOKEN = [f"{first} {verb} a {kind} day and {first} {verb} late" for first in (
 _LANGUAGES = ("en", "de", "fr")
 
 
-def save_whisper(folder: Path, seed: int = 0, multilingual: bool = True, seconds: int = 10) -> str:
-    """Save a small Whisper with its processor, a window of `seconds`; returns the folder's name.
+def save_whisper(
+    folder: Path, seed: int = 0, multilingual: bool = True, seconds: int = 10, tokens: int = 64
+) -> str:
+    """Save a small Whisper with its processor, a window of `seconds` and room for `tokens`; returns the folder's name.
 
     Its weights are random, but large enough for what it writes to depend on what it hears.
     """
@@ -107,7 +109,7 @@ def save_whisper(folder: Path, seed: int = 0, multilingual: bool = True, seconds
     config = transformers.WhisperConfig(
         vocab_size=len(tokenizer), num_mel_bins=80, d_model=32, encoder_layers=1, decoder_layers=1,
         encoder_attention_heads=2, decoder_attention_heads=2, encoder_ffn_dim=32, decoder_ffn_dim=32,
-        max_source_positions=50 * seconds, max_target_positions=64, init_std=0.4,
+        max_source_positions=50 * seconds, max_target_positions=tokens, init_std=0.4,
         bos_token_id=end, eos_token_id=end, pad_token_id=end, decoder_start_token_id=start,
         suppress_tokens=None, begin_suppress_tokens=None,
     )  # fmt: skip
@@ -116,19 +118,20 @@ def save_whisper(folder: Path, seed: int = 0, multilingual: bool = True, seconds
     told: dict[str, Any] = {
         "is_multilingual": multilingual,
         "no_timestamps_token_id": number["<|notimestamps|>"],
-        "max_length": 64,
+        "max_length": tokens,
         # Whole words and the end only.
         "suppress_tokens": [
             i for word, i in number.items() if i != end and not (word[0] == "Ġ" and len(word) > 2)
         ],
         "begin_suppress_tokens": [end],
         "return_timestamps": False,
+        **{name: getattr(config, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")},
+        "decoder_start_token_id": start,
     }
     if multilingual:
         told["lang_to_id"] = {f"<|{each}|>": number[f"<|{each}|>"] for each in _LANGUAGES}
         told["task_to_id"] = {each: number[f"<|{each}|>"] for each in ("transcribe", "translate")}
-    for name, value in told.items():
-        setattr(model.generation_config, name, value)
+    model.generation_config = transformers.GenerationConfig(**told)
     model.save_pretrained(folder)
     return str(folder)
 

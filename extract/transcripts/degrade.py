@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import cache
 
 import numpy as np
 
@@ -32,14 +33,14 @@ def degrade(texts: Mapping[str, str], rate: float, seed: int = 0) -> dict[str, s
     # Neighbouring errors merge (a deletion beside an insertion is one substitution), so a few more are needed
     # than the rate says: the share of words that err is searched for.
     low, high, share = 0.0, 1.0, rate
-    made, measured = {}, -1.0
     for _ in range(_MOST_TRIES):
         made = plan.at(share)
         measured = total(word_errors(texts, made)).rate
         if abs(measured - rate) <= _CLOSE:
             break
         low, high = (share, high) if measured < rate else (low, share)
-        share = (low + high) / 2
+        guess = share * rate / measured if measured else 1.0
+        share = guess if low < guess < high else (low + high) / 2
     if not abs(measured - rate) <= _TOLERANCE:
         raise SerError(
             f"A word error rate of {rate:g} cannot be made of these {len(texts)} texts: {measured:.3f} is the "
@@ -53,8 +54,8 @@ class _Plan:
 
     def __init__(self, texts: Mapping[str, str], seed: int) -> None:
         self._words = {name: text.split() for name, text in texts.items()}
-        spoken = [word for words in self._words.values() for word in words if normalised(word)]
-        if len(set(map(_bare, spoken))) < 2:  # noqa: PLR2004
+        spoken = [word for words in self._words.values() for word in words if _bare(word)]
+        if len({_bare(word) for word in spoken}) < 2:  # noqa: PLR2004
             raise SerError("Texts with fewer than two different words cannot be degraded.")
         random = np.random.default_rng(seed)
         n = sum(map(len, self._words.values()))
@@ -63,7 +64,7 @@ class _Plan:
         self._what = [spoken[i] for i in random.integers(len(spoken), size=n)]
         others = sorted(set(spoken))
         for i, word in enumerate(word for words in self._words.values() for word in words):
-            if not normalised(word):
+            if not _bare(word):
                 self._when[i] = 2.0  # a dash alone is no word: it never errs
             while self._how[i] == SUBSTITUTE and _bare(self._what[i]) == _bare(word):
                 self._what[i] = others[int(random.integers(len(others)))]
@@ -87,5 +88,7 @@ class _Plan:
         return [] if how == DELETE else [word, what]
 
 
+@cache
 def _bare(word: str) -> str:
+    """The word as it is compared; "" for a dash alone."""
     return " ".join(normalised(word))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +11,7 @@ import numpy as np
 
 from common.errors import SerError, UsageError, listing
 from extract.transcripts.contract import Heard, Options
+from extract.transcripts.whisper import digest, most_tokens
 
 if TYPE_CHECKING:
     from extract.audio import Waveform
@@ -35,7 +37,8 @@ def load(options: Options) -> FasterWhisperTranscriber:
         )
     device = options.device if options.device in ("cpu", "cuda") else "auto"
     try:
-        model = WhisperModel(source, device=device, compute_type="default" if device == "cuda" else "float32")
+        # Its default of four threads is slower than one per core where there are fewer.
+        model = WhisperModel(source, device=device, compute_type="float32", cpu_threads=_cores())
     except Exception as error:  # the hub, the converter's format and the device fail each in their way
         reason = (str(error).strip().splitlines() or ["it cannot be read"])[0]
         raise SerError(
@@ -54,8 +57,6 @@ class FasterWhisperTranscriber:
     paid = False
 
     def __init__(self, model: Any, source: str, language: str | None = None) -> None:
-        from extract.transcripts.whisper import digest
-
         self._model = model
         self._language = _checked(language, model)
         folder = Path(source)
@@ -76,6 +77,7 @@ class FasterWhisperTranscriber:
             temperature=0.0,
             condition_on_previous_text=False,
             without_timestamps=True,
+            max_new_tokens=most_tokens(len(waveform) / 16_000),
             no_speech_threshold=None,
             log_prob_threshold=None,
             compression_ratio_threshold=None,
@@ -90,6 +92,10 @@ class FasterWhisperTranscriber:
             else None,
             min((part.no_speech_prob for part in parts), default=None),
         )
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _checked(language: str | None, model: Any) -> str | None:

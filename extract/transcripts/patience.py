@@ -30,8 +30,11 @@ class Patience:
     `attempts` times (ExhaustedError), since another recording may be the one that goes through.
     """
 
-    def __init__(self, budget: float, first: float = 1.0, longest: float = 60.0, attempts: int = 8) -> None:
-        self._budget, self._first, self._longest, self._attempts = budget, first, longest, attempts
+    first, longest = 1.0, 60.0  # seconds: the pause before asking again, which doubles
+    attempts = 8
+
+    def __init__(self, budget: float) -> None:
+        self._budget = budget
         self._mutex = threading.Lock()
         self._stopped = threading.Event()
         self._failing_since: float | None = None  # since nobody was answered
@@ -55,7 +58,7 @@ class Patience:
                 tries += 1
                 failures += not problem.busy
                 delay = self._delay(problem, tries)
-                if failures >= self._attempts:
+                if failures >= self.attempts:
                     raise ExhaustedError(f"{problem}, {failures} times") from None
                 self._pause(delay)
             else:
@@ -66,7 +69,7 @@ class Patience:
     def _delay(self, problem: TryAgainError, tries: int) -> float:
         now = time.monotonic()
         # Random, so that requests which failed together do not come back together.
-        grown = min(self._longest, self._first * 2.0 ** (tries - 1)) * random.uniform(0.5, 1.0)
+        grown = min(self.longest, self.first * 2.0 ** (tries - 1)) * random.uniform(0.5, 1.0)
         delay = grown if problem.after is None else problem.after
         with self._mutex:
             if self._failing_since is None:

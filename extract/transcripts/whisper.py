@@ -21,6 +21,7 @@ _RATE = 16_000  # Hz
 _CUT_WITHIN = 5.0  # seconds before a piece's latest end in which the quietest moment is looked for
 _TOKENS_PER_SECOND = 12  # quick speech has six: what is beyond is a loop, and is cut off
 _TOKENS_AT_LEAST = 32
+_POSITIONS, _PROMPT = 448, 8  # tokens a decoder of the published models has room for; its prompt takes a few
 
 
 def load(options: Options) -> WhisperTranscriber:
@@ -119,8 +120,8 @@ class WhisperTranscriber:
         from transformers import LogitsProcessorList
 
         config = self._model.generation_config
-        room = self._model.config.max_target_positions - 8  # the prompt takes a few
-        most = [min(room, _TOKENS_AT_LEAST + math.ceil(_TOKENS_PER_SECOND * each)) for each in seconds]
+        room = self._model.config.max_target_positions - _PROMPT
+        most = [min(room, most_tokens(each)) for each in seconds]
         watch = _ChosenLogProbabilities()
         spoken = {"language": languages, "task": "transcribe"} if self._languages else {}
         made = self._model.generate(
@@ -171,6 +172,11 @@ def pieces(waveform: Waveform, most: int) -> list[Waveform]:
         cut.append(waveform[:end])
         waveform = waveform[end:]
     return [*cut, waveform]
+
+
+def most_tokens(seconds: float) -> int:
+    """How many tokens a window of so much audio can need, at most."""
+    return min(_POSITIONS - _PROMPT, _TOKENS_AT_LEAST + math.ceil(_TOKENS_PER_SECOND * seconds))
 
 
 def revision(model: Any, source: str) -> str:

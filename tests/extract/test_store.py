@@ -145,7 +145,7 @@ def test_a_full_disk_leaves_the_store_as_it_was(path: Path, monkeypatch: pytest.
 
     with TranscriptStore.open(path) as store:
         monkeypatch.setattr("os.write", write)
-        with pytest.raises(SerError, match="of b could not be written .* No space left on device"):
+        with pytest.raises(SerError, match=r"of b could not be written .* No space left on device"):
             store.append(record("b"))
         monkeypatch.undo()
         assert path.read_bytes() == before
@@ -157,7 +157,7 @@ def test_versions_do_not_mix(path: Path) -> None:
     fill(path, record("a"))
     with TranscriptStore.open(path) as store:
         store.refuse_other_version("v1")
-        with pytest.raises(SerError, match="holds what v1 heard, and this is v2.* rename the file"):
+        with pytest.raises(SerError, match=r"holds what v1 heard, and this is v2.* rename the file"):
             store.refuse_other_version("v2")
 
 
