@@ -33,7 +33,13 @@ def whisper(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Transcrib
 @contextmanager
 def faster_whisper(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Transcriber]:
     pytest.importorskip("faster_whisper")
+    spare_threads(monkeypatch)
     yield TRANSCRIBERS["faster-whisper"](Options(model=save_converted(folder), device="cpu"))
+
+
+def spare_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One thread: CTranslate2 also sets how many torch has, for all tests that follow."""
+    monkeypatch.setattr("extract.transcripts.faster_whisper._cores", lambda: 1)
 
 
 def save_converted(folder: Path) -> str:

@@ -48,7 +48,7 @@ def load(options: Options) -> AzureTranscriber:
         raise UsageError(
             f"--language {options.language!r} is no locale: Azure takes a language and a region, such as en-US."
         )
-    return AzureTranscriber(endpoint.rstrip("/"), key, options.language, options.concurrency)
+    return AzureTranscriber(endpoint.rstrip("/"), key, options.language, options.concurrency, _TIMEOUT)
 
 
 class AzureTranscriber:
@@ -58,9 +58,7 @@ class AzureTranscriber:
     batch_size = 1
     paid = True
 
-    def __init__(
-        self, endpoint: str, key: str, locale: str | None, concurrency: int, timeout: float = _TIMEOUT
-    ) -> None:
+    def __init__(self, endpoint: str, key: str, locale: str | None, concurrency: int, timeout: float) -> None:
         try:
             from azure.ai.transcription import TranscriptionClient
             from azure.core.credentials import AzureKeyCredential

@@ -15,7 +15,7 @@ from common.errors import SerError, listing
 from extract import audio
 from extract.audio import SAMPLING_RATE, Waveform
 from extract.transcripts.contract import Heard, RefusedError, Transcriber
-from extract.transcripts.patience import ExhaustedError, Patience
+from extract.transcripts.patience import ExhaustedError, Patience, StoppedError
 from extract.transcripts.store import Transcript, TranscriptStore
 from extract.transcripts.suspicion import flags
 
@@ -63,9 +63,9 @@ def hear(
         with _running(worker, batches) as done:
             for seconds in done:
                 advance(seconds)
-    except SerError as error:
+    except (SerError, StoppedError) as error:
         raise SerError(
-            f"{error} The {len(store.records)} transcripts of {store.path} are kept, "
+            f"{worker.failure or error} The {len(store.records)} transcripts of {store.path} are kept, "
             "and the same command goes on from there."
         ) from error
     return worker.outcome
@@ -73,8 +73,11 @@ def hear(
 
 @contextmanager
 def _running(worker: _Worker, batches: list[list[Recording]]) -> Iterator[Iterator[float]]:
-    """Seconds of audio of each batch as it is done; on the way out, requests under way are awaited and kept."""
-    if worker.transcriber.concurrency == 1:
+    """Seconds of audio of each batch as it is done.
+
+    On the way out, by Ctrl-C too, requests under way are awaited and kept: they are paid for.
+    """
+    if worker.transcriber.concurrency == 1 and not worker.transcriber.paid:
         yield map(worker, batches)
         return
     with ThreadPoolExecutor(worker.transcriber.concurrency) as pool:
@@ -93,13 +96,19 @@ class _Worker:
     def __init__(self, transcriber: Transcriber, store: TranscriptStore, patience: Patience) -> None:
         self.transcriber, self.store, self.patience = transcriber, store, patience
         self.outcome = Outcome()
+        self.failure: SerError | None = None  # what ended the run
         self._refusals = 0  # in a row
         self._mutex = threading.Lock()
 
     def __call__(self, batch: list[Recording]) -> float:
         waveforms = self._load(batch)
-        if waveforms:
-            self._ask([recording for recording in batch if recording.id in waveforms], waveforms)
+        try:
+            if waveforms:
+                self._ask([recording for recording in batch if recording.id in waveforms], waveforms)
+        except SerError as error:
+            self.failure = self.failure or error
+            self.patience.stop()  # here and now: another thread would send one more before the main one knows
+            raise
         return sum(recording.seconds for recording in batch)
 
     def _load(self, batch: list[Recording]) -> dict[str, Waveform]:

@@ -137,6 +137,17 @@ def test_a_fault_is_overcome(fault: str, make: Make) -> None:
     assert len(place.azure.requests) == (4 if fault == "slow" else 7)
 
 
+def test_a_reply_that_takes_too_long_is_not_waited_for(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("extract.transcripts.azure._TIMEOUT", 0.15)
+    place = make(3, lambda n, name: "slow" if n == 0 else "")
+    result = place.run(*AGREED)
+    assert result.exit_code == 0, result.output
+    assert "Azure cannot be reached (" in result.stderr
+    assert "timed out" in result.stderr
+    assert place.texts() == place.all_texts()
+    assert len(place.azure.requests) == 4
+
+
 def test_the_pause_the_service_asks_for_is_kept(make: Make) -> None:
     place = make(3, lambda n, name: "429 after 0.6" if n == 0 else "")
     start = time.monotonic()
@@ -242,6 +253,19 @@ def test_killed_at_random_moments_nothing_is_sent_again_or_lost(make: Make) -> N
         f"{kills} kills, {len(place.azure.requests)} requests, {again} of them again: under way when killed"
     )
     assert again <= 3 * kills
+
+
+def test_interrupted_what_is_under_way_is_kept(make: Make) -> None:
+    place = make(20)
+    place.azure.delay = 0.3
+    process = place.start("--concurrency", "3", *AGREED)
+    while len(place.azure.requests) < 5:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    assert process.wait() == 1
+    assert set(place.texts()) == set(place.azure.asked())
+    assert len(place.texts()) < 10
+    assert (place.folder / "output.txt").read_text().strip().endswith("Aborted!")
 
 
 class TestTheKey:

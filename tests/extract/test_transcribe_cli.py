@@ -27,7 +27,7 @@ from extract.transcripts.store import Transcript, read_store, write_store
 from tests.azure_server import KEY, Azure, serving
 from tests.models import save_acoustic, save_text, save_whisper
 from tests.recordings import write_noises
-from tests.transcribers import save_converted
+from tests.transcribers import save_converted, spare_threads
 from train.simulation import plan, write_releases
 
 SMALL = 0.01
@@ -219,8 +219,9 @@ def test_recordings_that_cannot_be_decoded_are_named(noises: Noises, models: Pat
     assert "1 cannot be decoded: n05 (unreadable)" in result.stderr
 
 
-def test_faster_whisper(noises: Noises, tmp_path: Path) -> None:
+def test_faster_whisper(noises: Noises, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("faster_whisper")
+    spare_threads(monkeypatch)
     model = save_converted(tmp_path / "models")
     done(
         noises.run(
@@ -306,6 +307,10 @@ class TestDegrade:
         cache = FeatureCache(tmp_path / "msp-podcast.h5")
         assert cache.info.transcriber == "release-wer0.4"
         assert cache.read("transcript")[0] == store[cache.read("id")[0]].text
+        file = tmp_path / "msp-podcast.release-wer0.4.transcripts.jsonl"
+        done(run(ser_extract, *where[:-1], tmp_path / "other", *encoders(models), "--transcripts", file))
+        other = FeatureCache(tmp_path / "other" / "msp-podcast.h5")
+        assert other.info.fingerprint == cache.info.fingerprint
         again = {path: path.read_bytes() for path in tmp_path.glob("*.jsonl")}
         done(run(ser_transcribe, *where, "--transcriber", "release", "--degrade", "0.1,0.2,0.4"))
         texts = {path: [record.text for record in read_store(path).values()] for path in again}
