@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -11,6 +12,7 @@ from common import __version__, manifests
 from common.cache import FeatureCache
 from common.console import Command, Number, say
 from common.errors import UsageError, listing
+from extract.transcripts.options import sources_of, transcriber_options
 
 ACOUSTIC_ENCODER = "facebook/wav2vec2-base"
 TEXT_ENCODER = "google-bert/bert-base-uncased"
@@ -21,6 +23,7 @@ Examples:
   ser-extract --corpus msp-podcast --root /corpora/MSP-PODCAST-1.11 --device cuda
   ser-extract --corpus iemocap --acoustic-encoder models/wav2vec2-base --text-encoder models/bert
   ser-extract --corpus msp-improv --device cuda:0,cuda:1 --precision bfloat16 --layers 7,9,11
+  ser-extract --corpus msp-podcast --transcriber release,whisper --whisper-model openai/whisper-small.en
   ser-extract --corpus my-corpus.toml --root recordings --limit 50
 """
 
@@ -51,6 +54,7 @@ Examples:
     show_default=True,
     help="Hugging Face name or local folder of a BERT-class model.",
 )
+@transcriber_options(default="release")
 @click.option(
     "--transcripts",
     type=click.Path(path_type=Path),
@@ -112,7 +116,7 @@ Examples:
 def main(
     corpus: str, root: Path | None, cache: Path | None, acoustic_encoder: str, text_encoder: str,
     transcripts: Path | None, protocol: str | None, layers: str, pooling: str | None, precision: str, device: str,
-    workers: int | None, min_duration: float, max_duration: float, limit: int | None, overwrite: bool,
+    workers: int | None, min_duration: float, max_duration: float, limit: int | None, overwrite: bool, **engine: Any,
 ) -> None:  # fmt: skip
     """Extract pooled embeddings of a corpus into a feature cache, once.
 
@@ -122,7 +126,9 @@ def main(
     if min_duration > max_duration:
         raise UsageError(f"--min-duration {min_duration:g} exceeds --max-duration {max_duration:g}.")
     manifest = manifests.load(corpus, protocol)
-    settings_root = _root(root, manifest.name)
+    settings_root = release_root(root, manifest.name)
+    folder = cache or Path(os.environ.get("SER_CACHE") or "cache")
+    sources = sources_of(manifest.name, folder, device, transcripts, **engine)
 
     # Everything from here on needs torch, which --help and wrong usage should not wait for.
     from common.devices import resolve_devices
@@ -143,13 +149,14 @@ def main(
     settings = Settings(
         manifest=manifest,
         root=settings_root,
-        cache=cache or Path(os.environ.get("SER_CACHE") or "cache"),
+        cache=folder,
         transcripts=transcripts,
         min_duration=min_duration,
         max_duration=max_duration,
         precision=precision,
         limit=limit,
         overwrite=overwrite,
+        sources=sources,
     )
     made = extract_corpus(settings, load_workers)
     report(made)
@@ -164,7 +171,8 @@ def report(cache: FeatureCache) -> None:
         say(f"  dropped {len(ids)}, {reason}: {listing(ids, most=3)}")
 
 
-def _root(root: Path | None, corpus: str) -> Path:
+def release_root(root: Path | None, corpus: str) -> Path:
+    """The folder of a release: the one given, or where SER_DATA says. Raises UsageError if it is not there."""
     folder = root or Path(os.environ.get("SER_DATA") or "data").expanduser() / corpus
     if not folder.is_dir():
         raise UsageError(

@@ -19,10 +19,11 @@ from common.console import notice, progress
 from common.errors import SerError, listing
 from common.manifests import ANY_OTHER, Manifest
 from extract.audio import SAMPLING_RATE
-from extract.corpora import READERS, UNKNOWN, Utterance
-from extract.screening import Screening, screen, summary
+from extract.corpora import UNKNOWN, Utterance, read_release
+from extract.screening import Screening, screen, spread, summary
 from extract.shards import PART_SECONDS, Shards, plan_parts
-from extract.transcripts.store import read_transcripts, with_transcripts
+from extract.transcripts.files import read_transcripts, tell_of_strangers, with_transcripts
+from extract.transcripts.sources import Sources
 from extract.workers import Job, Worker, encode_parts
 
 _GLIMPSE = 4096  # bytes
@@ -44,6 +45,7 @@ class Settings:
     limit: int | None = None
     overwrite: bool = False
     part_seconds: float = PART_SECONDS  # of audio per part
+    sources: Sources | None = None  # of transcripts; None is the release, or the file in its place
 
 
 def extract_corpus(settings: Settings, load_workers: Callable[[], Sequence[Worker]]) -> FeatureCache:
@@ -57,12 +59,16 @@ def extract_corpus(settings: Settings, load_workers: Callable[[], Sequence[Worke
     with _alone(target):
         turns = read_corpus(settings)
         with progress(f"{settings.manifest.title}: reading headers", len(turns), "recordings") as advance:
-            screened = screen(turns, settings.min_duration, settings.max_duration, advance)
-        chosen = _spread(screened.kept, settings.limit)
+            heard_later = settings.sources is not None and settings.sources.engine is not None
+            screened = screen(
+                turns, settings.min_duration, settings.max_duration, advance, heard_later=heard_later
+            )
+        chosen = spread(screened.kept, settings.limit)
         if not chosen:
             raise SerError(f"No utterance of {settings.root} can be used: {summary(screened.dropped)}.")
         _note_splits(settings.manifest, chosen)
         workers = load_workers()
+        turns, chosen = hear_missing(settings, turns, chosen, screened)
         info = _describe(settings, turns, workers[0])
         if _is_there(target, info, settings.overwrite):
             return FeatureCache(target)
@@ -78,21 +84,25 @@ def extract_corpus(settings: Settings, load_workers: Callable[[], Sequence[Worke
 
 def read_corpus(settings: Settings) -> list[Utterance]:
     """The release's utterances, with the transcripts asked for."""
-    manifest = settings.manifest
-    if manifest.layout not in READERS:
-        raise SerError(
-            f"The manifest {manifest.name} has the layout {manifest.layout!r}: it is one of {listing(READERS)}."
-        )
-    turns = READERS[manifest.layout](settings.root, manifest)
+    turns = read_release(settings.root, settings.manifest)
     if settings.transcripts is not None:
         texts = read_transcripts(settings.transcripts)
-        strangers = set(texts) - {turn.id for turn in turns}
-        if strangers:
-            notice(
-                f"{len(strangers)} ids of {settings.transcripts} are not in the release, {min(strangers)} for one."
-            )
+        tell_of_strangers(settings.transcripts, texts, turns)
         turns = with_transcripts(turns, texts)
-    return turns
+    return turns if settings.sources is None else settings.sources.settle(turns)
+
+
+def hear_missing(
+    settings: Settings, turns: list[Utterance], chosen: list[tuple[Utterance, float]], screened: Screening
+) -> tuple[list[Utterance], list[tuple[Utterance, float]]]:
+    """Both lists with the texts that the transcriber heard, where one was asked for; whom it refused is dropped."""
+    if settings.sources is None or settings.sources.engine is None:
+        return turns, chosen
+    texts, refused = settings.sources.fill(chosen)
+    screened.dropped["no transcript"] += refused
+    heard = {each.id: replace(each, transcript=texts[each.id]) for each, _ in chosen if each.id in texts}
+    kept = [(heard.get(each.id, each), seconds) for each, seconds in chosen if each.id not in refused]
+    return [heard.get(turn.id, turn) for turn in turns], kept
 
 
 def encode(settings: Settings, chosen: Chosen, shards: Shards, workers: Sequence[Worker]) -> None:
@@ -216,13 +226,6 @@ def _alone(target: Path) -> Iterator[None]:
         ) from None
 
 
-def _spread(kept: list[tuple[Utterance, float]], limit: int | None) -> list[tuple[Utterance, float]]:
-    """`limit` of them, evenly spread over the release so that every split has its share."""
-    if limit is None or limit >= len(kept):
-        return kept
-    return [kept[i * len(kept) // limit] for i in range(limit)]
-
-
 def _is_there(target: Path, info: CacheInfo, overwrite: bool) -> bool:
     """Whether the cache has this content; SerError if it has another and may not be overwritten."""
     if overwrite or not target.exists():
@@ -256,7 +259,7 @@ def _describe(settings: Settings, turns: list[Utterance], worker: Worker) -> Cac
         text_encoder=text.name,
         text_revision=text.revision,
         text_pooling=text.pooling,
-        transcriber=f"file {settings.transcripts.name}" if settings.transcripts else "release",
+        transcriber=_transcriber(settings),
         min_duration=settings.min_duration,
         max_duration=settings.max_duration,
         sampling_rate=SAMPLING_RATE,
@@ -267,3 +270,10 @@ def _describe(settings: Settings, turns: list[Utterance], worker: Worker) -> Cac
         dropped={},
     )
     return replace(info, fingerprint=fingerprint(info, settings, turns))
+
+
+def _transcriber(settings: Settings) -> str:
+    file = settings.transcripts.name if settings.transcripts else None
+    if settings.sources is not None:
+        return settings.sources.description(file)
+    return f"file {file}" if file else "release"

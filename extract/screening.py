@@ -30,15 +30,18 @@ def screen(
     min_duration: float,
     max_duration: float,
     advance: Callable[[float], None] = lambda _: None,
+    heard_later: bool = False,
 ) -> Screening:
     """Decide by what the release tells and by each recording's header; `advance` is told of each one done.
 
-    Durations are in seconds, both ends included. Raises SerError when most utterances that could be used
-    have no transcript.
+    Durations are in seconds, both ends included. A missing transcript is no reason when a transcriber hears
+    the recording later. Raises SerError when most utterances that could be used have no transcript.
     """
     result = Screening()
     for utterance in utterances:
         seconds, reason = _look(utterance, min_duration, max_duration)
+        if reason is None and utterance.transcript is None and not heard_later:
+            reason = "no transcript"
         if reason is None:
             result.kept.append((utterance, seconds))
         else:
@@ -48,7 +51,8 @@ def screen(
     if silent > _MOST * (len(result.kept) + silent):
         raise SerError(
             f"{silent} of {len(result.kept) + silent} otherwise usable utterances have no transcript: "
-            "give a file of id and text for them with --transcripts FILE."
+            "give a file of id and text with --transcripts FILE, or have them heard with "
+            "--transcriber release,whisper."
         )
     return result
 
@@ -58,6 +62,13 @@ def out_of_bounds(seconds: float, min_duration: float, max_duration: float) -> s
     if seconds < min_duration:
         return "too short"
     return "too long" if seconds > max_duration else None
+
+
+def spread(kept: list[tuple[Utterance, float]], limit: int | None) -> list[tuple[Utterance, float]]:
+    """`limit` of them, evenly spread over the release so that every split has its share."""
+    if limit is None or limit >= len(kept):
+        return kept
+    return [kept[i * len(kept) // limit] for i in range(limit)]
 
 
 def summary(dropped: dict[str, list[str]]) -> str:
@@ -79,7 +90,4 @@ def _look(utterance: Utterance, min_duration: float, max_duration: float) -> tup
         seconds = audio.duration(utterance.audio)
     except audio.UnusableAudioError as problem:
         return 0.0, problem.reason
-    reason = out_of_bounds(seconds, min_duration, max_duration)
-    if reason is None and utterance.transcript is None:
-        reason = "no transcript"
-    return seconds, reason
+    return seconds, out_of_bounds(seconds, min_duration, max_duration)

@@ -58,19 +58,6 @@ WORDS = [
 ]
 
 
-def save_whisper(folder: Path, seed: int = 0) -> str:
-    """Save a small Whisper with its feature extractor; returns the folder's name."""
-    config = transformers.WhisperConfig(
-        d_model=32, encoder_layers=2, decoder_layers=1, encoder_attention_heads=2, decoder_attention_heads=2,
-        encoder_ffn_dim=64, decoder_ffn_dim=64, vocab_size=60, pad_token_id=0, bos_token_id=1, eos_token_id=2,
-        decoder_start_token_id=3,
-    )  # fmt: skip
-    torch.manual_seed(seed)
-    transformers.WhisperForConditionalGeneration(config).save_pretrained(folder)
-    transformers.WhisperFeatureExtractor().save_pretrained(folder)
-    return str(folder)
-
-
 def save_acoustic(folder: Path, kind: str, seed: int = 0, **changes: Any) -> str:
     """Save a small model of this kind with its feature extractor; returns the folder's name."""
     model_class, config_class, differing = ACOUSTIC[kind]
@@ -98,3 +85,72 @@ def save_text(folder: Path, seed: int = 0, **changes: Any) -> str:
     torch.manual_seed(seed)
     transformers.BertModel(config).save_pretrained(folder)
     return str(folder)
+
+
+# Sentences from which the small Whisper's vocabulary is made.
+_SPOKEN = [f"{first} {verb} a {kind} day and {first} {verb} late" for first in ("we", "it", "she", "they")
+           for verb in ("was", "had", "saw", "left") for kind in ("good", "bad", "lovely", "long", "short")]  # fmt: skip
+_LANGUAGES = ("en", "de", "fr")
+
+
+def save_whisper(
+    folder: Path, seed: int = 0, multilingual: bool = True, seconds: int = 10, tokens: int = 64
+) -> str:
+    """Save a small Whisper with its processor, a window of `seconds` and room for `tokens`; returns the folder's name.
+
+    Its weights are random, but large enough for what it writes to depend on what it hears.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    tokenizer = _whisper_tokenizer(folder, multilingual)
+    number = tokenizer.get_vocab()
+    extractor = transformers.WhisperFeatureExtractor(feature_size=80, chunk_length=seconds)
+    transformers.WhisperProcessor(extractor, tokenizer).save_pretrained(folder)
+    end, start = number["<|endoftext|>"], number["<|startoftranscript|>"]
+    config = transformers.WhisperConfig(
+        vocab_size=len(tokenizer), num_mel_bins=80, d_model=32, encoder_layers=1, decoder_layers=1,
+        encoder_attention_heads=2, decoder_attention_heads=2, encoder_ffn_dim=32, decoder_ffn_dim=32,
+        max_source_positions=50 * seconds, max_target_positions=tokens, init_std=0.4,
+        bos_token_id=end, eos_token_id=end, pad_token_id=end, decoder_start_token_id=start,
+        suppress_tokens=None, begin_suppress_tokens=None,
+    )  # fmt: skip
+    torch.manual_seed(seed)
+    model = transformers.WhisperForConditionalGeneration(config)
+    told: dict[str, Any] = {
+        "is_multilingual": multilingual,
+        "no_timestamps_token_id": number["<|notimestamps|>"],
+        "max_length": tokens,
+        # Whole words and the end only.
+        "suppress_tokens": [
+            i for word, i in number.items() if i != end and not (word[0] == "Ġ" and len(word) > 2)
+        ],
+        "begin_suppress_tokens": [end],
+        "return_timestamps": False,
+        **{name: getattr(config, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")},
+        "decoder_start_token_id": start,
+    }
+    if multilingual:
+        told["lang_to_id"] = {f"<|{each}|>": number[f"<|{each}|>"] for each in _LANGUAGES}
+        told["task_to_id"] = {each: number[f"<|{each}|>"] for each in ("transcribe", "translate")}
+    model.generation_config = transformers.GenerationConfig(**told)
+    model.save_pretrained(folder)
+    return str(folder)
+
+
+def _whisper_tokenizer(folder: Path, multilingual: bool) -> Any:
+    from tokenizers import ByteLevelBPETokenizer
+
+    trained = ByteLevelBPETokenizer()
+    trained.train_from_iterator(_SPOKEN, vocab_size=320, show_progress=False)
+    languages = [f"<|{each}|>" for each in _LANGUAGES] if multilingual else []
+    special = ["<|endoftext|>", "<|startoftranscript|>", *languages, "<|translate|>", "<|transcribe|>",
+               "<|startoflm|>", "<|startofprev|>", "<|nospeech|>", "<|notimestamps|>",
+               *(f"<|{step * 0.02:.2f}|>" for step in range(1501))]  # fmt: skip
+    words = trained.get_vocab()
+    vocabulary = {**words, **{token: len(words) + i for i, token in enumerate(special)}}
+    trained.save_model(str(folder))
+    merges = [tuple(line.split()) for line in (folder / "merges.txt").read_text().splitlines()[1:] if line]
+    tokenizer = transformers.WhisperTokenizer(vocab=vocabulary, merges=merges)
+    tokenizer.add_special_tokens({"additional_special_tokens": special})
+    (folder / "merges.txt").unlink()
+    (folder / "vocab.json").unlink()
+    return tokenizer

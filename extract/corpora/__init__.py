@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+from common.errors import SerError, listing
 from common.manifests import Manifest
 from extract.corpora import iemocap, msp_improv, msp_podcast, table
 from extract.corpora.utterance import UNKNOWN, Utterance
@@ -18,4 +19,14 @@ READERS: dict[str, Reader] = {
     "table": table.read,
 }
 
-__all__ = ["READERS", "UNKNOWN", "Reader", "Utterance"]
+
+def read_release(root: Path, manifest: Manifest) -> list[Utterance]:
+    """Every turn of a release, by the reader of its layout. Raises SerError for a layout that has none."""
+    if manifest.layout not in READERS:
+        raise SerError(
+            f"The manifest {manifest.name} has the layout {manifest.layout!r}: it is one of {listing(READERS)}."
+        )
+    return READERS[manifest.layout](root, manifest)
+
+
+__all__ = ["READERS", "UNKNOWN", "Reader", "Utterance", "read_release"]

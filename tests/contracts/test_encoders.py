@@ -46,7 +46,7 @@ def save(kind: str, folder: Path) -> str:
     if kind == "log-mel":
         return kind
     if kind == "whisper":
-        return save_whisper(folder)
+        return save_whisper(folder, seconds=30)
     return save_acoustic(folder, "wav2vec2 with group norm" if kind == "wav2vec2" else kind)
 
 
@@ -116,7 +116,7 @@ class TestEveryAcousticEncoder:
 
 
 def test_whisper_pools_the_frames_of_the_utterance_alone(tmp_path: Path) -> None:
-    folder = save_whisper(tmp_path)
+    folder = save_whisper(tmp_path, seconds=30)
     waveform = waveforms()[1]  # 4.123 s: 207 frames of 20 ms, the last begun
     extractor, model = AutoFeatureExtractor.from_pretrained(folder), AutoModel.from_pretrained(folder).eval()
     with torch.no_grad():

@@ -179,9 +179,10 @@ def test_transcripts_from_a_file(encoders: list[str], tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "content", "says"),
     [
-        ("t.pkl", "", "ends in '.pkl': a table is read from .csv, .tsv, .jsonl"),
+        ("t.pkl", "", "is a Python pickle, and reading one runs whatever code it holds"),
+        ("t.xlsx", "", "ends in '.xlsx': a table is read from .csv, .tsv, .jsonl"),
         ("t.csv", "id,words\nx,y\n", "lacks the column text: it has id, words"),
-        ("t.csv", "id,text\nx,y\nx,z\n", "gives 'x' a second time"),
+        ("t.csv", "id,text\nx,y\nx,z\n", "gives 1 ids a second time with another text, 'x' (row 3)"),
         ("t.jsonl", '{"id": "x", "text": "y"}\n{"id"', "row 2: it cannot be read as JSON"),
         ("t.jsonl", '{"id": "x", "text": null}\n', "has no text"),
     ],

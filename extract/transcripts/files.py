@@ -1,0 +1,111 @@
+"""Transcripts that a user hands over: a table of id and text, in place of the release's own."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from common.console import notice
+from common.errors import SerError, UsageError, listing
+from extract.corpora import Utterance
+from extract.tables import read_table
+
+_COLUMNS = ("id", "text")
+_PICKLES = (".pkl", ".pickle", ".pck", ".p", ".joblib", ".dill")
+_PICKLE_START = b"\x80"  # the first byte of every pickle of protocol 2 and later
+
+_WHY_NOT = (
+    "{path} is a Python pickle, and reading one runs whatever code it holds. Convert it where you trust it, with "
+    "these two lines (for a dict of id and text), and give the CSV."
+)
+_CONVERSION = """
+  import csv, pickle; texts = pickle.load(open({name!r}, "rb"))
+  csv.writer(open("transcripts.csv", "w", newline="", encoding="utf-8")).writerows([("id", "text"), *texts.items()])"""
+
+
+def read_transcripts(path: Path) -> dict[str, str]:
+    """id -> text, from CSV, TSV or JSON Lines with the columns `id` and `text`; a blank text is a value.
+
+    What is not in UTF-8, and repeats that say the same, are counted and named in notices. Raises SerError
+    for a pickle or another kind of file, a missing column or text, or ids with two different texts.
+    """
+    if not path.exists():
+        raise UsageError(f"There is no transcript file at {path}.")
+    _refuse_pickles(path)
+    columns, records = read_table(path, blank="")
+    absent = [name for name in _COLUMNS if name not in columns]
+    if absent:
+        raise SerError(f"{path} lacks the column {listing(absent)}: it has {listing(columns)}.")
+    _tell_of_other_encodings(path)
+    texts: dict[str, str] = {}
+    repeated: dict[str, list[int]] = {}  # id -> rows that give it once more
+    conflicts: set[str] = set()
+    for line, record in records:
+        name, text = record.get("id"), record.get("text")
+        if not name or text is None:
+            raise SerError(f"{path}, row {line}, has no {'text' if name else 'id'}: every row needs both.")
+        if name in texts:
+            repeated.setdefault(name, []).append(line)
+            if text != texts[name]:
+                conflicts.add(name)
+        texts.setdefault(name, text)
+    _judge_repeats(path, repeated, conflicts)
+    return texts
+
+
+def with_transcripts(utterances: list[Utterance], texts: dict[str, str]) -> list[Utterance]:
+    """The utterances with these transcripts and no others; ids without a text have none (None)."""
+    return [replace(utterance, transcript=texts.get(utterance.id)) for utterance in utterances]
+
+
+def tell_of_strangers(path: Path, texts: dict[str, str], utterances: list[Utterance]) -> None:
+    """A notice that counts and names the ids of a file that the release does not have."""
+    strangers = sorted(set(texts) - {utterance.id for utterance in utterances})
+    if strangers:
+        notice(f"{len(strangers)} ids of {path} are not in the release: {listing(strangers, most=5)}.")
+
+
+def _refuse_pickles(path: Path) -> None:
+    try:
+        with path.open("rb") as file:
+            pickled = file.read(1) == _PICKLE_START
+    except OSError as error:
+        raise SerError(f"{path} cannot be read: {error.strerror}.") from None
+    if pickled or path.suffix.lower() in _PICKLES:
+        raise SerError((_WHY_NOT + _CONVERSION).format(path=path, name=path.name))
+
+
+def _tell_of_other_encodings(path: Path) -> None:
+    """Older tables are in Latin-1; a guess that is told can be checked."""
+    strange = [
+        number for number, line in enumerate(path.read_bytes().split(b"\n"), start=1) if not _is_utf8(line)
+    ]
+    if strange:
+        notice(
+            f"{path} is not in UTF-8: it is read as Latin-1, which concerns {len(strange)} lines "
+            f"({listing(strange, most=5)}). Save it in UTF-8 if their letters come out wrong."
+        )
+
+
+def _is_utf8(line: bytes) -> bool:
+    try:
+        line.decode("utf-8")
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def _judge_repeats(path: Path, repeated: dict[str, list[int]], conflicts: set[str]) -> None:
+    def named(ids: list[str]) -> str:
+        return listing([f"{name!r} (row {repeated[name][0]})" for name in ids], most=5)
+
+    if conflicts:
+        ids = [name for name in repeated if name in conflicts]
+        raise SerError(
+            f"{path} gives {len(ids)} ids a second time with another text, {named(ids)}: "
+            "keep one row for each id."
+        )
+    if repeated:
+        notice(
+            f"{path} gives {len(repeated)} ids more than once, with the same text: {named(list(repeated))}."
+        )

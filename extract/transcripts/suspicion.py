@@ -1,0 +1,80 @@
+"""Why a transcript may be wrong, as far as text and audio show it without a reference."""
+
+from __future__ import annotations
+
+import math
+import re
+import zlib
+
+import numpy as np
+import numpy.typing as npt
+
+REPETITION = "repetition"  # a recogniser caught in a loop
+ON_SILENCE = "text on silence"  # words where nobody speaks: recognisers invent them
+FEW_WORDS = "few words"  # for so much sound: recognisers stop at a pause
+FLAGS = (REPETITION, ON_SILENCE, FEW_WORDS)
+
+_COMPRESSION = 2.4  # bytes of text per byte of its zlib stream; Whisper's authors' limit
+_REPEATS, _REPEATED_WORDS = 4, 8  # "thank you" four times; "no, no, no, no" is said
+_LONGEST_PHRASE = 8  # words
+_NO_SPEECH, _LOG_PROBABILITY = 0.6, -1.0  # Whisper's authors' limits, both at once
+_SILENCE = 1e-3  # of full scale, root mean square of the loudest frame: -60 dB
+_SOUNDING = 10 ** (-30 / 20)  # of the loud frames' level: softer ones are pauses
+_FRAME = 1600  # samples: 0.1 s at 16 kHz
+_WORDS_PER_SECOND = 0.5  # slow speech has two
+
+
+def flags(
+    text: str,
+    waveform: npt.NDArray[np.float32],
+    no_speech: float | None = None,
+    confidence: float | None = None,
+) -> tuple[str, ...]:
+    """Flags of FLAGS for a text and its (samples,) waveform at 16 kHz.
+
+    `no_speech` is the engine's belief, 0 to 1, that nobody speaks; `confidence` its mean probability of a token.
+    """
+    if not text.strip():
+        return ()
+    level = _levels(waveform)
+    found = []
+    if is_repetitive(text):
+        found.append(REPETITION)
+    unsure = confidence is not None and confidence < math.exp(_LOG_PROBABILITY)
+    if level.max() < _SILENCE or (no_speech is not None and no_speech > _NO_SPEECH and unsure):
+        found.append(ON_SILENCE)
+    elif len(text.split()) < _WORDS_PER_SECOND * _sounding_seconds(level):
+        found.append(FEW_WORDS)
+    return tuple(found)
+
+
+def is_repetitive(text: str) -> bool:
+    """Whether a text goes round in circles: it compresses too well, or a phrase comes many times in a row."""
+    data = text.encode()
+    if data and len(data) / len(zlib.compress(data)) > _COMPRESSION:
+        return True
+    words = re.findall(r"\w+", text.lower())
+    return any(
+        _longest_run(words, size) * size >= max(_REPEATED_WORDS, _REPEATS * size)
+        for size in range(1, _LONGEST_PHRASE + 1)
+    )
+
+
+def _longest_run(words: list[str], size: int) -> int:
+    """How often a phrase of `size` words comes in a row, at most."""
+    best = run = 0  # words in a row that equal the word `size` before
+    for i in range(size, len(words)):
+        run = run + 1 if words[i] == words[i - size] else 0
+        best = max(best, run)
+    return best // size + 1
+
+
+def _levels(waveform: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
+    """Root mean square of every 0.1 s, (frames,), at least one frame."""
+    padded = np.pad(waveform, (0, max(0, _FRAME - len(waveform))))
+    frames = padded[: len(padded) // _FRAME * _FRAME].reshape(-1, _FRAME).astype(np.float64)
+    return np.asarray(np.sqrt((frames**2).mean(axis=1)))
+
+
+def _sounding_seconds(level: npt.NDArray[np.float64]) -> float:
+    return float((level > _SOUNDING * np.quantile(level, 0.95)).sum() * _FRAME / 16_000)

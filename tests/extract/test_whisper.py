@@ -1,0 +1,172 @@
+"""Whisper, small and of the real class: windows, languages, limits, and what is flagged."""
+
+from __future__ import annotations
+
+import builtins
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from transformers import WhisperForConditionalGeneration, WhisperProcessor
+
+from common.errors import SerError, UsageError
+from extract.audio import Waveform
+from extract.transcripts import TRANSCRIBERS, Options
+from extract.transcripts.suspicion import FEW_WORDS, ON_SILENCE, REPETITION, flags, is_repetitive
+from extract.transcripts.whisper import WhisperTranscriber, load, pieces
+from tests.models import save_text, save_whisper
+
+
+@pytest.fixture(scope="module")
+def multilingual(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return save_whisper(tmp_path_factory.mktemp("whisper"))
+
+
+def noise(seconds: float, seed: int = 0) -> Waveform:
+    random = np.random.default_rng(seed)
+    n = int(seconds * 16_000)
+    envelope = np.interp(np.arange(n), np.linspace(0, n, 9), random.uniform(0.01, 1, 9))
+    return (0.1 * envelope * random.standard_normal(n)).astype(np.float32)
+
+
+def whisper(model: str, **options: Any) -> WhisperTranscriber:
+    return load(Options(model=model, device="cpu", **options))
+
+
+@torch.inference_mode()
+def test_the_text_is_what_transformers_gives(multilingual: str) -> None:
+    processor = WhisperProcessor.from_pretrained(multilingual)
+    model = WhisperForConditionalGeneration.from_pretrained(multilingual).eval()
+    for seed in range(3):
+        values = processor(noise(4, seed), sampling_rate=16_000, return_tensors="pt").input_features
+        tokens = model.generate(values, language="de", task="transcribe", do_sample=False, max_new_tokens=56)
+        (text,) = processor.batch_decode(tokens, skip_special_tokens=True)
+        assert text.strip()
+        (heard,) = whisper(multilingual, language="de").transcribe([noise(4, seed)])
+        assert heard.text == text.strip()
+
+
+@torch.inference_mode()
+def test_confidence_is_the_tokens_geometric_mean(multilingual: str) -> None:
+    processor = WhisperProcessor.from_pretrained(multilingual)
+    model = WhisperForConditionalGeneration.from_pretrained(multilingual).eval()
+    values = processor(noise(4), sampling_rate=16_000, return_tensors="pt").input_features
+    made = model.generate(
+        values, language="en", task="transcribe", do_sample=False, max_new_tokens=56,
+        return_dict_in_generate=True, output_scores=True,
+    )  # fmt: skip
+    chosen = [float(scores.log_softmax(-1).max()) for scores in made.scores]
+    (heard,) = whisper(multilingual, language="en").transcribe([noise(4)])
+    assert heard.confidence == pytest.approx(np.exp(np.mean(chosen)), rel=1e-4)
+
+
+def test_a_language_is_fixed_or_found(multilingual: str, tmp_path: Path) -> None:
+    found = {
+        each.language for each in whisper(multilingual).transcribe([noise(3, seed) for seed in range(3)])
+    }
+    assert found <= {"en", "de", "fr"}
+    fixed = whisper(multilingual, language="de-AT")
+    assert [each.language for each in fixed.transcribe([noise(3)])] == ["de"]
+    assert whisper(multilingual).version.endswith(", language detected")
+    assert fixed.version.endswith(", de")
+    with pytest.raises(UsageError, match="does not know the language 'ja': it knows de, en, fr"):
+        whisper(multilingual, language="ja")
+    english = save_whisper(tmp_path / "english", multilingual=False)
+    assert whisper(english).version.endswith(", en")
+    assert whisper(english).transcribe([noise(3)])[0].language == "en"
+    with pytest.raises(UsageError, match="it knows en"):
+        whisper(english, language="de")
+
+
+def test_what_exceeds_the_window_is_cut_where_it_is_quiet(multilingual: str) -> None:
+    long = np.concatenate([noise(8, 1), np.zeros(8_000, np.float32), noise(6, 2)])
+    first, second = pieces(long, 160_000)
+    assert abs(len(first) - 132_000) <= 4_000
+    assert np.array_equal(np.concatenate([first, second]), long)
+    transcriber = whisper(multilingual, language="en")
+    texts = [each.text for each in transcriber.transcribe([first, second])]
+    assert transcriber.transcribe([long])[0].text == " ".join(texts)
+
+
+@pytest.mark.parametrize("n", [0, 1, 16, 17, 33, 100])
+def test_pieces_lose_nothing(n: int) -> None:
+    waveform = np.random.default_rng(n).standard_normal(n).astype(np.float32)
+    cut = pieces(waveform, 16)
+    assert np.array_equal(np.concatenate(cut), waveform)
+    assert max(map(len, cut)) <= 16
+
+
+def test_models_that_cannot_be_used(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UsageError, match="holds no Whisper model"):
+        whisper(str(tmp_path / "empty"))
+    with pytest.raises(SerError, match="holds no usable Whisper model"):
+        whisper(save_text(tmp_path / "bert"))
+    save_whisper(tmp_path / "cut")
+    weights = tmp_path / "cut" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:5000])
+    with pytest.raises(SerError, match="holds no usable Whisper model"):
+        whisper(str(tmp_path / "cut"))
+
+
+def test_a_name_the_hub_does_not_give(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(SerError, match="--whisper-model FOLDER"):
+        whisper("someone/some-whisper")
+
+
+@pytest.mark.parametrize(
+    ("engine", "module", "extra"),
+    [("azure", "azure.ai.transcription", "azure"), ("faster-whisper", "faster_whisper", "faster-whisper")],
+)
+def test_an_absent_package_is_named(
+    engine: str, module: str, extra: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = builtins.__import__
+
+    def without(name: str, *arguments: Any) -> Any:
+        if name.startswith(module):
+            raise ImportError(name)
+        return real(name, *arguments)
+
+    monkeypatch.setattr(builtins, "__import__", without)
+    monkeypatch.setenv("AZURE_SPEECH_ENDPOINT", "https://x.example")
+    monkeypatch.setenv("AZURE_SPEECH_API_KEY", "k")
+    with pytest.raises(UsageError, match=rf"pip install 'ser-memory\[{extra}\]'"):
+        TRANSCRIBERS[engine](Options())
+
+
+@pytest.mark.parametrize(
+    ("text", "loop"),
+    [
+        ("", False),
+        ("no, no, no, no", False),
+        ("I know, I know, I know what you mean, I know", False),
+        ("thank you. Thank you. Thank you. Thank you.", True),
+        ("so we went and we went and we went and we went and home", True),
+        ("you " * 30, True),
+        ("Kids are talking by the door.", False),
+        (
+            "the quick brown fox jumps over the lazy dog while seven wizards mix a potion of unusual strength",
+            False,
+        ),
+    ],
+)
+def test_loops(text: str, loop: bool) -> None:
+    assert is_repetitive(text) == loop
+
+
+def test_flags() -> None:
+    silence, speech = np.zeros(48_000, np.float32), noise(5)
+    text = "that is what she said to me"
+    assert flags(text, speech) == ()
+    assert flags("", silence) == flags("  ", speech) == ()
+    assert flags(text, silence) == flags(text, 1e-3 * speech) == (ON_SILENCE,)
+    assert flags(text, speech, no_speech=0.9, confidence=0.2) == (ON_SILENCE,)
+    assert flags(text, speech, no_speech=0.9, confidence=0.8) == ()
+    assert flags("well", noise(12)) == (FEW_WORDS,)
+    assert flags("well", np.concatenate([noise(1), np.zeros(160_000, np.float32)])) == ()
+    assert flags("thank you " * 8, silence) == (REPETITION, ON_SILENCE)
+    assert flags("hm", np.zeros(0, np.float32)) == (ON_SILENCE,)

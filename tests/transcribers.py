@@ -1,0 +1,58 @@
+"""Every registered transcriber, ready to hear: what the contract tests build them from, name -> builder."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+
+import pytest
+
+from extract.transcripts import TRANSCRIBERS, Options, Transcriber
+from tests.azure_server import KEY, Azure, serving
+from tests.models import save_whisper
+
+
+@contextmanager
+def azure(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Transcriber]:
+    pytest.importorskip("azure.ai.transcription")
+    with serving(Azure()) as server:
+        server.register({path.stem: path for path in folder.parent.rglob("*.flac")})
+        monkeypatch.setenv("AZURE_SPEECH_ENDPOINT", server.endpoint)
+        monkeypatch.setenv("AZURE_SPEECH_API_KEY", KEY)
+        transcriber = TRANSCRIBERS["azure"](Options(language="en-US"))
+        yield transcriber
+        transcriber.close()
+
+
+@contextmanager
+def whisper(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Transcriber]:
+    yield TRANSCRIBERS["whisper"](Options(model=save_whisper(folder), device="cpu"))
+
+
+@contextmanager
+def faster_whisper(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Transcriber]:
+    pytest.importorskip("faster_whisper")
+    spare_threads(monkeypatch)
+    yield TRANSCRIBERS["faster-whisper"](Options(model=save_converted(folder), device="cpu"))
+
+
+def spare_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One thread: CTranslate2 also sets how many torch has, for all tests that follow."""
+    monkeypatch.setattr("extract.transcripts.faster_whisper._cores", lambda: 1)
+
+
+def save_converted(folder: Path) -> str:
+    """A small Whisper in the format of faster-whisper, which takes no window but 30 s."""
+    from ctranslate2.converters import TransformersConverter
+
+    save_whisper(folder / "original", seconds=30, tokens=448)
+    converter = TransformersConverter(str(folder / "original"), copy_files=["tokenizer.json"])
+    return str(converter.convert(str(folder / "converted")))
+
+
+BUILDERS: dict[str, Callable[[Path, pytest.MonkeyPatch], AbstractContextManager[Transcriber]]] = {
+    "azure": azure,
+    "whisper": whisper,
+    "faster-whisper": faster_whisper,
+}
