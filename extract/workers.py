@@ -30,9 +30,9 @@ from extract.encoders import AcousticEncoder, TextEncoder
 from extract.screening import out_of_bounds
 from extract.shards import Part, PartRows, Shards
 
-# Seconds of audio in a batch, padding included. Larger ones gain nothing on a CPU; a GPU is kept busy by
-# these, and where they do not fit they are halved.
-CPU_BATCH_SECONDS = 30.0
+# Seconds of audio in a batch, padding included. A CPU is busy with one utterance, and more only crowd its
+# caches; a GPU is kept busy by these, and where they do not fit they are halved.
+CPU_BATCH_SECONDS = 10.0
 GPU_BATCH_SECONDS = 320.0
 _DECODERS = 4  # threads per GPU; a CPU worker has one
 
@@ -95,10 +95,9 @@ def encode_parts(
         try:
             while not stop.is_set():
                 part = todo.get_nowait()
-                rows = _encode_part(job, part, worker, stop)
+                rows = _encode_part(job, part, worker, stop, events.put)
                 if rows is not None:
                     shards.write(part, rows)
-                    events.put(sum(job.chosen[place][1] for place in part.places))
         except queue.Empty:
             pass
         except BaseException as error:
@@ -141,8 +140,10 @@ def _watch(
     return failure
 
 
-def _encode_part(job: Job, part: Part, worker: Worker, stop: threading.Event) -> PartRows | None:
-    """All rows of a part; None when stopped meanwhile."""
+def _encode_part(
+    job: Job, part: Part, worker: Worker, stop: threading.Event, advance: Advance
+) -> PartRows | None:
+    """All rows of a part; None when stopped meanwhile. `advance` is told of each batch."""
     refused: dict[int, str] = {}
     durations: list[tuple[int, float]] = []
     rows: list[tuple[list[int], Tensor, Tensor]] = []  # places and device tensors, batch by batch
@@ -158,6 +159,7 @@ def _encode_part(job: Job, part: Part, worker: Worker, stop: threading.Event) ->
                 durations.append((place, len(outcome) / SAMPLING_RATE))
         if waveforms:
             rows += _encode_batch(job, waveforms, worker)
+        advance(sum(job.chosen[place][1] for place in loaded))
     places = [place for places, _, _ in rows for place in places]
     acoustic, text = _on_cpu([row for _, row, _ in rows]), _on_cpu([row for _, _, row in rows])
     _refuse_not_finite(job, places, acoustic, text)
@@ -280,7 +282,8 @@ def _keep_heap() -> None:
         mallopt = ctypes.CDLL(None).mallopt
     except (OSError, AttributeError):
         return  # another C library, which manages its memory its own way
-    trim_threshold, mmap_max = -1, -4  # from malloc.h
+    trim_threshold, mmap_max, arena_max = -1, -4, -8  # from malloc.h
+    mallopt(arena_max, 1)  # the arenas of threads are too small for such blocks
     mallopt(mmap_max, 0)
     mallopt(trim_threshold, 1 << 30)
 

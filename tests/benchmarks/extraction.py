@@ -17,6 +17,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 import numpy as np
@@ -29,7 +30,8 @@ from extract.encoders import Options, load_acoustic, relative_error
 from extract.shards import Shards, plan_parts
 from extract.workers import Job, Worker, encode_parts, per_core
 
-Way = tuple[str, Callable[..., np.ndarray], tuple[object, ...]]
+Run = Callable[[list[Path]], np.ndarray]  # recordings -> (N, 768)
+Way = tuple[str, Callable[..., Run], tuple[object, ...]]
 
 
 class NoText:
@@ -41,67 +43,82 @@ class NoText:
         return torch.zeros(len(texts), 1)
 
 
-def one_at_a_time(folder: str, paths: list[Path], device: str) -> np.ndarray:
+def one_at_a_time(folder: str, device: str) -> Run:
     """(a): what a script around Hugging Face does."""
     import librosa
     from transformers import AutoFeatureExtractor, AutoModel
 
     extractor = AutoFeatureExtractor.from_pretrained(folder)
     model = AutoModel.from_pretrained(folder).eval().to(device)
-    rows = []
-    with torch.no_grad():
+
+    @torch.no_grad()
+    def run(paths: list[Path]) -> np.ndarray:
+        rows = []
         for path in paths:
             samples, _ = librosa.load(path, sr=16_000)
             values = extractor(samples, sampling_rate=16_000, return_tensors="pt").input_values
             rows.append(model(values.to(device)).last_hidden_state[0].mean(dim=0).cpu().numpy())
-    return np.stack(rows)
+        return np.stack(rows)
+
+    return run
 
 
-def padded(folder: str, paths: list[Path], device: str, size: int) -> np.ndarray:
+def padded(folder: str, device: str, size: int) -> Run:
     """(b): batches of `size`, zero-padded, as the feature-extraction path gives them."""
     from transformers import AutoFeatureExtractor, AutoModel
 
     extractor = AutoFeatureExtractor.from_pretrained(folder)
     model = AutoModel.from_pretrained(folder).eval().to(device)
-    rows = []
-    with torch.no_grad():
+
+    @torch.no_grad()
+    def run(paths: list[Path]) -> np.ndarray:
+        rows = []
         for start in range(0, len(paths), size):
             batch = [soundfile.read(path, dtype="float32")[0] for path in paths[start : start + size]]
             values = extractor(batch, sampling_rate=16_000, padding=True, return_tensors="pt").input_values
             rows.append(model(values.to(device)).last_hidden_state.mean(dim=1).cpu().numpy())
-    return np.concatenate(rows)
+        return np.concatenate(rows)
+
+    return run
 
 
-def ours(folder: str, paths: list[Path], device: str, precision: str) -> np.ndarray:
+def ours(folder: str, device: str, precision: str) -> Run:
     """(c): parts through the workers, written to disk and read again."""
     worker = Worker(load_acoustic(folder, device, Options(precision=precision)), NoText())
     workers = per_core(worker) if device == "cpu" else [worker]
-    chosen = [
-        (Utterance(path.stem, path, "train", transcript=""), soundfile.info(path).duration) for path in paths
-    ]
-    with tempfile.TemporaryDirectory() as cache:
-        parts = plan_parts([seconds for _, seconds in chosen], 60.0)
-        shards = Shards(Path(cache) / "c.h5", "benchmark", parts)
-        encode_parts(Job(chosen, 0.0, 100.0), parts, shards, workers, lambda _: None)
-        rows = np.empty((len(paths), 768), np.float32)
-        for part in shards.read_all():
-            rows[part.places] = part.acoustic
-    return rows
+
+    def run(paths: list[Path]) -> np.ndarray:
+        seconds = [soundfile.info(path).duration for path in paths]
+        turns = [Utterance(path.stem, path, "train", transcript="") for path in paths]
+        with tempfile.TemporaryDirectory() as cache:
+            # So small that both cores have work to the end, as in a corpus of hours.
+            parts = plan_parts(seconds, 10.0)
+            shards = Shards(Path(cache) / "c.h5", "benchmark", parts)
+            job = Job(list(zip(turns, seconds, strict=True)), 0.0, 100.0)
+            encode_parts(job, parts, shards, workers, lambda _: None)
+            rows = np.empty((len(paths), 768), np.float32)
+            for part in shards.read_all():
+                rows[part.places] = part.acoustic
+        return rows
+
+    return run
 
 
-def measured(way: Way, folder: str, paths: list[Path], device: str, pipe: object) -> None:
-    """Run in a process of its own: the rows, the seconds without loading, and the peak memory."""
-    _, function, arguments = way
-    function(folder, paths[:2], device, *arguments)  # loads libraries and warms up
+def measured(way: Way, folder: str, paths: list[Path], device: str, pipe: Connection) -> None:
+    """In a process of its own: the rows, the seconds they took without loading, and the peak memory."""
+    _, load, arguments = way
+    run = load(folder, device, *arguments)
+    run(paths[:1])  # warms up
     start = time.perf_counter()
-    rows = function(folder, paths, device, *arguments)
+    rows = run(paths)
     seconds = time.perf_counter() - start
+    on_gpu = device == "cuda"
     memory = (
         torch.cuda.max_memory_allocated()
-        if device == "cuda"
+        if on_gpu
         else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     )
-    pipe.send((rows, seconds, memory))  # type: ignore[attr-defined]
+    pipe.send((rows, seconds, memory))
 
 
 def matrix_rate(device: str) -> float:
@@ -166,14 +183,15 @@ def prepare(folder: Path, utterances: int) -> tuple[str, list[Path], float]:
 
 def compare(folder: str, paths: list[Path], seconds: float, rounds: int, device: str) -> None:
     ways: list[Way] = [("(a) Hugging Face, one at a time, librosa", one_at_a_time, ())]
-    ways += [(f"(b) Hugging Face, padded, {size} at once", padded, (size,)) for size in (4, 8, 16)]
+    ways += [(f"(b) Hugging Face, padded, {size} at once", padded, (size,)) for size in (2, 4, 8)]
     ways += [(f"(c) ours, {precision}", ours, (precision,)) for precision in ("float32", "bfloat16")]
     times: dict[str, list[float]] = {way[0]: [] for way in ways}
     rows: dict[str, np.ndarray] = {}
     memory: dict[str, float] = {}
     rates = []
+    work = flop_per_second(folder)
     context = multiprocessing.get_context("spawn")
-    for _ in range(rounds):
+    for number in range(rounds):
         rates.append(matrix_rate(device))
         for way in ways:
             receiver, sender = context.Pipe(duplex=False)
@@ -182,20 +200,32 @@ def compare(folder: str, paths: list[Path], seconds: float, rounds: int, device:
             rows[way[0]], taken, memory[way[0]] = receiver.recv()
             process.join()
             times[way[0]].append(taken)
-    rate = statistics.median(rates)
-    work = flop_per_second(folder)
-    first = ways[0][0]
-    print(
-        f"{len(paths)} recordings, {seconds:.0f} s of audio, {rounds} rounds, {device}, {torch.get_num_threads()} threads"
-    )
+        print(f"\n{len(paths)} recordings, {seconds:.0f} s of audio, {device}, {torch.get_num_threads()} threads; "
+              f"medians after round {number + 1} of {rounds}")  # fmt: skip
+        report(seconds, statistics.median(rates), work, times, memory, rows)
+
+
+def report(
+    seconds: float,
+    rate: float,
+    work: float,
+    times: dict[str, list[float]],
+    memory: dict[str, float],
+    rows: dict[str, np.ndarray],
+) -> None:
+    """A line per way; ratios are taken round by round, since a machine's speed drifts."""
+    first = next(iter(times))
     print(f"matrix products {rate / 1e9:.0f} GFLOP/s; the model {work / 1e9:.1f} GFLOP per second of audio")
     print(f"{'way':42}{'audio s/s':>10}{'ratio':>7}{'of matrix rate':>16}{'peak MB':>9}{'largest error':>15}")
-    for name, _, _ in ways:
-        speed = seconds / statistics.median(times[name])
-        ratio = statistics.median(a / b for a, b in zip(times[first], times[name], strict=True))
+    for name, taken in times.items():
+        speed = seconds / statistics.median(taken)
+        ratio = statistics.median(a / b for a, b in zip(times[first], taken, strict=True))
         error = relative_error(rows[name], rows[first])
         share = speed * work / rate
-        print(f"{name:42}{speed:10.1f}{ratio:7.2f}{share:16.0%}{memory[name] / 1e6:9.0f}{error:15.1e}")
+        print(
+            f"{name:42}{speed:10.1f}{ratio:7.2f}{share:16.0%}{memory[name] / 1e6:9.0f}{error:15.1e}",
+            flush=True,
+        )
 
 
 def flop_per_second(folder: str) -> float:
