@@ -156,10 +156,11 @@ def main() -> None:
     parser.add_argument("--utterances", type=int, default=24)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--device", default="cpu")
+    parser.add_argument("--padded", type=int, nargs="*", default=[2, 4, 8], help="batch sizes of (b)")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
         folder, paths, seconds = prepare(Path(temporary), options.utterances)
-        compare(folder, paths, seconds, options.rounds, options.device)
+        compare(folder, paths, seconds, options.padded, options.rounds, options.device)
 
 
 def prepare(folder: Path, utterances: int) -> tuple[str, list[Path], float]:
@@ -181,9 +182,11 @@ def prepare(folder: Path, utterances: int) -> tuple[str, list[Path], float]:
     return str(folder / "model"), paths, total
 
 
-def compare(folder: str, paths: list[Path], seconds: float, rounds: int, device: str) -> None:
+def compare(
+    folder: str, paths: list[Path], seconds: float, sizes: list[int], rounds: int, device: str
+) -> None:
     ways: list[Way] = [("(a) Hugging Face, one at a time, librosa", one_at_a_time, ())]
-    ways += [(f"(b) Hugging Face, padded, {size} at once", padded, (size,)) for size in (2, 4, 8)]
+    ways += [(f"(b) Hugging Face, padded, {size} at once", padded, (size,)) for size in sizes]
     ways += [(f"(c) ours, {precision}", ours, (precision,)) for precision in ("float32", "bfloat16")]
     times: dict[str, list[float]] = {way[0]: [] for way in ways}
     rows: dict[str, np.ndarray] = {}
