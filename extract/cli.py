@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +9,9 @@ import click
 
 from common import __version__, manifests
 from common.cache import FeatureCache
-from common.console import Command, Number, say
-from common.errors import UsageError, listing
+from common.console import Command, say
+from common.errors import listing
+from extract.options import cache_folder, check_durations, release_root, root_option, utterance_options
 from extract.transcripts.options import sources_of, transcriber_options
 
 ACOUSTIC_ENCODER = "facebook/wav2vec2-base"
@@ -32,11 +32,7 @@ Examples:
 @click.option(
     "--corpus", required=True, help="Corpus by name, or the path of a manifest (.toml) of your own."
 )
-@click.option(
-    "--root",
-    type=click.Path(path_type=Path),
-    help="Folder of the release.  [default: $SER_DATA/<corpus>, else data/<corpus>]",
-)
+@root_option
 @click.option(
     "--cache",
     type=click.Path(path_type=Path, file_okay=False),
@@ -92,25 +88,7 @@ Examples:
     type=click.IntRange(min=1),
     help="Encoders side by side on a CPU.  [default: one per core]",
 )
-@click.option(
-    "--min-duration",
-    type=Number(min=0),
-    default=3.0,
-    show_default=True,
-    help="Shorter utterances are dropped; seconds.",
-)
-@click.option(
-    "--max-duration",
-    type=Number(min=0),
-    default=30.0,
-    show_default=True,
-    help="Longer utterances are dropped; seconds.",
-)
-@click.option(
-    "--limit",
-    type=click.IntRange(min=1),
-    help="Only this many utterances, spread over the release, for a trial.",
-)
+@utterance_options
 @click.option("--overwrite", is_flag=True, help="Replace a cache that was made from other settings.")
 @click.version_option(__version__, package_name="ser-memory", message="ser-memory %(version)s")
 def main(
@@ -123,11 +101,10 @@ def main(
     Runs a frozen acoustic encoder over the recordings and a frozen text encoder over their transcripts,
     and writes one row per utterance to <cache>/<corpus>.h5, which ser-train reads.
     """
-    if min_duration > max_duration:
-        raise UsageError(f"--min-duration {min_duration:g} exceeds --max-duration {max_duration:g}.")
+    check_durations(min_duration, max_duration)
     manifest = manifests.load(corpus, protocol)
     settings_root = release_root(root, manifest.name)
-    folder = cache or Path(os.environ.get("SER_CACHE") or "cache")
+    folder = cache_folder(cache)
     sources = sources_of(manifest.name, folder, device, transcripts, **engine)
 
     # Everything from here on needs torch, which --help and wrong usage should not wait for.
@@ -169,17 +146,6 @@ def report(cache: FeatureCache) -> None:
     say(f"{cache.path}: {len(cache)} utterances, {hours:.2f} h ({splits}).")
     for reason, ids in cache.info.dropped.items():
         say(f"  dropped {len(ids)}, {reason}: {listing(ids, most=3)}")
-
-
-def release_root(root: Path | None, corpus: str) -> Path:
-    """The folder of a release: the one given, or where SER_DATA says. Raises UsageError if it is not there."""
-    folder = root or Path(os.environ.get("SER_DATA") or "data").expanduser() / corpus
-    if not folder.is_dir():
-        raise UsageError(
-            f"There is no folder {folder}: give the release with --root FOLDER, "
-            f"or set SER_DATA to the folder that holds {corpus}/."
-        )
-    return folder
 
 
 if __name__ == "__main__":

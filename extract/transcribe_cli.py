@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -11,10 +10,10 @@ from typing import Any
 import click
 
 from common import __version__, manifests
-from common.console import Command, Number, progress, say
+from common.console import Command, progress, say
 from common.errors import SerError, UsageError, listing
 from common.manifests import Manifest
-from extract.cli import release_root
+from extract.options import cache_folder, check_durations, release_root, root_option, utterance_options
 from extract.transcripts.comparison import Told, print_comparison
 from extract.transcripts.options import sources_of, transcriber_options
 from extract.transcripts.sources import RELEASE, Sources, split_names
@@ -37,11 +36,7 @@ Examples:
     required=True,
     help="Corpus by name, or a manifest (.toml); repeatable.",
 )
-@click.option(
-    "--root",
-    type=click.Path(path_type=Path),
-    help="Folder of the release.  [default: $SER_DATA/<corpus>, else data/<corpus>]",
-)
+@root_option
 @click.option(
     "--cache",
     type=click.Path(path_type=Path, file_okay=False),
@@ -61,25 +56,7 @@ Examples:
     show_default=True,
     help="Where Whisper runs: auto, cpu, mps, cuda or cuda:1.",
 )
-@click.option(
-    "--min-duration",
-    type=Number(min=0),
-    default=3.0,
-    show_default=True,
-    help="Shorter utterances are not heard; seconds.",
-)
-@click.option(
-    "--max-duration",
-    type=Number(min=0),
-    default=30.0,
-    show_default=True,
-    help="Longer utterances are not heard; seconds.",
-)
-@click.option(
-    "--limit",
-    type=click.IntRange(min=1),
-    help="Only this many utterances, spread over the release, for a trial.",
-)
+@utterance_options
 @click.version_option(__version__, package_name="ser-memory", message="ser-memory %(version)s")
 def main(
     corpora: tuple[str, ...], root: Path | None, cache: Path | None, transcriber: str | None, compare: str | None,
@@ -91,13 +68,12 @@ def main(
     An engine hears those that ser-extract could use, and each transcript is on disk before the next is asked
     for: a run that was cut off goes on where it was. ser-extract --transcriber NAME uses what is stored.
     """
-    if min_duration > max_duration:
-        raise UsageError(f"--min-duration {min_duration:g} exceeds --max-duration {max_duration:g}.")
+    check_durations(min_duration, max_duration)
     if root is not None and len(corpora) > 1:
         raise UsageError(
             "--root holds one corpus: set SER_DATA to the folder that holds them all, or give one."
         )
-    folder = cache or Path(os.environ.get("SER_CACHE") or "cache")
+    folder = cache_folder(cache)
     found = [(manifest, release_root(root, manifest.name)) for manifest in map(manifests.load, corpora)]
     if compare is not None:
         if transcriber is not None or degrade is not None:

@@ -47,8 +47,8 @@ def load_acoustic(
     Raises SerError when it cannot be loaded or does not take speech.
     """
     options = options or Options()
-    if name == "log-mel":
-        return LogMelEncoder(device, options)
+    if name == "log-mel":  # no model, so there is no configuration to ask
+        return ACOUSTIC_ENCODERS[name](name, device, options)
     from transformers import AutoConfig
 
     with loading(name, "acoustic"):

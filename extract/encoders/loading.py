@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,6 +11,7 @@ from typing import Any
 import torch
 
 from common.errors import SerError, UsageError
+from extract.revisions import digest
 
 _CONFIG_FILE = "config.json"
 # Weights a checkpoint may lack without harm: neither takes part in inference of hidden states.
@@ -80,10 +80,4 @@ def revision(model: Any, name: str) -> str:
     commit = getattr(model.config, "_commit_hash", None)
     if commit:
         return str(commit)
-    digest = hashlib.sha256()
-    for path in sorted(Path(name).iterdir()):
-        if path.suffix in {".json", ".txt", ".safetensors", ".bin", ".model"}:
-            digest.update(path.name.encode())
-            with path.open("rb") as file:
-                digest.update(hashlib.file_digest(file, "sha256").digest())
-    return f"sha256:{digest.hexdigest()[:16]}"
+    return digest(Path(name))

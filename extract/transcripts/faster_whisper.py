@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from common.errors import SerError, UsageError, listing
+from extract.revisions import digest
 from extract.transcripts.contract import Heard, Options
-from extract.transcripts.whisper import digest, most_tokens
+from extract.transcripts.whisper import most_tokens
 
 if TYPE_CHECKING:
     from extract.audio import Waveform

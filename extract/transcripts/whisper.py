@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from common.errors import SerError, UsageError, listing
+from extract.revisions import digest
 from extract.transcripts.contract import Heard, Options
 
 if TYPE_CHECKING:
@@ -183,17 +183,6 @@ def revision(model: Any, source: str) -> str:
     """The hub's commit, or for a local folder a digest of its files."""
     commit = getattr(getattr(model, "config", None), "_commit_hash", None)
     return str(commit)[:16] if commit else digest(Path(source))
-
-
-def digest(folder: Path) -> str:
-    """SHA-256 over the names and contents of a model's files, 16 digits of it."""
-    made = hashlib.sha256()
-    for path in sorted(folder.iterdir()):
-        if path.suffix in {".json", ".txt", ".safetensors", ".bin", ".model"}:
-            made.update(path.name.encode())
-            with path.open("rb") as file:
-                made.update(hashlib.file_digest(file, "sha256").digest())
-    return f"sha256:{made.hexdigest()[:16]}"
 
 
 def _joined(parts: list[Heard]) -> Heard:
