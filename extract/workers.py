@@ -7,8 +7,6 @@ GPUs there is one per card. Decoding runs ahead in threads of its own.
 
 from __future__ import annotations
 
-import ctypes
-import os
 import queue
 import signal
 import threading
@@ -22,6 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from common.cores import cores, one_core_each
 from common.errors import SerError
 from extract import audio
 from extract.audio import SAMPLING_RATE, Waveform
@@ -64,8 +63,7 @@ class Worker:
 
 def per_core(worker: Worker, wanted: int | None = None) -> list[Worker]:
     """Workers on a CPU that share one pair of encoders: as many as wanted, or one per core at hand."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return [Worker(worker.acoustic, worker.text) for _ in range(wanted or cores)]
+    return [Worker(worker.acoustic, worker.text) for _ in range(wanted or cores())]
 
 
 @dataclass(frozen=True)
@@ -267,25 +265,8 @@ def _single_threaded(workers: Sequence[Worker]) -> Iterator[None]:
     if any(worker.acoustic.device.type != "cpu" for worker in workers):
         yield
         return
-    _keep_heap()
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
+    with one_core_each():
         yield
-    finally:
-        torch.set_num_threads(threads)
-
-
-def _keep_heap() -> None:
-    """Tell glibc to reuse large blocks: page faults on fresh ones cost a tenth of the encoder's time."""
-    try:
-        mallopt = ctypes.CDLL(None).mallopt
-    except (OSError, AttributeError):
-        return  # another C library, which manages its memory its own way
-    trim_threshold, mmap_max, arena_max = -1, -4, -8  # from malloc.h
-    mallopt(arena_max, 1)  # the arenas of threads are too small for such blocks
-    mallopt(mmap_max, 0)
-    mallopt(trim_threshold, 1 << 30)
 
 
 @contextmanager
