@@ -94,6 +94,19 @@ class FeatureCache:
             values = data.asstr()[:] if column in TEXT_COLUMNS else data[:]
         return np.asarray(values)
 
+    def mapped(self, column: str) -> npt.NDArray[np.float32]:
+        """An embedding column as a view of the file, which is read when looked at and shared by processes.
+
+        Writing to it changes this process's copy alone. A column that is not one piece of float32 in the file
+        (ours always is, another program's may be compressed) is read whole instead.
+        """
+        with _opened(self.path) as file:
+            data = file[column]
+            if data.chunks is not None or data.dtype != np.float32 or data.id.get_offset() is None:
+                return np.asarray(data[:], dtype=np.float32)
+            shape, offset = data.shape, data.id.get_offset()
+        return np.memmap(self.path, np.float32, mode="c", offset=offset, shape=shape)
+
     def validate(self) -> None:
         """Read everything and check what opening does not: unique ids, finite values, labels within the scale.
 

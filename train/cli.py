@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-import json
+import math
 import os
-import platform
+import signal
 from collections.abc import Collection, Sequence
 from datetime import datetime
 from pathlib import Path
@@ -14,32 +14,66 @@ from typing import TYPE_CHECKING, TypeVar
 import click
 
 from common import __version__
-from common.console import Command, Number, notice, progress, say
-from common.errors import UsageError, listing
+from common.cache import EMBEDDINGS
+from common.console import Command, Number, clock, notice, progress, say, table
+from common.cores import cores, memory
+from common.errors import SerError, UsageError, listing
+from train import recipes
+from train.samplers import SAMPLERS
 
 if TYPE_CHECKING:
-    from train.data import Corpus
-    from train.experiment import Experiment
+    from common.cache import FeatureCache
+    from train.data import Corpus, Source
+    from train.experiment import Experiment, Failure
 
 _T = TypeVar("_T")
+STRATEGIES = ("finetune", "experience-replay", "gem", "a-gem", "der++", "ewc", "lwf", "joint")
+
+
+class InterruptedTrainingError(SerError):
+    """Ctrl-C: what is finished is kept."""
+
+    exit_code = 128 + signal.SIGINT
+
 
 EXAMPLES = """
 \b
 Examples:
   ser-train
+  ser-train --preset paper --dry-run
   ser-train --strategy finetune --strategy gem --seeds 3
+  ser-train --strategy experience-replay --sampler random --sampler speaker --sampler coverage
   ser-train --stages msp-podcast,iemocap --strategy experience-replay --memory-size 500 --seed 7
 """
 
 
 @click.command("ser-train", cls=Command, epilog=EXAMPLES)
 @click.option(
+    "--preset",
+    type=click.Choice(recipes.presets()),
+    callback=recipes.use_preset,
+    is_eager=True,
+    expose_value=False,
+    help="An experiment that comes with the program; paper is Tables 2 and 3 of the paper. Other options change it.",
+)
+@click.option(
+    "--experiment",
+    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    callback=recipes.use_file,
+    is_eager=True,
+    expose_value=False,
+    help='A TOML file of these options by their names, such as strategy = ["finetune", "gem:speaker"].',
+)
+@click.option(
+    "--dry-run", is_flag=True, help="Say what would be trained and about how long it takes, and stop."
+)
+@click.option(
     "--strategy",
     "strategies",
     multiple=True,
     default=("finetune", "experience-replay", "gem"),
     show_default=True,
-    help="finetune, experience-replay, gem or joint; repeatable.",
+    help=f"{', '.join(STRATEGIES[:-1])} or {STRATEGIES[-1]}; repeatable. gem:speaker names its own sampler.",
 )
 @click.option(
     "--sampler",
@@ -47,7 +81,7 @@ Examples:
     multiple=True,
     default=("random",),
     show_default=True,
-    help="Who gets into memory: random; repeatable.",
+    help=f"Who gets into memory: {', '.join(SAMPLERS)}; repeatable.",
 )
 @click.option(
     "--memory-size",
@@ -79,6 +113,23 @@ Examples:
     "--output",
     type=click.Path(path_type=Path, file_okay=False),
     help="Folder of the results.  [default: runs/<time>-<strategies>]",
+)
+@click.option(
+    "--trained",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Folder of finished stages, which no later run trains again.  [default: <cache>/trained]",
+)
+@click.option(
+    "--jobs",
+    type=click.IntRange(min=1),
+    help="Processes that train side by side on a CPU.  [default: one per core]",
+)
+@click.option(
+    "--memory-share",
+    type=Number(min=0, max=1),
+    default=0.5,
+    show_default=True,
+    help="Share of this machine's memory that embeddings may fill; more are read from the disk in shuffled blocks.",
 )
 @click.option(
     "--device",
@@ -134,19 +185,44 @@ Examples:
     type=Number(min=0),
     default=0.0,
     show_default=True,
-    help="gem: lower bound of the dual variables; 0 projects exactly.",
+    help="gem, a-gem: lower bound of the dual variables; 0 projects exactly.",
+)
+@click.option(
+    "--gem-batch",
+    type=recipes.AllOrNumber(),
+    default="all",
+    show_default=True,
+    help="gem, a-gem: remembered samples per gradient, all or a number drawn anew at every step.",
+)
+@click.option(
+    "--der-alpha", type=Number(min=0), default=0.5, show_default=True, help="der++: weight of old answers."
+)
+@click.option(
+    "--der-beta", type=Number(min=0), default=0.5, show_default=True, help="der++: weight of old targets."
+)
+@click.option(
+    "--ewc-strength", type=Number(min=0), default=100.0, show_default=True, help="ewc: weight of the penalty."
+)
+@click.option(
+    "--lwf-strength",
+    type=Number(min=0),
+    default=1.0,
+    show_default=True,
+    help="lwf: weight of the old model's answers.",
 )
 @click.version_option(__version__, package_name="ser-memory", message="ser-memory %(version)s")
 def main(
-    strategies: tuple[str, ...], samplers: tuple[str, ...], memory_size: int, stages: str, seeds: int | None,
-    seed_list: tuple[int, ...], cache: Path | None, output: Path | None, device: str, layer: str | None, label_scale: str,
-    loss: str, learning_rate: float, batch_size: int, epochs: int, patience: int, replay_share: float | None,
-    gem_margin: float,
+    dry_run: bool, strategies: tuple[str, ...], samplers: tuple[str, ...], memory_size: int, stages: str,
+    seeds: int | None, seed_list: tuple[int, ...], cache: Path | None, output: Path | None, trained: Path | None,
+    jobs: int | None, memory_share: float, device: str, layer: str | None, label_scale: str, loss: str, learning_rate: float,
+    batch_size: int, epochs: int, patience: int, replay_share: float | None, gem_margin: float, gem_batch: int | None,
+    der_alpha: float, der_beta: float, ewc_strength: float, lwf_strength: float,
 ) -> None:  # fmt: skip
     """Train emotion heads through a sequence of corpora, and show what each strategy forgets.
 
     Reads <cache>/<corpus>.h5 for every stage, trains every strategy with every seed, evaluates all corpora
-    after all stages, writes results.csv and config.json, and prints the closing tables.
+    after all stages, writes results.csv, memory.csv and config.json, and prints the closing tables. Every finished
+    stage is kept: the same command goes on where it was stopped, and a further seed or strategy costs only itself.
     """
     stage_names = tuple(name.strip() for name in stages.split(","))
     if len(set(stage_names)) != len(stage_names) or not all(stage_names):
@@ -155,55 +231,159 @@ def main(
         raise UsageError(
             "--memory-size 1 teaches nothing with --loss ccc, the CCC of one utterance: keep 2 or more."
         )
+    if gem_batch == 1 and loss == "ccc":
+        raise UsageError(
+            "--gem-batch 1 tells nothing with --loss ccc, the CCC of one utterance: take 2 or more."
+        )
     if seeds is not None and seed_list:
         raise UsageError("Give --seeds N or --seed S, not both.")
+    for item in strategies:
+        _check_strategy(item)
+    _known("sampler", samplers, SAMPLERS)
+    jobs = _jobs(jobs)
 
     # Everything from here on needs torch, which --help and wrong usage should not wait for.
-    import torch
-
     from common.devices import resolve_device
+    from train import data
     from train import experiment as experiments
-    from train.data import load_corpora
     from train.loop import LoopSettings
-    from train.report import print_tables, write_results
-    from train.samplers import SAMPLERS
-    from train.strategies import STRATEGIES, StrategySettings
+    from train.strategies import StrategySettings
 
-    _known("strategy", strategies, STRATEGIES)
-    _known("sampler", samplers, SAMPLERS)
     plan = experiments.Experiment(
         variants=experiments.variants(_once(strategies), _once(samplers), memory_size),
         stages=stage_names,
         seeds=_once(seed_list) or tuple(range(seeds or 5)),
         loop=LoopSettings(loss, learning_rate, batch_size, epochs, patience),
-        strategy=StrategySettings(replay_share, gem_margin),
+        strategy=StrategySettings(
+            replay_share, gem_margin, gem_batch, der_alpha, der_beta, ewc_strength, lwf_strength
+        ),
     )
     folder = cache or Path(os.environ.get("SER_CACHE") or "cache")
-    corpora, fingerprints = load_corpora(folder, stage_names, label_scale, layer, resolve_device(device))
+    source = data.Source(folder, stage_names, label_scale, layer, str(resolve_device(device)))
+    source = _streamed_if_large(source, data.open_caches(source), memory_share)
+    corpora = data.load_corpora(source)
     _note_whole_memories(plan, corpora[:-1])
-    target = _output(output, strategies)
-    config = {
-        "experiment": dataclasses.asdict(plan),
-        "label_scale": label_scale,
-        "layer": layer,
-        "cache": str(folder),
-        "fingerprints": fingerprints,
-        "versions": {
-            "ser-memory": __version__,
-            "torch": torch.__version__,
-            "python": platform.python_version(),
-        },
-    }
-    (target / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
-    with progress("training", experiments.epochs(plan), "epochs") as advance:
-        results = experiments.run(
-            plan, corpora, advance, lambda rows: write_results(target / "results.csv", rows)
-        )
-    print_tables(results)
+    if dry_run:
+        _estimate(plan, source, corpora, trained or folder / "trained", jobs)
+    else:
+        _train(plan, source, corpora, trained or folder / "trained", jobs, output, strategies)
+
+
+def _train(
+    plan: Experiment, source: Source, corpora: Sequence[Corpus], trained: Path, jobs: int, output: Path | None,
+    strategies: Sequence[str],
+) -> None:  # fmt: skip
+    import torch
+
+    from train import schedule
+    from train.experiment import Keys, results
+    from train.report import print_tables
+    from train.results import prepare_folder, write_memory, write_results
+    from train.store import Store
+
+    store, keys = Store(trained), Keys(plan, corpora, torch.device(source.device))
+    todo = schedule.plan(plan, corpora, store, torch.device(source.device))
+    target = output or Path("runs") / f"{datetime.now():%Y%m%d-%H%M%S}-{_name(strategies)}"
+    prepare_folder(target, plan, source, corpora)
+    if todo.epochs_kept:
+        say_kept = todo.epochs_kept // plan.loop.epochs
+        notice(f"{say_kept} of {say_kept + todo.epochs // plan.loop.epochs} stages are finished already.")
+
+    def keep() -> None:
+        write_results(target / "results.csv", results(plan, corpora, store, keys))
+        write_memory(target / "memory.csv", plan, corpora, store, keys)
+
+    try:
+        with progress("training", todo.epochs, "epochs") as advance:
+            failures = schedule.carry_out(plan, source, corpora, store, todo, jobs, advance, keep)
+    except KeyboardInterrupt:
+        raise InterruptedTrainingError(
+            f"Stopped as asked: finished stages are kept in {trained}; run the same command again to go on."
+        ) from None
+    keep()
+    print_tables(list(results(plan, corpora, store, keys)))
     say(f"All figures: {target / 'results.csv'}")
+    if failures:
+        raise SerError(_told(failures, plan))
 
 
-def _known(kind: str, names: tuple[str, ...], registry: Collection[str]) -> None:
+def _told(failures: Sequence[Failure], plan: Experiment) -> str:
+    """One sentence on the runs that diverged."""
+    from train.experiment import stage_name, strategy_of
+
+    places = [
+        f"{'all strategies' if failure.run.variant is None else strategy_of(failure.run)}, seed {failure.run.seed}, "
+        f"stage {stage_name(plan.stages[: failure.stage])}"
+        for failure in failures
+    ]
+    return (
+        f"The predictions stopped being finite in {listing(places)}: lower --learning-rate. "
+        "What else was asked for is in the results."
+    )
+
+
+def _estimate(plan: Experiment, source: Source, corpora: Sequence[Corpus], trained: Path, jobs: int) -> None:
+    """Print what is left to train and how long it takes at most, from a few steps of each kind."""
+    import torch
+
+    from train import schedule
+    from train.estimate import estimate
+    from train.store import Store
+
+    device = torch.device(source.device)
+    store = Store(trained)
+    todo = schedule.plan(plan, corpora, store, device)
+    lines = estimate(plan, corpora, store, todo, device)
+    rows = []
+    for line in lines:
+        numbers = [str(line.runs), str(line.steps), f"{1e3 * line.step:.1f}", clock(line.seconds / jobs)]
+        rows.append([line.stage, line.strategy, *numbers])
+    where = f"{jobs} cores" if device.type == "cpu" else str(device)
+    table(
+        f"To train, on {where}",
+        ["stage", "strategy", "runs", "steps an epoch", "ms a step", "at most"],
+        rows,
+        left=2,
+    )
+    say(
+        f"At most {clock(sum(line.seconds for line in lines) / jobs)}, if every stage takes all of its "
+        f"{plan.loop.epochs} epochs."
+    )
+
+
+def _streamed_if_large(source: Source, caches: Sequence[FeatureCache], share: float) -> Source:
+    """Say how the embeddings are read: in any order while they fit into memory, else in blocks."""
+    size = sum(4 * math.prod(cache.shapes[name]) for cache in caches for name in EMBEDDINGS)
+    if size <= share * memory():
+        notice(f"The embeddings, {_gigabytes(size)}, are shuffled freely in memory.")
+        return source
+    notice(
+        f"The embeddings, {_gigabytes(size)}, are more than {share:.0%} of this machine's {_gigabytes(memory())} of memory: "
+        "they are read from the disk in shuffled blocks."
+    )
+    return dataclasses.replace(source, streamed=True)
+
+
+def _gigabytes(size: float) -> str:
+    return f"{size / 1e9:.3g} GB"
+
+
+def _jobs(wanted: int | None) -> int:
+    """Worker processes: as asked for, but never more than there are cores."""
+    if wanted is not None and wanted > cores():
+        notice(f"--jobs {wanted} would only crowd the {cores()} cores of this machine: {cores()} are used.")
+    return min(wanted or cores(), cores())
+
+
+def _check_strategy(item: str) -> None:
+    """Raise UsageError unless it is a strategy, or one with a memory and its sampler, such as gem:speaker."""
+    strategy, colon, sampler = item.partition(":")
+    _known("strategy", [strategy], STRATEGIES)
+    if colon:
+        _known("sampler", [sampler], SAMPLERS)
+
+
+def _known(kind: str, names: Sequence[str], registry: Collection[str]) -> None:
     for name in names:
         if name not in registry:
             raise UsageError(f"There is no {kind} {name!r}: choose among {listing(registry)}.")
@@ -213,6 +393,11 @@ def _once(values: tuple[_T, ...]) -> tuple[_T, ...]:
     return tuple(dict.fromkeys(values))
 
 
+def _name(strategies: Sequence[str]) -> str:
+    """Of a folder of results: the strategies in it."""
+    return "-".join(dict.fromkeys(item.partition(":")[0] for item in strategies))
+
+
 def _note_whole_memories(plan: Experiment, earlier: Sequence[Corpus]) -> None:
     """Say which memories are as large as their corpus, since they then forget nothing and hide nothing."""
     size = max(variant.memory_size for variant in plan.variants)
@@ -220,15 +405,6 @@ def _note_whole_memories(plan: Experiment, earlier: Sequence[Corpus]) -> None:
         held = len(corpus.splits["train"])
         if size >= held:
             notice(f"The memory of {corpus.name} holds all of its {held} training utterances.")
-
-
-def _output(folder: Path | None, strategies: Sequence[str]) -> Path:
-    """The folder of this run's results, made; never one that already holds results."""
-    target = folder or Path("runs") / f"{datetime.now():%Y%m%d-%H%M%S}-{'-'.join(strategies)}"
-    if (target / "results.csv").exists() or (target / "config.json").exists():
-        raise UsageError(f"{target} already holds a run: give another --output, or remove it.")
-    target.mkdir(parents=True, exist_ok=True)
-    return target
 
 
 if __name__ == "__main__":

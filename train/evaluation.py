@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
+import numpy.typing as npt
+
 from common.metrics import ccc, uar
-from train.data import DIMENSIONS, Corpus, Samples
-from train.model import EmotionModel
+from train.data import DIMENSIONS, Corpus
+from train.model import Network, Parameters
 
 METRICS = {"ccc": ccc, "uar": uar}
 
@@ -24,18 +27,22 @@ class Figure:
     n: int  # utterances
 
 
-def evaluate(model: EmotionModel, corpora: Sequence[Corpus]) -> Iterator[Figure]:
-    """Every measure of both dimensions on every evaluated split of every corpus."""
+def evaluate(network: Network, parameters: Parameters, corpora: Sequence[Corpus]) -> list[list[Figure]]:
+    """Of each run: every measure of both dimensions on every evaluated split of every corpus."""
+    figures: list[list[Figure]] = [[] for _ in range(len(parameters.flat))]
     for corpus in corpora:
         for split, samples in corpus.evaluated.items():
-            for (dimension, metric), value in measure(model, samples).items():
-                yield Figure(corpus.name, split, dimension, metric, value, len(samples))
+            truth = samples.targets.cpu().numpy()
+            for run, prediction in enumerate(network.predict(parameters, samples).cpu().numpy()):
+                for (dimension, metric), value in measure(truth, prediction).items():
+                    figures[run].append(Figure(corpus.name, split, dimension, metric, value, len(samples)))
+    return figures
 
 
-def measure(model: EmotionModel, samples: Samples) -> dict[tuple[str, str], float]:
-    """(dimension, metric) -> value on these samples."""
-    prediction = model.predict(samples.acoustic, samples.text).cpu().numpy()
-    truth = samples.targets.cpu().numpy()
+def measure(
+    truth: npt.NDArray[np.float32], prediction: npt.NDArray[np.float32]
+) -> dict[tuple[str, str], float]:
+    """(N, 2) labels and predictions -> (dimension, metric) -> value."""
     return {
         (dimension, name): metric(truth[:, column], prediction[:, column])
         for column, dimension in enumerate(DIMENSIONS)

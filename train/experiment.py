@@ -2,25 +2,31 @@
 
 from __future__ import annotations
 
-import copy
+import hashlib
+import json
 import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field, replace
 
 import numpy as np
 import torch
+from torch import Tensor
 
-from common.errors import SerError
 from train.data import Corpus, Samples
+from train.dropout import Dropout
 from train.evaluation import Figure, evaluate
-from train.loop import LoopSettings, train_stage
-from train.memory import EpisodicMemory
-from train.model import Architecture, EmotionModel
-from train.samplers import SAMPLERS
-from train.strategies import STRATEGIES, StrategySettings
+from train.loop import LoopSettings, Training
+from train.memory import Held, choose, contents
+from train.model import Architecture, Network
+from train.objective import OBJECTIVES
+from train.store import Record, Store
+from train.strategies import STRATEGIES, Kept, Stage, StrategySettings
 
 NO_SAMPLER = "none"  # of a strategy that keeps no memory
 LETTERS = {"msp-podcast": "P", "msp-improv": "M", "iemocap": "I"}  # the paper's names of the stages
+METHOD = 1  # to be raised when the same experiment would give other results, lest old stages be taken for new
+
+Advance = Callable[[float], None]
 
 
 @dataclass(frozen=True)
@@ -44,6 +50,22 @@ class Experiment:
 
 
 @dataclass(frozen=True)
+class Run:
+    """One variant with one seed; the first stage is common to all variants and belongs to none."""
+
+    variant: Variant | None
+    seed: int
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A run that stopped, and where."""
+
+    run: Run
+    stage: int
+
+
+@dataclass(frozen=True)
 class Result:
     """One row of results.csv."""
 
@@ -61,62 +83,185 @@ class Result:
     n: int
 
 
-def variants(strategies: Sequence[str], samplers: Sequence[str], memory_size: int) -> tuple[Variant, ...]:
-    """Each strategy once per sampler, or once where it keeps no memory."""
-    return tuple(
-        variant
-        for strategy in strategies
-        for variant in (
-            [Variant(strategy, sampler, memory_size) for sampler in samplers]
-            if STRATEGIES[strategy].earlier == "memory"
-            else [Variant(strategy)]
-        )
-    )
+class Trainer:
+    """Takes stacks of runs through the stages, on one device of one process.
 
-
-def run(
-    experiment: Experiment,
-    corpora: Sequence[Corpus],
-    advance: Callable[[float], None] = lambda _: None,
-    keep: Callable[[list[Result]], None] = lambda _: None,
-) -> list[Result]:
-    """Train every variant with every seed; rows ordered by variant, seed, stage, corpus and split.
-
-    The first stage of a seed is the same for all variants, so it is trained once. `advance` is told of
-    epochs done, and `keep` is given the rows so far after every seed. A seed's rows do not depend on the
-    other seeds or variants.
+    Each stage is kept in the store as it ends, and what is there already is not trained again. A run's results
+    do not depend on the runs it is stacked with.
     """
-    figures: dict[tuple[Variant, int], list[list[Figure]]] = {}  # per stage
-    for seed in experiment.seeds:
-        way = _Seed(experiment, corpora, seed, advance)
-        first = way.first_stage()
-        first_figures = list(evaluate(first, corpora))
-        for variant in experiment.variants:
-            later = way.later_stages(variant, copy.deepcopy(first))
-            figures[variant, seed] = [first_figures, *(list(evaluate(model, corpora)) for model in later)]
-        keep(_rows(experiment, figures))
-    return _rows(experiment, figures)
+
+    def __init__(
+        self, experiment: Experiment, corpora: Sequence[Corpus], store: Store, device: torch.device
+    ) -> None:
+        self._experiment = experiment
+        self.corpora = corpora
+        self._store = store
+        self.device = device
+        self._keys = Keys(experiment, corpora, device)
+        train = corpora[0].splits["train"]
+        *layers, width = train.acoustic.shape[1:]
+        self._network = Network(Architecture(width, train.text.shape[1], layers=sum(layers)))
+
+    @torch.inference_mode()
+    def first_stage(self, seeds: Sequence[int], advance: Advance) -> list[Failure]:
+        """Train the first stage of each seed, as one stack."""
+        runs = [Run(None, seed) for seed in seeds]
+        new = [run for run in runs if not self._store.record(self._keys.of(run, 1))]
+        failures: list[Failure] = []
+        if new:
+            failures, _ = self._finish(new, 1, self.initial(new), [], [[] for _ in new], advance)
+        self._evaluate([run for run in runs if run not in new], 1)
+        return failures
+
+    @torch.inference_mode()
+    def later_stages(self, runs: Sequence[Run], advance: Advance) -> list[Failure]:
+        """Take runs of one strategy, as one stack, from their first stage to the last."""
+        kept: list[Kept] = []
+        memories: list[list[Held]] = [[] for _ in runs]
+        parameters = self._parameters(runs, 1)
+        for number in range(2, len(self.corpora) + 1):
+            what, held = self.keep(runs, number - 1, parameters)
+            kept.append(what)
+            memories = [before + new for before, new in zip(memories, held, strict=True)]
+            if not all(self._store.record(self._keys.of(run, number)) for run in runs):
+                failures, going = self._finish(runs, number, parameters, kept, memories, advance)
+                if failures:  # those that go on do so as a stack of their own, from what is kept of them
+                    return failures + (self.later_stages(going, advance) if going else [])
+            parameters = self._parameters(runs, number)
+            self._evaluate(runs, number)
+        return []
+
+    def _finish(
+        self, runs: Sequence[Run], number: int, start: Tensor, kept: list[Kept],
+        memories: Sequence[list[Held]], advance: Advance,
+    ) -> tuple[list[Failure], list[Run]]:  # fmt: skip
+        """Train one stage of a stack, evaluate and keep it; the runs that failed, and those that go on."""
+        training = self.training(runs, number, start, kept)
+        trained = training.run(self.corpora[number - 1].splits["validation"], advance)
+        failures = [Failure(run, number) for run, one in zip(runs, trained, strict=True) if one.diverged]
+        going = [place for place, one in enumerate(trained) if not one.diverged]
+        figures = self._figures(torch.stack([one.parameters for one in trained])[going])
+        for place, measured in zip(going, figures, strict=True):
+            record = Record(trained[place].scores, memories[place], measured, self._keys.evaluated)
+            self._store.save(self._keys.of(runs[place], number), trained[place].parameters, record)
+        return failures, [runs[place] for place in going]
+
+    def initial(self, runs: Sequence[Run]) -> Tensor:
+        """(R, P) parameters before anything is learned."""
+        rows = [self._network.initial(_generator(run.seed, 0, "initialisation")) for run in runs]
+        return torch.stack(rows).to(self.device)
+
+    def training(self, runs: Sequence[Run], number: int, start: Tensor, kept: list[Kept]) -> Training:
+        """Stage `number` (from 1) of a stack of runs of one strategy, about to begin."""
+        loop = self._experiment.loop
+        stage = Stage(
+            self._network,
+            start,
+            OBJECTIVES[loop.loss],
+            self.corpora[number - 1].splits["train"],
+            kept,
+            loop.batch_size,
+            Dropout(
+                self._network.dropouts, [_stream(run.seed, number, "dropout") for run in runs], self.device
+            ),
+            order=[_generator(run.seed, number, "order") for run in runs],
+            chance=[_generator(run.seed, number, "strategy") for run in runs],
+        )
+        strategy = STRATEGIES[strategy_of(runs[0])](stage, self._experiment.strategy)
+        return Training(stage, strategy, loop)
+
+    def keep(self, runs: Sequence[Run], number: int, parameters: Tensor) -> tuple[Kept, list[list[Held]]]:
+        """What a stack's strategy carries on from stage `number`, and what each run's memory of it holds."""
+        strategy, corpus = STRATEGIES[strategy_of(runs[0])], self.corpora[number - 1]
+        train = corpus.splits["train"]
+        allowed: Samples | None = train if strategy.earlier == "corpora" else None
+        held: list[list[Held]] = [[] for _ in runs]
+        if strategy.earlier == "memory":
+            chosen = [
+                choose(
+                    train,
+                    run.variant.sampler,
+                    run.variant.memory_size,
+                    _generator(run.seed, number, "memory"),
+                )
+                for run in runs
+                if run.variant
+            ]
+            allowed = train.select(torch.from_numpy(np.concatenate(chosen)))
+            held = [contents(corpus, rows) for rows in chosen]
+        return strategy.keep(self._network, self._network.unpack(parameters), train, allowed), held
+
+    def _parameters(self, runs: Sequence[Run], number: int) -> Tensor:
+        return self._store.parameters([self._keys.of(run, number) for run in runs]).to(self.device)
+
+    def _figures(self, parameters: Tensor) -> list[list[Figure]]:
+        if not len(parameters):
+            return []
+        return evaluate(self._network, self._network.unpack(parameters), self.corpora)
+
+    def _evaluate(self, runs: Sequence[Run], number: int) -> None:
+        """Bring records up to date whose figures are of other corpora than those of this experiment."""
+        for run in runs:
+            key = self._keys.of(run, number)
+            record = self._store.record(key)
+            if record is not None and record.evaluated != self._keys.evaluated:
+                parameters = self._parameters([run], number)
+                record = replace(record, figures=self._figures(parameters)[0], evaluated=self._keys.evaluated)
+                self._store.save(key, parameters[0], record)
 
 
-def _rows(experiment: Experiment, figures: Mapping[tuple[Variant, int], list[list[Figure]]]) -> list[Result]:
-    return [
-        Result(**vars(variant), seed=seed, stage=number, stage_name=name, **vars(figure))
-        for variant in experiment.variants
-        for seed in experiment.seeds
-        if (variant, seed) in figures
-        for number, name in enumerate(_stage_names(experiment.stages), start=1)
-        for figure in figures[variant, seed][number - 1]
-    ]
+class Keys:
+    """Fingerprints of finished stages."""
+
+    def __init__(self, experiment: Experiment, corpora: Sequence[Corpus], device: torch.device) -> None:
+        self._experiment = experiment
+        self._digests = [corpus.digest for corpus in corpora]
+        self._common = {
+            "method": METHOD,
+            "torch": torch.__version__,
+            "device": device.type,
+            "loop": asdict(experiment.loop),
+        }
+        # Of other corpora than those trained on, the same model has other figures.
+        names = [corpus.name for corpus in corpora]
+        self.evaluated = _digest({"names": names, "digests": self._digests})
+
+    def of(self, run: Run, number: int) -> str:
+        """Of stage `number`: all that made it what it is, and nothing else."""
+        facts = {**self._common, "seed": run.seed, "corpora": self._digests[:number]}
+        if number > 1 and run.variant is not None:
+            strategy = STRATEGIES[run.variant.strategy]
+            facts |= {"variant": asdict(run.variant), "options": self._experiment.strategy.of(strategy)}
+        return _digest(facts)
 
 
-def epochs(experiment: Experiment) -> int:
-    """The most epochs that `run` can take."""
-    later = len(experiment.variants) * (len(experiment.stages) - 1)
-    return len(experiment.seeds) * (1 + later) * experiment.loop.epochs
+def results(experiment: Experiment, corpora: Sequence[Corpus], store: Store, keys: Keys) -> Iterator[Result]:
+    """All figures that are there, by variant, seed, stage, corpus and split."""
+    for variant in experiment.variants:
+        for seed in experiment.seeds:
+            for number in range(1, len(corpora) + 1):
+                record = store.record(keys.of(Run(variant, seed), number))
+                if record is not None and record.evaluated == keys.evaluated:
+                    name = stage_name(experiment.stages[:number])
+                    for figure in record.figures:
+                        yield Result(
+                            **vars(variant), seed=seed, stage=number, stage_name=name, **vars(figure)
+                        )
 
 
-def _stage_names(stages: Sequence[str]) -> list[str]:
-    return [stage_name(stages[:number]) for number in range(1, len(stages) + 1)]
+def variants(strategies: Sequence[str], samplers: Sequence[str], memory_size: int) -> tuple[Variant, ...]:
+    """Each strategy once per sampler, or once where it keeps no memory; `gem:random` names its own sampler."""
+    made: dict[Variant, None] = {}
+    for item in strategies:
+        strategy, _, own = item.partition(":")
+        with_memory = STRATEGIES[strategy].earlier == "memory"
+        for sampler in [own] if own else samplers:
+            made[Variant(strategy, sampler, memory_size) if with_memory else Variant(strategy)] = None
+    return tuple(made)
+
+
+def strategy_of(run: Run) -> str:
+    return run.variant.strategy if run.variant else "finetune"
 
 
 def stage_name(stages: Sequence[str]) -> str:
@@ -124,53 +269,14 @@ def stage_name(stages: Sequence[str]) -> str:
     return "+".join(LETTERS.get(stage, stage) for stage in stages)
 
 
-@dataclass(frozen=True)
-class _Seed:
-    """One seed's way through the stages, on random streams of its own."""
+def _stream(seed: int, stage: int, purpose: str) -> np.random.SeedSequence:
+    """Randomness for one purpose of one seed, so that no random decision shifts another."""
+    return np.random.SeedSequence([seed, stage, zlib.crc32(purpose.encode())])
 
-    experiment: Experiment
-    corpora: Sequence[Corpus]
-    seed: int
-    advance: Callable[[float], None]
 
-    def first_stage(self) -> EmotionModel:
-        train = self.corpora[0].splits["train"]
-        torch.manual_seed(self._stream(0, "initialisation"))
-        *layers, width = train.acoustic.shape[1:]
-        model = EmotionModel(Architecture(width, train.text.shape[1], layers=sum(layers)))
-        model.to(train.targets.device)
-        self._train(1, "finetune", [], model)
-        return model
+def _generator(seed: int, stage: int, purpose: str) -> np.random.Generator:
+    return np.random.Generator(np.random.PCG64(_stream(seed, stage, purpose)))
 
-    def later_stages(self, variant: Variant, model: EmotionModel) -> Iterator[EmotionModel]:
-        """Train `model` on through stages 2, 3, ...; it is yielded after each."""
-        sees = STRATEGIES[variant.strategy].earlier
-        memory = EpisodicMemory(variant.memory_size, SAMPLERS[variant.sampler]) if sees == "memory" else None
-        for number in range(2, len(self.experiment.stages) + 1):
-            past = self.corpora[: number - 1]
-            earlier: list[Samples] = []
-            if memory is not None:
-                chance = torch.Generator().manual_seed(self._stream(number - 1, "memory"))
-                memory.remember(past[-1].name, past[-1].splits["train"], chance)
-                earlier = list(memory.held.values())
-            elif sees == "corpora":
-                earlier = [corpus.splits["train"] for corpus in past]
-            self._train(number, variant.strategy, earlier, model)
-            yield model
 
-    def _train(self, number: int, strategy: str, earlier: list[Samples], model: EmotionModel) -> None:
-        """Train stage `number` (from 1) in place."""
-        splits = self.corpora[number - 1].splits
-        torch.manual_seed(self._stream(number, "dropout"))
-        order = torch.Generator().manual_seed(self._stream(number, "order"))
-        policy = STRATEGIES[strategy](splits["train"], earlier, self.experiment.strategy)
-        try:
-            train_stage(model, policy, splits["validation"], self.experiment.loop, order, self.advance)
-        except SerError as error:
-            where = stage_name(self.experiment.stages[:number])
-            raise SerError(f"{strategy}, seed {self.seed}, stage {where}: {error}") from error
-
-    def _stream(self, stage: int, purpose: str) -> int:
-        """A seed for one purpose, so that no random decision shifts another."""
-        entropy = [self.seed, stage, zlib.crc32(purpose.encode())]
-        return int(np.random.SeedSequence(entropy).generate_state(1, np.uint64)[0] >> 1)
+def _digest(facts: object) -> str:
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()

@@ -1,20 +1,18 @@
-"""One stage of training: epochs, early stopping, the best state."""
+"""One stage of training, of a stack of runs: epochs, early stopping, the best state of each run."""
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 import torch
+from torch import Tensor
 
-from common.errors import SerError
 from common.metrics import ccc
 from train.data import DIMENSIONS, Samples
-from train.model import EmotionModel
-from train.objective import OBJECTIVES
-from train.strategies import Strategy
+from train.strategies import Stage, Strategy
 
 
 @dataclass(frozen=True)
@@ -28,51 +26,81 @@ class LoopSettings:
     patience: int = 10  # epochs without a better validation CCC before a stage stops
 
 
-def train_stage(
-    model: EmotionModel,
-    strategy: Strategy,
-    validation: Samples,
-    settings: LoopSettings,
-    order: torch.Generator,
-    advance: Callable[[float], None] = lambda _: None,
-) -> list[float]:
-    """Train `model` in place and leave it in the state of its best epoch.
+@dataclass(frozen=True)
+class Trained:
+    """What one run of a stack came to."""
 
-    Draws batches on `order` and dropout on torch's global generator. Returns the validation CCC (mean of
-    both dimensions) after each epoch. `advance` is told of epochs done, those not needed included.
-    Raises SerError when the predictions stop being finite.
+    parameters: Tensor  # (P,) of its best epoch
+    scores: list[float]  # validation CCC, the mean of both dimensions, after each epoch
+    diverged: bool = False  # the predictions stopped being finite
+
+
+class Training:
+    """A stage under way. Runs of a stack share the work of each step, and nothing else.
+
+    A run that has stopped (by patience, or because it diverged) is computed on but no longer looked at.
     """
-    objective = OBJECTIVES[settings.loss]
-    samples = strategy.samples
-    optimiser = torch.optim.Adam(model.parameters(), lr=settings.learning_rate, fused=True)
-    scores: list[float] = []
-    best = copy.deepcopy(model.state_dict())
-    for _ in range(settings.epochs):
-        model.train()
-        for batch in strategy.batches(settings.batch_size, order):
-            rows = batch.to(samples.targets.device)
-            prediction = model(samples.acoustic.index_select(0, rows), samples.text.index_select(0, rows))
-            loss = objective(prediction, samples.targets.index_select(0, rows))
-            optimiser.zero_grad()
-            loss.backward()
-            strategy.adjust_gradients(model, objective)
-            optimiser.step()
-        scores.append(validation_ccc(model, validation))
-        advance(1)
-        best_epoch = int(np.argmax(scores))  # the first of equals
-        if best_epoch == len(scores) - 1:
-            best = copy.deepcopy(model.state_dict())
-        elif len(scores) - 1 - best_epoch >= settings.patience:
-            break
-    advance(settings.epochs - len(scores))
-    model.load_state_dict(best)
-    return scores
+
+    def __init__(self, stage: Stage, strategy: Strategy, settings: LoopSettings) -> None:
+        self.stage = stage
+        self.strategy = strategy
+        self._settings = settings
+        network = stage.network
+        flat = torch.nn.Parameter(stage.start.clone(), requires_grad=False)
+        self._optimiser = torch.optim.Adam([flat], lr=settings.learning_rate, fused=True)
+        self.parameters = network.unpack(flat.data)
+        self._gradient = network.unpack(torch.empty_like(stage.start))
+        self._flat = flat
+
+    @torch.inference_mode()
+    def run(self, validation: Samples, advance: Callable[[float], None] = lambda _: None) -> list[Trained]:
+        """Train to the end. `advance` is told of epochs done over all runs, those not needed included."""
+        settings, runs = self._settings, self.stage.runs
+        best = self.stage.start.clone()
+        scores: list[list[float]] = [[] for _ in range(runs)]
+        going = set(range(runs))
+        diverged: set[int] = set()
+        for _ in range(settings.epochs):
+            for index in self.strategy.batches():
+                self.step(index)
+            for run, score in enumerate(self.validate(validation)):
+                if run not in going:
+                    continue
+                scores[run].append(score)
+                peak = int(np.argmax(scores[run]))  # the first of equals
+                if not np.isfinite(score):
+                    diverged.add(run)
+                elif peak == len(scores[run]) - 1:
+                    best[run] = self.parameters.flat[run]
+                if run in diverged or len(scores[run]) - 1 - peak >= settings.patience:
+                    going.remove(run)
+                    advance(float(settings.epochs - len(scores[run])))
+                advance(1.0)
+            if not going:
+                break
+        return [Trained(best[run].clone(), scores[run], run in diverged) for run in range(runs)]
+
+    @torch.inference_mode()
+    def step(self, index: Tensor) -> None:
+        """One step of every run, on its own (B,) numbers of the (R, B) `index`."""
+        stage, strategy = self.stage, self.strategy
+        batch = strategy.pool.batch(index).to(self._flat.device)
+        masks = stage.dropout.masks(index.shape[1])
+        prediction = stage.network.forward(self.parameters, batch.acoustic, batch.text, masks)
+        _, of_outputs = stage.objective(prediction, batch.targets)
+        of_outputs = strategy.output_gradient(index, prediction, of_outputs)
+        stage.network.backward(self.parameters, of_outputs, self._gradient)
+        self._flat.grad = strategy.adjust(self.parameters, self._gradient.flat)
+        self._optimiser.step()
+
+    def validate(self, validation: Samples) -> list[float]:
+        """Per run the mean CCC of both dimensions on the whole split, NaN where a prediction is not finite."""
+        truth = validation.targets.cpu().numpy()
+        predictions = self.stage.network.predict(self.parameters, validation).cpu().numpy()
+        return [_mean_ccc(truth, prediction) for prediction in predictions]
 
 
-def validation_ccc(model: EmotionModel, validation: Samples) -> float:
-    """Mean CCC of both dimensions on the whole validation split."""
-    prediction = model.predict(validation.acoustic, validation.text).cpu().numpy()
+def _mean_ccc(truth: npt.NDArray[np.float32], prediction: npt.NDArray[np.float32]) -> float:
     if not np.isfinite(prediction).all():
-        raise SerError("The predictions are no longer finite: lower --learning-rate.")
-    truth = validation.targets.cpu().numpy()
+        return float("nan")
     return float(np.mean([ccc(truth[:, i], prediction[:, i]) for i in range(len(DIMENSIONS))]))

@@ -1,29 +1,62 @@
-"""The episodic memory: a few training samples of every earlier corpus, kept when its stage ends."""
+"""The episodic memory: a few training samples of every earlier corpus, chosen when its stage ends."""
 
 from __future__ import annotations
 
+from collections import Counter
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
 import torch
 
 from common.labels import to_bins
-from train.data import Samples
-from train.samplers import Sampler
+from train.data import UNKNOWN_SPEAKER, Corpus, Samples
+from train.samplers import SAMPLERS, Embeddings
 
 
-class EpisodicMemory:
-    """Holds `size` training samples per earlier corpus, and so outlives the corpora themselves."""
+@dataclass(frozen=True)
+class Held:
+    """How many samples of one kind a memory holds: a row of memory.csv."""
 
-    def __init__(self, size: int, sampler: Sampler) -> None:
-        self._size = size
-        self._sampler = sampler
-        self._held: dict[str, Samples] = {}
+    corpus: str
+    activation_bin: int  # 0 low, 1 middle, 2 high
+    valence_bin: int
+    speaker: str
+    n: int
 
-    def remember(self, corpus: str, samples: Samples, generator: torch.Generator) -> None:
-        """Choose from a corpus's training samples; a memory larger than the corpus holds all of it."""
-        bins = torch.from_numpy(to_bins(samples.targets.cpu().numpy()))
-        chosen = self._sampler(bins, samples.speakers.cpu(), samples.acoustic.cpu(), self._size, generator)
-        self._held[corpus] = samples.select(chosen.to(samples.targets.device))
 
-    @property
-    def held(self) -> dict[str, Samples]:
-        """corpus -> its samples, in the order of the stages."""
-        return dict(self._held)
+def choose(
+    samples: Samples, sampler: str, size: int, generator: np.random.Generator
+) -> npt.NDArray[np.int64]:
+    """(min(size, N),) rows of a corpus's training split that go into memory, rising."""
+    speakers = samples.speakers.cpu().numpy()
+    return SAMPLERS[sampler](_bins(samples), speakers, _Acoustic(samples), size, generator)
+
+
+def contents(corpus: Corpus, chosen: npt.NDArray[np.int64]) -> list[Held]:
+    """What a memory of these training samples holds, by cell and speaker."""
+    samples = corpus.splits["train"]
+    speakers = samples.speakers.cpu().numpy()[chosen]
+    names = ["Unknown" if code == UNKNOWN_SPEAKER else corpus.speakers[code] for code in speakers]
+    cells = _bins(samples)[chosen].tolist()
+    counts = Counter((a, v, name) for (a, v), name in zip(cells, names, strict=True))
+    return [Held(corpus.name, *kind, n) for kind, n in sorted(counts.items())]
+
+
+def _bins(samples: Samples) -> npt.NDArray[np.int64]:
+    return to_bins(samples.targets.cpu().numpy())
+
+
+class _Acoustic(Embeddings):
+    """The acoustic embeddings of samples, read when asked for; of several layers their mean."""
+
+    def __init__(self, samples: Samples) -> None:
+        self._samples = samples
+
+    def __len__(self) -> int:
+        return len(self._samples)
+
+    def __getitem__(self, index: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
+        rows = self._samples.rows[torch.from_numpy(index).to(self._samples.rows.device)]
+        values = self._samples.acoustic.index_select(0, rows).cpu().numpy()
+        return values if values.ndim == 2 else values.mean(axis=1)  # noqa: PLR2004

@@ -1,12 +1,8 @@
-"""Results -> results.csv, and the closing tables."""
+"""Results -> the closing tables."""
 
 from __future__ import annotations
 
-import csv
-import os
 from collections.abc import Iterable, Sequence
-from dataclasses import astuple, fields
-from pathlib import Path
 
 import numpy as np
 from scipy.stats import ttest_rel
@@ -18,18 +14,7 @@ from train.experiment import NO_SAMPLER, Result
 BASELINE = "finetune"
 SIGNIFICANT = 0.05
 _SPLIT = "test"
-
-
-def write_results(path: Path, results: Sequence[Result]) -> None:
-    """results.csv, one figure a row; written beside its place and renamed."""
-    aside = path.with_name(path.name + ".partial")
-    with aside.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(item.name for item in fields(Result))
-        writer.writerows(astuple(result) for result in results)
-        file.flush()
-        os.fsync(file.fileno())
-    aside.replace(path)
+_ROUNDING = 1e-12  # of differences that are equal
 
 
 def print_tables(results: Sequence[Result]) -> None:
@@ -91,7 +76,9 @@ def _variant(result: Result, several: bool) -> str:
 
 
 def _cell(values: dict[tuple[int, str, str], dict[int, float]], stage: int, variant: str, corpus: str) -> str:
-    ours = values[stage, variant, corpus]
+    ours = values.get((stage, variant, corpus), {})
+    if not ours:
+        return "- "  # every run diverged
     mean = float(np.mean(list(ours.values())))
     if len(ours) < 2:  # noqa: PLR2004
         return f"{mean:.3f} "
@@ -103,6 +90,6 @@ def _differs(ours: dict[int, float], baseline: dict[int, float]) -> bool:
     """Whether a two-sided paired t-test over the seeds that both have gives p < SIGNIFICANT."""
     seeds = sorted(set(ours) & set(baseline))
     a, b = [ours[seed] for seed in seeds], [baseline[seed] for seed in seeds]
-    if len(seeds) < 2 or np.ptp(np.subtract(a, b)) == 0:  # noqa: PLR2004
+    if len(seeds) < 2 or np.ptp(np.subtract(a, b)) < _ROUNDING:  # noqa: PLR2004
         return False  # without spread in the differences the test is undefined
     return bool(ttest_rel(a, b).pvalue < SIGNIFICANT)

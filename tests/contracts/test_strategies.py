@@ -3,33 +3,39 @@
 from __future__ import annotations
 
 import copy
+import itertools
+from pathlib import Path
 
+import numpy as np
+import numpy.typing as npt
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from tests.train.worlds import ACOUSTIC_WIDTH, TEXT_WIDTH, corpora, samples
-from train.experiment import Experiment, run, variants
-from train.loop import LoopSettings, train_stage
-from train.model import Architecture, EmotionModel
-from train.objective import ccc_loss
+from tests.train.worlds import begin, corpora, network, parameters, samples
+from train import cli
+from train.data import Source
+from train.experiment import Experiment, Keys, results, variants
+from train.loop import LoopSettings, Trained
 from train.samplers import SAMPLERS
+from train.schedule import carry_out, plan
+from train.store import Store
 from train.strategies import STRATEGIES, StrategySettings
 
 QUICK = LoopSettings(batch_size=16, epochs=3, patience=3, learning_rate=1e-3)
+STAGES = ("msp-podcast", "msp-improv", "iemocap")
 
 
-def model() -> EmotionModel:
-    torch.manual_seed(0)
-    return EmotionModel(Architecture(ACOUSTIC_WIDTH, TEXT_WIDTH, 16, 8))
-
-
-def trained(strategy: str, with_earlier: bool) -> EmotionModel:
-    net = model()
+def trained(strategy: str, with_earlier: bool, **options: float) -> Trained:
     earlier = [samples(20, 1), samples(30, 2)] if with_earlier else []
-    policy = STRATEGIES[strategy](samples(50, 0), earlier, StrategySettings())
-    torch.manual_seed(1)
-    train_stage(net, policy, samples(20, 3), QUICK, torch.Generator().manual_seed(2))
-    return net
+    training = begin(strategy, samples(50, 0), earlier, loop=QUICK, settings=StrategySettings(**options))  # type: ignore[arg-type]
+    return training.run(samples(20, 3))[0]
+
+
+def test_the_command_names_them_all() -> None:
+    """The command line knows the strategies without loading torch."""
+    assert set(cli.STRATEGIES) == set(STRATEGIES)
 
 
 @pytest.mark.parametrize("name", STRATEGIES)
@@ -37,68 +43,120 @@ class TestStrategy:
     def test_without_earlier_corpora_all_are_plain_training(self, name: str) -> None:
         """The first stage is trained once for all strategies; that is only right if they agree on it."""
         ours, plain = trained(name, with_earlier=False), trained("finetune", with_earlier=False)
-        for key, value in plain.state_dict().items():
-            assert torch.equal(ours.state_dict()[key], value), key
+        assert torch.equal(ours.parameters, plain.parameters)
 
     def test_same_seed_same_model(self, name: str) -> None:
-        one, other = trained(name, with_earlier=True), trained(name, with_earlier=True)
-        assert all(
-            torch.equal(a, b)
-            for a, b in zip(one.state_dict().values(), other.state_dict().values(), strict=True)
-        )
+        assert torch.equal(trained(name, True).parameters, trained(name, True).parameters)
 
-    def test_what_is_seen_of_earlier_corpora_matters(self, name: str) -> None:
-        differs = not torch.equal(
-            torch.nn.utils.parameters_to_vector(trained(name, with_earlier=True).parameters()),
-            torch.nn.utils.parameters_to_vector(trained(name, with_earlier=False).parameters()),
-        )
-        assert differs == (STRATEGIES[name].earlier != "nothing")
+    def test_what_came_before_matters(self, name: str) -> None:
+        differs = not torch.equal(trained(name, True).parameters, trained(name, False).parameters)
+        assert differs == (name != "finetune")
+
+    def test_its_options_and_no_others_matter(self, name: str) -> None:
+        """Finished stages are told apart by these alone."""
+        other: dict[str, float] = {
+            "replay_share": 0.5, "gem_margin": 0.1, "gem_batch": 8, "der_alpha": 0.1, "der_beta": 0.9,
+            "ewc_strength": 1e4, "lwf_strength": 3.0,
+        }  # fmt: skip
+        assert set(other) == set(vars(StrategySettings()))
+        ours = set(STRATEGIES[name].options)
+        usual = trained(name, True)
+        unrelated = {option: value for option, value in other.items() if option not in ours}
+        assert torch.equal(trained(name, True, **unrelated).parameters, usual.parameters)
+        for option in ours:
+            changed = trained(name, True, **{option: other[option]})
+            assert not torch.equal(changed.parameters, usual.parameters), option
 
     def test_an_epoch_goes_once_through_the_new_corpus(self, name: str) -> None:
         current = samples(50, 0)
-        policy = STRATEGIES[name](current, [samples(20, 1)], StrategySettings())
-        rows = torch.cat(list(policy.batches(16, torch.Generator().manual_seed(0))))
-        assert sorted(row for row in rows.tolist() if row < 50) == list(range(50))
-        assert torch.equal(policy.samples.acoustic[:50], current.acoustic)
+        strategy = begin(name, current, [samples(20, 1)], (0, 1)).strategy
+        steps = list(strategy.batches())
+        for run in range(2):
+            rows = torch.cat([index[run] for index in steps])
+            assert sorted(row for row in rows.tolist() if row < 50) == list(range(50))
+        acoustic = strategy.pool.batch(torch.arange(50).repeat(2, 1)).acoustic
+        assert torch.equal(acoustic[1], current.acoustic)
 
-    def test_data_and_finite_gradients_are_left_alone(self, name: str) -> None:
+    def test_nothing_it_was_not_allowed_is_kept(self, name: str) -> None:
+        """Of an earlier corpus a strategy keeps at most the samples it says."""
+        net, train, allowed = network(), samples(50, 0), samples(8, 1)
+        kind = STRATEGIES[name]
+        kept = kind.keep(
+            net, net.unpack(parameters(net)), train, None if kind.earlier == "nothing" else allowed
+        )
+        held = kept.samples
+        assert (held is None) == (kind.earlier == "nothing")
+        assert held is None or torch.equal(held.targets, allowed.targets)
+        others = [value for value in vars(kept).values() if isinstance(value, torch.Tensor)]
+        assert all(value.shape in {(1, net.size), (1, len(allowed), 2)} for value in others)
+
+    def test_data_is_left_alone_and_gradients_are_finite(self, name: str) -> None:
         current, earlier = samples(50, 0), [samples(20, 1)]
         before = copy.deepcopy((current, earlier))
-        policy = STRATEGIES[name](current, earlier, StrategySettings())
-        net = model()
-        ccc_loss(net(current.acoustic, current.text), current.targets).backward()
-        policy.adjust_gradients(net, ccc_loss)
-        assert all(p.grad is not None and torch.isfinite(p.grad).all() for p in net.parameters())
+        training = begin(name, current, earlier)
+        training.step(next(training.strategy.batches()))
+        assert torch.isfinite(training.parameters.flat).all()
         for was, now in zip([before[0], *before[1]], [current, *earlier], strict=True):
             assert torch.equal(was.acoustic, now.acoustic)
             assert torch.equal(was.targets, now.targets)
 
-    def test_a_whole_experiment(self, name: str) -> None:
-        plan = Experiment(
-            variants([name], ["random"], 10), ("msp-podcast", "msp-improv", "iemocap"), (0,), QUICK
-        )
-        results = run(plan, corpora())
-        assert {result.stage_name for result in results} == {"P", "P+M", "P+M+I"}
+    def test_a_whole_experiment(self, name: str, tmp_path: Path) -> None:
+        made, store = corpora(), Store(tmp_path)
+        experiment = Experiment(variants([name], ["random"], 10), STAGES, (0,), QUICK)
+        source, device = Source(tmp_path, STAGES), torch.device("cpu")
+        todo = plan(experiment, made, store, device)
+        assert carry_out(experiment, source, made, store, todo, 1, lambda _: None, lambda: None) == []
+        rows = list(results(experiment, made, store, Keys(experiment, made, device)))
+        assert {row.stage_name for row in rows} == {"P", "P+M", "P+M+I"}
         # stages x corpora x evaluated splits x dimensions x measures
-        assert len(results) == 3 * 3 * 2 * 2 * 2
-        assert {result.memory_size for result in results} == {
-            10 if STRATEGIES[name].earlier == "memory" else 0
-        }
+        assert len(rows) == 3 * 3 * 2 * 2 * 2
+        assert {row.memory_size for row in rows} == {10 if STRATEGIES[name].earlier == "memory" else 0}
 
 
+Array = npt.NDArray[np.int64]
+
+
+@st.composite
+def corpus(draw: st.DrawFn) -> tuple[Array, Array, npt.NDArray[np.float32], int, int]:
+    """Bins, speakers, embeddings, n and a seed: few or many speakers, unknown ones, empty cells, ties."""
+    size = draw(st.integers(1, 120))
+    random = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    cells = random.choice(9, size, p=random.dirichlet(np.full(9, draw(st.sampled_from([0.1, 1.0, 10.0])))))
+    speakers = random.integers(-1, draw(st.sampled_from([0, 1, 3, 200])), size)
+    values = random.standard_normal((size, 4)) if draw(st.booleans()) else np.ones((size, 4))
+    return (
+        np.stack(np.divmod(cells, 3), axis=1), speakers, values.astype(np.float32),
+        draw(st.integers(0, 150)), draw(st.integers(0, 1000)),
+    )  # fmt: skip
+
+
+def even(counts: dict[int, int], available: dict[int, int]) -> bool:
+    """Whether nobody has two fewer than another, unless all of his are taken."""
+    return all(
+        counts[one] >= counts[other] - 1 or counts[one] == available[one]
+        for one, other in itertools.permutations(available, 2)
+    )
+
+
+def tally(values: Array, among: Array) -> dict[int, int]:
+    return {int(value): int((values == value).sum()) for value in np.unique(among)}
+
+
+@settings(max_examples=60, deadline=None)
 @pytest.mark.parametrize("name", SAMPLERS)
-@pytest.mark.parametrize(("n", "size"), [(100, 10), (100, 100), (7, 50), (1, 1), (5, 0)])
-def test_a_sampler_gives_that_many_different_rows(name: str, n: int, size: int) -> None:
-    made = samples(n, 0)
-    bins = torch.randint(0, 3, (n, 2), generator=torch.Generator().manual_seed(4))
-
-    def choose(seed: int) -> torch.Tensor:
-        generator = torch.Generator().manual_seed(seed)
-        return SAMPLERS[name](bins, made.speakers, made.acoustic, size, generator)
-
-    chosen = choose(5)
-    assert chosen.dtype == torch.int64
-    assert len(set(chosen.tolist())) == len(chosen) == min(n, size)
-    assert all(0 <= row < n for row in chosen.tolist())
-    assert chosen.tolist() == sorted(chosen.tolist())
-    assert torch.equal(chosen, choose(5))
+@given(made=corpus())
+def test_a_sampler_gives_that_many_different_rows(
+    name: str, made: tuple[Array, Array, npt.NDArray[np.float32], int, int]
+) -> None:
+    bins, speakers, embeddings, n, seed = made
+    before = bins.copy(), speakers.copy(), embeddings.copy()
+    chosen, again = (
+        SAMPLERS[name](bins, speakers, embeddings, n, np.random.default_rng(seed)) for _ in range(2)
+    )
+    assert chosen.dtype == np.int64
+    assert len(chosen) == min(n, len(bins))
+    assert (np.diff(chosen) > 0).all()  # rising, so no repeats
+    assert len(chosen) == 0 or 0 <= chosen[0] <= chosen[-1] < len(bins)
+    assert np.array_equal(chosen, again)
+    for was, now in zip(before, (bins, speakers, embeddings), strict=True):
+        np.testing.assert_array_equal(was, now)

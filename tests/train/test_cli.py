@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import json
+import tempfile
+from collections import Counter
 from pathlib import Path
 
 import h5py
@@ -12,17 +14,28 @@ import pytest
 from click.testing import CliRunner, Result
 from scipy.stats import ttest_rel
 
-from common.errors import SerError
 from tests.train.worlds import write_caches
-from train import experiment
 from train.cli import main
-from train.model import EmotionModel
 
-QUICK = ["--epochs", "3", "--batch-size", "16", "--learning-rate", "0.01", "--memory-size", "20"]
+QUICK = [
+    "--epochs",
+    "3",
+    "--batch-size",
+    "16",
+    "--learning-rate",
+    "0.01",
+    "--memory-size",
+    "20",
+    "--jobs",
+    "1",
+]
 
 
-def run(*arguments: object) -> Result:
-    return CliRunner().invoke(main, [*QUICK, *map(str, arguments)])
+def run(*arguments: object, trained: Path | None = None) -> Result:
+    """In this process, on one core; nothing that another test has trained is used unless `trained` says so."""
+    with tempfile.TemporaryDirectory() as fresh:
+        command = [*QUICK, "--trained", str(trained or fresh), *map(str, arguments)]
+        return CliRunner().invoke(main, command)
 
 
 def refused(result: Result, exit_code: int) -> str:
@@ -52,11 +65,12 @@ def test_the_same_command_gives_the_same_bytes(caches: Path, tmp_path: Path) -> 
 
 
 def test_seeds_do_not_depend_on_each_other_nor_strategies(caches: Path, tmp_path: Path) -> None:
-    assert run("--cache", caches, "--seeds", 3, "--strategy", "finetune", "--strategy", "gem", "--strategy",
-               "experience-replay", "--strategy", "joint", "--output", tmp_path / "all").exit_code == 0  # fmt: skip
+    strategies = ("finetune", "gem", "experience-replay", "der++", "ewc", "joint")
+    asked = [word for strategy in strategies for word in ("--strategy", strategy)]
+    assert run("--cache", caches, "--seeds", 3, *asked, "--output", tmp_path / "all").exit_code == 0
     together = rows(tmp_path / "all")
     apart = []
-    for strategy in ("finetune", "gem", "experience-replay", "joint"):
+    for strategy in strategies:
         for seed in (2, 0, 1):
             folder = tmp_path / f"{strategy}-{seed}"
             assert (
@@ -64,7 +78,7 @@ def test_seeds_do_not_depend_on_each_other_nor_strategies(caches: Path, tmp_path
                 == 0
             )
             apart += rows(folder)
-    assert len(together) == len(apart) == 4 * 3 * 3 * 3 * 2 * 4
+    assert len(together) == len(apart) == 6 * 3 * 3 * 3 * 2 * 4
     assert {tuple(row.values()) for row in together} == {tuple(row.values()) for row in apart}
 
 
@@ -79,7 +93,30 @@ def test_results_name_everything(caches: Path, tmp_path: Path) -> None:
     assert {row["split"]: row["n"] for row in rows(tmp_path / "r")} == {"validation": "20", "test": "25"}
     config = json.loads((tmp_path / "r/config.json").read_text())
     assert config["experiment"]["seeds"] == [4]
-    assert config["fingerprints"] == {name: name for name in ("msp-podcast", "msp-improv", "iemocap")}
+    assert set(config["digests"]) == {"msp-podcast", "msp-improv", "iemocap"}
+
+
+def test_memory_csv_tells_what_is_remembered(caches: Path, tmp_path: Path) -> None:
+    command = ["--cache", caches, "--seeds", 2, "--strategy", "finetune", "--strategy", "experience-replay"]
+    samplers = ["--sampler", "speaker", "--sampler", "emotion", "--strategy", "gem:random"]
+    assert run(*command, *samplers, "--output", tmp_path / "r").exit_code == 0
+    with (tmp_path / "r/memory.csv").open() as file:
+        held = list(csv.DictReader(file))
+    assert list(held[0]) == [
+        "sampler", "memory_size", "seed", "corpus", "activation_bin", "valence_bin", "speaker", "n",
+    ]  # fmt: skip
+    per_memory: Counter[tuple[str, str, str]] = Counter()
+    speakers: Counter[str] = Counter()
+    for row in held:
+        per_memory[row["sampler"], row["seed"], row["corpus"]] += int(row["n"])
+        if (row["sampler"], row["seed"], row["corpus"]) == ("speaker", "0", "msp-podcast"):
+            speakers[row["speaker"]] += int(row["n"])
+    assert set(per_memory.values()) == {20}
+    assert len(per_memory) == 3 * 2 * 2  # samplers, seeds, earlier corpora
+    assert speakers == {"0": 5, "1": 5, "2": 5, "3": 5}
+    assert {(row["strategy"], row["sampler"]) for row in rows(tmp_path / "r")} == {
+        ("finetune", "none"), ("experience-replay", "speaker"), ("experience-replay", "emotion"), ("gem", "random"),
+    }  # fmt: skip
 
 
 def test_the_closing_table_is_the_results(caches: Path, tmp_path: Path) -> None:
@@ -138,9 +175,12 @@ class TestBadInput:
         [
             (
                 ["--strategy", "ewma"],
-                "There is no strategy 'ewma': choose among finetune, experience-replay, gem, joint.",
+                "There is no strategy 'ewma': choose among finetune, experience-replay, gem, a-gem, der++, ewc, lwf, joint.",
             ),
             (["--sampler", "best"], "There is no sampler 'best': choose among random"),
+            (["--strategy", "gem:best"], "There is no sampler 'best': choose among random"),
+            (["--gem-batch", "some"], "'some' is neither all nor a whole number above 0."),
+            (["--gem-batch", "1"], "--gem-batch 1 tells nothing with --loss ccc"),
             (["--stages", "iemocap,iemocap"], "must name different caches"),
             (["--seeds", "3", "--seed", "1"], "Give --seeds N or --seed S, not both."),
             (["--stages", "a/iemocap.h5"], "give names of caches such as iemocap"),
@@ -159,35 +199,34 @@ class TestBadInput:
         assert "it has train, test" in message
 
     def test_results_are_never_overwritten(self, caches: Path, tmp_path: Path) -> None:
-        command = ["--cache", caches, "--seed", 0, "--strategy", "finetune", "--output", tmp_path / "r"]
-        assert run(*command).exit_code == 0
+        command = ["--cache", caches, "--strategy", "gem", "--output", tmp_path / "r"]
+        assert run(*command, "--seeds", 2).exit_code == 0
         before = (tmp_path / "r/results.csv").read_bytes()
-        assert "already holds a run" in refused(run(*command), 2)
+        for other in (
+            ["--seed", 1],
+            ["--seeds", 2, "--epochs", 4],
+            ["--seeds", 2, "--label-scale", "observed"],
+        ):
+            assert "already holds another experiment" in refused(run(*command, *other), 2)
+        (tmp_path / "r/config.json").write_text("{")
+        assert "already holds another experiment" in refused(run(*command, "--seeds", 2), 2)
+        (tmp_path / "r/config.json").unlink()
+        assert "already holds results of another program" in refused(run(*command, "--seeds", 2), 2)
         assert (tmp_path / "r/results.csv").read_bytes() == before
 
-    def test_a_diverging_run_names_itself(self, caches: Path, tmp_path: Path) -> None:
-        result = run(
-            "--cache", caches, "--learning-rate", "1e30", "--loss", "mse", "--output", tmp_path / "r"
-        )
-        assert "finetune, seed 0, stage P: " in refused(result, 1)
+    def test_a_diverging_run_names_itself_and_the_others_go_on(self, caches: Path, tmp_path: Path) -> None:
+        command = ["--cache", caches, "--seed", 0, "--strategy", "finetune", "--strategy", "lwf"]
+        result = run(*command, "--lwf-strength", "1e39", "--output", tmp_path / "r")
+        message = refused(result, 1)
+        assert message.startswith("The predictions stopped being finite in lwf, seed 0, stage P+M: lower")
+        assert {(row["strategy"], row["stage_name"]) for row in rows(tmp_path / "r")} == {
+            ("finetune", "P"), ("finetune", "P+M"), ("finetune", "P+M+I"), ("lwf", "P"),
+        }  # fmt: skip
+        assert "P+M+I  finetune" in result.output
 
-    def test_finished_seeds_are_kept_when_a_later_one_fails(
-        self, caches: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        first_stage = experiment._Seed.first_stage
-
-        def failing(self: experiment._Seed) -> EmotionModel:
-            if self.seed == 2:
-                raise SerError("The power went.")
-            return first_stage(self)
-
-        monkeypatch.setattr(experiment._Seed, "first_stage", failing)
-        command = ["--cache", caches, "--seeds", 3, "--strategy", "finetune", "--output"]
-        assert refused(run(*command, tmp_path / "r"), 1) == "The power went."
-        monkeypatch.undo()
-        command[3] = 2
-        assert run(*command, tmp_path / "two").exit_code == 0
-        assert rows(tmp_path / "r") == rows(tmp_path / "two")
+    def test_a_first_stage_that_diverges(self, caches: Path, tmp_path: Path) -> None:
+        command = ["--cache", caches, "--seed", 0, "--learning-rate", "1e30", "--loss", "mse"]
+        assert "in all strategies, seed 0, stage P: " in refused(run(*command, "--output", tmp_path / "r"), 1)
 
     def test_caches_that_were_changed(self, tmp_path: Path) -> None:
         for column, value, says in (

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 import torch
 
-from tests.train.worlds import samples
-from train.model import Architecture, EmotionModel
-from train.objective import ccc_loss
-from train.strategies import STRATEGIES, StrategySettings
-from train.strategies.gem import project
+from tests.train.reference import flat_gradient, plain, plain_ccc_loss
+from tests.train.worlds import begin, samples
+from train import projection
+from train.data import Samples
+from train.strategies import StrategySettings
 
 
 def brute_force(g: np.ndarray, memories: np.ndarray) -> np.ndarray:
@@ -50,14 +50,24 @@ def problems(count: int) -> list[tuple[np.ndarray, np.ndarray]]:
     return made
 
 
+def project(g: torch.Tensor, memories: torch.Tensor, margin: float = 0.0) -> torch.Tensor:
+    """Of a single run."""
+    return projection.project(g[None], memories[None], margin)[0]
+
+
 def violation(answer: np.ndarray, g: np.ndarray, memories: np.ndarray) -> float:
     """The worst negative product, relative to the lengths of the gradient and the memory."""
     lengths = np.linalg.norm(memories, axis=1) * np.linalg.norm(g)
     return float(max(0.0, (-(memories @ answer) / lengths).max()))
 
 
+@pytest.mark.parametrize("enumerated", [0, 6])
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
-def test_agrees_with_brute_force(dtype: torch.dtype) -> None:
+def test_agrees_with_brute_force(
+    dtype: torch.dtype, enumerated: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both ways to solve the dual: trying all sets of constraints, and the active-set method."""
+    monkeypatch.setattr(projection, "_ENUMERATED", enumerated)
     worst_difference = worst_violation = 0.0
     conflicts = 0
     for g, memories in problems(1000):
@@ -90,8 +100,22 @@ def test_a_ridge_would_fail_here() -> None:
 
 
 def test_no_conflict_leaves_the_gradient_as_it_is() -> None:
-    g = torch.tensor([1.0, 2.0])
-    assert project(g, torch.tensor([[1.0, 0.0], [0.0, 1e-6]])) is g
+    g = torch.tensor([[1.0, 2.0], [1.0, 2.0]])
+    memories = torch.tensor([[[1.0, 0.0], [0.0, 1e-6]], [[1.0, 0.0], [0.0, -1e-6]]])
+    assert projection.project(g[:1], memories[:1]) is not None
+    answers = projection.project(g, memories)  # the second is in conflict, the first is not
+    assert torch.equal(answers[0], g[0])
+    assert answers[1].tolist() == [1.0, 0.0]
+
+
+def test_a_stack_is_projected_run_by_run() -> None:
+    random = torch.Generator().manual_seed(0)
+    g = torch.randn(40, 12, generator=random)
+    memories = torch.randn(40, 3, 12, generator=random) - 0.5 * g[:, None]
+    together = projection.project(g, memories)
+    for run in range(40):
+        expected = brute_force(g[run].double().numpy(), memories[run].double().numpy())
+        np.testing.assert_allclose(together[run].numpy(), expected, atol=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -104,7 +128,11 @@ def test_no_conflict_leaves_the_gradient_as_it_is() -> None:
         [[-1.0, 1e-5, 0.0], [-1.0, -1e-5, 0.0]],  # almost parallel
     ],
 )
-def test_awkward_memories(memories: list[list[float]]) -> None:
+@pytest.mark.parametrize("enumerated", [0, 6])
+def test_awkward_memories(
+    memories: list[list[float]], enumerated: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(projection, "_ENUMERATED", enumerated)
     g = torch.tensor([1.0, 0.5, 0.25], dtype=torch.float64)
     answer = project(g, torch.tensor(memories, dtype=torch.float64)).numpy()
     with_gradient = np.array([row for row in memories if any(row)])
@@ -123,23 +151,44 @@ def test_the_margin_bounds_the_dual_from_below() -> None:
         assert torch.allclose(project(g, memory, margin), expected)
 
 
-def test_a_step_harms_no_memory() -> None:
-    """Inside a model: after the adjustment no memory's loss rises to first order."""
-    torch.manual_seed(0)
-    model = EmotionModel(Architecture(6, 5, 8, 4))
+def gradient_on(memory: Samples, training_net: object, flat: torch.Tensor) -> torch.Tensor:
+    """(P,) float64 by autograd on the plain model, without dropout."""
+    model = plain(training_net, flat.double()).eval()  # type: ignore[arg-type]
+    batch = memory.batch(torch.arange(len(memory)))
+    plain_ccc_loss(model(batch.acoustic.double(), batch.text.double()), batch.targets.double()).backward()
+    return flat_gradient(training_net, model)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("strategy", ["gem", "a-gem"])
+def test_a_step_harms_no_memory(strategy: str) -> None:
+    """Inside a stack of three runs: brute force on autograd's gradients gives the same, run by run."""
     memories = [samples(32, seed=1), samples(16, seed=3)]
     opposed = replace(memories[0], targets=-memories[0].targets)  # what the batch learns, memory unlearns
-    strategy = STRATEGIES["gem"](opposed, memories, StrategySettings())
-    model.eval()  # without dropout's noise the conflict is certain
-    ccc_loss(model(opposed.acoustic, opposed.text), opposed.targets).backward()
-    before = [parameter.grad.clone() for parameter in model.parameters() if parameter.grad is not None]
-    strategy.adjust_gradients(model, ccc_loss)
-    assert model.training
-    after = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
-    assert any(not torch.equal(a, b) for a, b in zip(before, after, strict=True))
-    model.eval()
-    for memory in memories:
-        loss = ccc_loss(model(memory.acoustic, memory.text), memory.targets)
-        gradients = torch.autograd.grad(loss, list(model.parameters()))
-        product = sum(float((a.double() * b.double()).sum()) for a, b in zip(after, gradients, strict=True))
-        assert product > -1e-6
+    training = begin(strategy, opposed, memories, runs=(0, 1, 2))
+    net, flat = training.stage.network, training.parameters.flat
+    batch = torch.stack([gradient_on(opposed, net, row) for row in flat]).float()
+    adjusted = training.strategy.adjust(training.parameters, batch.clone())
+    constraints = memories if strategy == "gem" else [Samples.concatenate(memories)]
+    for run in range(3):
+        rows = torch.stack([gradient_on(memory, net, flat[run]) for memory in constraints])
+        assert bool((rows @ batch[run].double() < 0).any())  # a conflict, or nothing would be tested
+        expected = brute_force(batch[run].double().numpy(), rows.numpy())
+        np.testing.assert_allclose(adjusted[run].numpy(), expected, atol=1e-5)
+        assert violation(adjusted[run].double().numpy(), batch[run].numpy(), rows.numpy()) < 1e-5
+
+
+def test_a_part_of_memory_is_drawn_for_each_run() -> None:
+    """--gem-batch: constraints from other samples at each step, and other ones for each run."""
+    training = begin(
+        "gem", samples(30, 0), [samples(40, 1)], runs=(0, 1), settings=StrategySettings(gem_batch=8)
+    )
+    gem = training.strategy
+    once, again = (gem._of_this_step(gem._memories[0]) for _ in range(2))  # type: ignore[attr-defined]
+    assert once.targets.shape == (2, 8, 2)
+    assert not torch.equal(once.targets, again.targets)
+    assert not torch.equal(once.targets[0], once.targets[1])
+    known = {tuple(row) for row in samples(40, 1).targets.tolist()}
+    for run in range(2):
+        drawn = [tuple(row) for row in once.targets[run].tolist()]
+        assert len(set(drawn)) == 8
+        assert set(drawn) <= known

@@ -1,88 +1,120 @@
-"""One stage: what a step does, when it stops, and what it leaves behind."""
+"""One stage: what a step does, when it stops, what it leaves behind, and that runs do not meet."""
 
 from __future__ import annotations
+
+import math
 
 import numpy as np
 import pytest
 import torch
 
-from common.errors import SerError
-from common.metrics import ccc
-from tests.train.worlds import ACOUSTIC_WIDTH, TEXT_WIDTH, samples
-from train.loop import LoopSettings, train_stage, validation_ccc
-from train.model import Architecture, EmotionModel
-from train.objective import ccc_loss
+from tests.train.reference import PlainModel, plain, plain_training
+from tests.train.worlds import begin, learnable, network, parameters, samples
+from train.loop import LoopSettings
 from train.strategies import STRATEGIES, StrategySettings
 
-
-def model() -> EmotionModel:
-    torch.manual_seed(0)
-    return EmotionModel(Architecture(ACOUSTIC_WIDTH, TEXT_WIDTH, 16, 8))
+NO_DROPOUT = {"trunk_dropout": 0.0, "text_dropout": 0.0, "head_dropout": 0.0}
 
 
 def test_the_loop_is_the_textbook_loop() -> None:
-    """Against a reference written out here: shuffle, loss, backward, Adam; the best epoch at the end."""
-    train, validation = samples(50, 0), samples(20, 1)
-    settings = LoopSettings(batch_size=16, epochs=4, patience=4, learning_rate=1e-2)
-    ours = model()
-    torch.manual_seed(3)
-    policy = STRATEGIES["finetune"](train, [], StrategySettings())
-    scores = train_stage(ours, policy, validation, settings, torch.Generator().manual_seed(7))
+    """Against a reference written out: shuffle, loss, backward, Adam; the best epoch at the end."""
+    train, validation, net = samples(50, 0), samples(20, 1), network(**NO_DROPOUT)
+    loop = LoopSettings(batch_size=16, epochs=4, patience=4, learning_rate=1e-2)
+    (trained,) = begin("finetune", train, net=net, loop=loop).run(validation)
+    order = np.random.default_rng([0, 1])
+    model = plain(net, parameters(net)[0])
+    orders = [order.permutation(50) for _ in range(4)]
+    best = 0
+    for epochs in range(1, 5):
+        model = plain(net, parameters(net)[0])
+        expected = plain_training(model, train, validation, epochs, 16, 1e-2, orders)
+        best = epochs if epochs == 1 + int(np.argmax(expected)) else best
+        if epochs == best:
+            at_best = torch.nn.utils.parameters_to_vector(model.parameters()).detach()
+    assert trained.scores == pytest.approx(expected, abs=1e-5)
+    ours = torch.nn.utils.parameters_to_vector(plain(net, trained.parameters).parameters()).detach()
+    assert best == 1 + int(np.argmax(trained.scores))
+    torch.testing.assert_close(ours, at_best, atol=1e-5, rtol=1e-4)
 
-    reference = model()
-    torch.manual_seed(3)
-    order = torch.Generator().manual_seed(7)
-    optimiser = torch.optim.Adam(reference.parameters(), lr=1e-2)
-    states, expected = [], []
-    for _ in range(4):
-        reference.train()
-        permutation = torch.randperm(50, generator=order)
-        for start in range(0, 50, 16):
-            rows = permutation[start : start + 16]
-            loss = ccc_loss(reference(train.acoustic[rows], train.text[rows]), train.targets[rows])
-            optimiser.zero_grad()
-            loss.backward()
-            optimiser.step()
-        reference.eval()
-        with torch.no_grad():
-            prediction = reference(validation.acoustic, validation.text).numpy()
-        truth = validation.targets.numpy()
-        expected.append(np.mean([ccc(truth[:, i], prediction[:, i]) for i in range(2)]))
-        states.append({key: value.clone() for key, value in reference.state_dict().items()})
-    assert scores == pytest.approx(expected, abs=1e-5)
-    for key, value in states[int(np.argmax(expected))].items():
-        torch.testing.assert_close(ours.state_dict()[key], value, atol=1e-5, rtol=1e-4)
+
+def test_learning_is_not_paid_for_speed() -> None:
+    """With dropout, whose masks are drawn another way: learning curves agree within the spread over seeds."""
+    train, validation = learnable(400, 0), learnable(200, 1)
+    loop = LoopSettings(batch_size=32, epochs=12, patience=12, learning_rate=3e-3)
+    seeds = range(8)
+    net = network()
+    ours = np.array(
+        [trained.scores for trained in begin("finetune", train, runs=seeds, loop=loop).run(validation)]
+    )
+    theirs = []
+    for seed in seeds:
+        torch.manual_seed(seed)
+        theirs.append(plain_training(PlainModel(net.architecture), train, validation, 12, 32, 3e-3))
+    reference = np.array(theirs)
+    assert reference[:, -1].mean() > reference[:, 0].mean() + 0.1  # something is learned
+    error = np.sqrt(ours.var(axis=0, ddof=1) / 8 + reference.var(axis=0, ddof=1) / 8)
+    difference = np.abs(ours.mean(axis=0) - reference.mean(axis=0))
+    print(f"largest difference of the means in standard errors: {(difference / error).max():.2f}")
+    assert (difference < 4 * error).all()  # 12 epochs at once: a chance below 1 in 1,000
+
+
+@pytest.mark.parametrize("name", STRATEGIES)
+def test_a_run_does_not_depend_on_its_neighbours(name: str) -> None:
+    """Run 3 alone is run 3 of five, though the others' products go through the same calls."""
+    loop = LoopSettings(batch_size=16, epochs=2, patience=3, learning_rate=1e-3)
+    settings = StrategySettings(gem_batch=8, replay_share=0.5)
+    current, earlier, validation = samples(50, 0), [samples(20, 1), samples(30, 2)], samples(20, 3)
+    together = begin(name, current, earlier, range(5), settings, loop=loop).run(validation)[3]
+    (alone,) = begin(name, current, earlier, (3,), settings, loop=loop).run(validation)
+    assert together.scores == pytest.approx(alone.scores, abs=1e-5)
+    torch.testing.assert_close(together.parameters, alone.parameters, atol=1e-5, rtol=1e-5)
 
 
 def test_a_stage_stops_when_patience_ends_and_keeps_its_best_epoch() -> None:
-    train, validation = samples(50, 0), samples(20, 1)
-    settings = LoopSettings(batch_size=16, epochs=200, patience=3, learning_rate=1e-2)
-    net = model()
+    """Each run of a stack at its own epoch."""
+    validation = samples(20, 1)
+    loop = LoopSettings(batch_size=16, epochs=200, patience=3, learning_rate=1e-2)
     told: list[float] = []
-    policy = STRATEGIES["finetune"](train, [], StrategySettings())
-    scores = train_stage(net, policy, validation, settings, torch.Generator().manual_seed(0), told.append)
-    best = int(np.argmax(scores))
-    assert len(scores) == best + 1 + 3 < 200
-    assert validation_ccc(net, validation) == scores[best]
-    assert sum(told) == 200  # the bar reaches its end all the same
+    training = begin("finetune", samples(50, 0), runs=range(4), loop=loop)
+    trained = training.run(validation, told.append)
+    assert len({len(one.scores) for one in trained}) > 1
+    for one in trained:
+        best = int(np.argmax(one.scores))
+        assert len(one.scores) == best + 1 + 3 < 200
+        training.parameters.flat[0] = one.parameters
+        assert training.validate(validation)[0] == pytest.approx(one.scores[best], abs=1e-6)
+    assert sum(told) == 4 * 200  # the bar reaches its end all the same
 
 
-def test_divergence_is_told_in_a_sentence() -> None:
-    settings = LoopSettings(loss="mse", batch_size=16, epochs=50, learning_rate=1e30)
-    policy = STRATEGIES["finetune"](samples(50, 0), [], StrategySettings())
-    with pytest.raises(SerError, match="lower --learning-rate"):
-        train_stage(model(), policy, samples(20, 1), settings, torch.Generator().manual_seed(0))
+def test_a_run_that_diverges_stops_alone() -> None:
+    loop = LoopSettings(batch_size=16, epochs=5, learning_rate=1e-3)
+    alone = begin("finetune", samples(50, 0), runs=(0,), loop=loop).run(samples(20, 1))
+    training = begin("finetune", samples(50, 0), runs=(0, 1), loop=loop)
+    training.parameters.flat[1] = math.nan
+    good, bad = training.run(samples(20, 1))
+    assert bad.diverged
+    assert len(bad.scores) == 1
+    assert not good.diverged
+    torch.testing.assert_close(good.parameters, alone[0].parameters, atol=1e-5, rtol=1e-5)
+
+
+def test_divergence_in_training_is_noticed() -> None:
+    loop = LoopSettings(loss="mse", batch_size=16, epochs=50, learning_rate=1e30)
+    (trained,) = begin("finetune", samples(50, 0), loop=loop).run(samples(20, 1))
+    assert trained.diverged
 
 
 @pytest.mark.parametrize("share", [0.25, 0.5, 0.9])
 def test_a_replay_share_holds_in_every_batch(share: float) -> None:
-    policy = STRATEGIES["experience-replay"](
-        samples(50, 0), [samples(7, 1), samples(6, 2)], StrategySettings(share)
-    )
-    batches = list(policy.batches(20, torch.Generator().manual_seed(0)))
-    for batch in batches:
-        assert int((batch >= 50).sum()) == round(share * 20)
-    fresh = torch.cat(batches)
-    assert sorted(fresh[fresh < 50].tolist()) == list(range(50))
-    drawn = torch.bincount(fresh[fresh >= 50] - 50, minlength=13)
-    assert int(drawn.max() - drawn.min()) <= 1  # memory is gone through evenly
+    training = begin(
+        "experience-replay", samples(50, 0), [samples(7, 1), samples(6, 2)], (0, 1), StrategySettings(share),
+        loop=LoopSettings(batch_size=20),
+    )  # fmt: skip
+    batches = list(training.strategy.batches())
+    for run in range(2):
+        rows = torch.cat([batch[run] for batch in batches])
+        for batch in batches:
+            assert int((batch[run] >= 50).sum()) == round(share * 20)
+        assert sorted(rows[rows < 50].tolist()) == list(range(50))
+        drawn = torch.bincount(rows[rows >= 50] - 50, minlength=13)
+        assert int(drawn.max() - drawn.min()) <= 1  # memory is gone through evenly

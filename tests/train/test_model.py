@@ -1,118 +1,182 @@
-"""The network and its losses, against formulas written out."""
+"""The network and its losses, and their gradients by hand, against plain PyTorch and autograd in float64."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 import torch
-from torch.nn import functional as F
 
 from common.metrics import ccc
-from train.model import Architecture, EmotionModel
-from train.objective import ccc_loss, mse_loss
+from tests.train.reference import flat_gradient, plain, plain_ccc_loss
+from tests.train.worlds import ACOUSTIC_WIDTH, TEXT_WIDTH, network, parameters, samples
+from train.model import Architecture, Network
+from train.objective import OBJECTIVES, ccc_loss, mse_loss
 
 
-def model(**changes: int) -> EmotionModel:
-    torch.manual_seed(0)
-    return EmotionModel(
-        Architecture(**{"acoustic_width": 6, "text_width": 5, "trunk_width": 8, "head_width": 4, **changes})
+def inputs(runs: int, rows: int, layers: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
+    random = torch.Generator().manual_seed(1)
+    of_layers = (layers,) if layers else ()
+    return (
+        torch.randn(runs, rows, *of_layers, ACOUSTIC_WIDTH, generator=random).double(),
+        torch.randn(runs, rows, TEXT_WIDTH, generator=random).double(),
     )
 
 
-def test_the_network_is_the_papers() -> None:
-    """Layer by layer from its parameters, without dropout: LayerNorm, Linear, LeakyReLU, and so on."""
-    net = model().eval()
-    p = dict(net.named_parameters())
-    acoustic, text = torch.randn(7, 6), torch.randn(7, 5)
-
-    def norm_linear(x: torch.Tensor, norm: str, linear: str) -> torch.Tensor:
-        x = F.layer_norm(x, x.shape[1:], p[f"{norm}.weight"], p[f"{norm}.bias"])
-        return x @ p[f"{linear}.weight"].T + p[f"{linear}.bias"]
-
-    def head(x: torch.Tensor, name: str) -> torch.Tensor:
-        hidden = F.leaky_relu(norm_linear(x, f"{name}.0", f"{name}.1"))
-        return norm_linear(hidden, f"{name}.4", f"{name}.5")
-
-    trunk = acoustic
-    for block in range(3):
-        trunk = F.leaky_relu(norm_linear(trunk, f"trunk.{block}.0", f"trunk.{block}.1"))
-    words = norm_linear(text, "text.1", "text.2")
-    expected = torch.cat(
-        [head(trunk, "activation"), head(torch.cat([trunk, words], dim=1), "valence")], dim=1
+def awkward(net: Network, runs: int) -> torch.Tensor:
+    """(R, P) float64, with gains, shifts and layer weights that are not what they begin as."""
+    return parameters(net, runs).double() + 0.3 * torch.randn(
+        runs, net.size, generator=torch.Generator().manual_seed(5)
     )
-    torch.testing.assert_close(net(acoustic, text), expected)
-    assert {name: m.p for name, m in net.named_modules() if isinstance(m, torch.nn.Dropout)} == {
-        "trunk.0.3": 0.2, "trunk.1.3": 0.2, "trunk.2.3": 0.2, "text.0": 0.2, "activation.3": 0.1, "valence.3": 0.1,
+
+
+@pytest.mark.parametrize("layers", [0, 3])
+def test_the_network_is_the_papers(layers: int) -> None:
+    """Layer by layer as nn.Modules; every run of a stack with parameters of its own."""
+    net = network(layers=layers)
+    flat = awkward(net, 3)
+    acoustic, text = inputs(3, 7, layers)
+    ours = net.forward(net.unpack(flat), acoustic, text)
+    for run in range(3):
+        torch.testing.assert_close(ours[run], plain(net, flat[run]).eval()(acoustic[run], text[run]))
+
+
+def test_dropout_is_where_the_paper_has_it() -> None:
+    model = plain(network(), parameters(network())[0])
+    rates = {name: m.p for name, m in model.named_modules() if isinstance(m, torch.nn.Dropout)}
+    assert list(rates.values()) == [0.2, 0.2, 0.2, 0.2, 0.1, 0.1]
+    assert network().dropouts == {
+        "text": (TEXT_WIDTH, 0.2), "trunk.0": (16, 0.2), "trunk.1": (16, 0.2), "trunk.2": (16, 0.2),
+        "activation.hidden": (8, 0.1), "valence.hidden": (8, 0.1),
     }  # fmt: skip
+
+
+class Masked(torch.nn.Module):
+    """In place of nn.Dropout: a mask that is given."""
+
+    def __init__(self, mask: torch.Tensor) -> None:
+        super().__init__()
+        self.mask = mask
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x * self.mask
+
+
+@pytest.mark.parametrize("layers", [0, 3])
+@pytest.mark.parametrize("loss", OBJECTIVES)
+def test_gradients_are_autograds(loss: str, layers: int) -> None:
+    """Loss and network, with dropout, every parameter of every run of a stack, in float64."""
+    net, runs, rows = network(layers=layers), 3, 11
+    flat = awkward(net, runs)
+    acoustic, text = inputs(runs, rows, layers)
+    random = torch.Generator().manual_seed(3)
+    targets = (torch.rand(runs, rows, 2, generator=random) * 2 - 1).double()
+    masks = {
+        name: (torch.rand(runs, rows, width, generator=random) < 0.7).double() / 0.7
+        for name, (width, _) in net.dropouts.items()
+    }
+    packed, into = net.unpack(flat), net.unpack(torch.full_like(flat, torch.nan))
+    value, of_outputs = OBJECTIVES[loss](net.forward(packed, acoustic, text, masks), targets)
+    net.backward(packed, of_outputs, into)
+    for run in range(runs):
+        model = plain(net, flat[run])
+        model.text[0] = Masked(masks["text"][run])
+        for number, part in enumerate(model.trunk):
+            part[3] = Masked(masks[f"trunk.{number}"][run])  # type: ignore[operator]
+        model.activation[3] = Masked(masks["activation.hidden"][run])
+        model.valence[3] = Masked(masks["valence.hidden"][run])
+        prediction = model(acoustic[run], text[run])
+        squared = (prediction - targets[run]).square().mean(dim=0).sum()
+        plain_loss = plain_ccc_loss(prediction, targets[run]) if loss == "ccc" else squared
+        plain_loss.backward()
+        torch.testing.assert_close(value[run], plain_loss.detach())
+        torch.testing.assert_close(into.flat[run], flat_gradient(net, model), atol=1e-12, rtol=1e-9)
+
+
+@pytest.mark.parametrize("layers", [0, 2])
+def test_squares_are_of_every_utterance_apart(layers: int) -> None:
+    """The Fisher information's sums, one utterance and one output at a time by autograd."""
+    net = network(layers=layers)
+    flat = awkward(net, 2)
+    acoustic, text = inputs(2, 5, layers)
+    packed, into = net.unpack(flat), net.unpack(torch.full_like(flat, torch.nan))
+    prediction = net.forward(packed, acoustic, text)
+    for dimension in range(2):
+        one = torch.zeros_like(prediction)
+        one[..., dimension] = 1
+        net.backward(packed, one, into, squares=True)
+        for run in range(2):
+            expected = torch.zeros(net.size, dtype=torch.float64)
+            for row in range(5):
+                model = plain(net, flat[run]).eval()
+                model.zero_grad()
+                for parameter in model.parameters():
+                    parameter.grad = torch.zeros_like(parameter)
+                model(acoustic[run, row : row + 1], text[run, row : row + 1])[0, dimension].backward()
+                expected += flat_gradient(net, model).square()
+            torch.testing.assert_close(into.flat[run], expected, atol=1e-12, rtol=1e-9)
 
 
 def test_text_does_not_reach_activation() -> None:
-    net = model().eval()
-    acoustic = torch.randn(7, 6)
-    one, other = net(acoustic, torch.randn(7, 5)), net(acoustic, torch.randn(7, 5))
-    assert torch.equal(one[:, 0], other[:, 0])
-    assert not torch.equal(one[:, 1], other[:, 1])
+    net = network()
+    packed = net.unpack(awkward(net, 1))
+    acoustic, text = inputs(1, 7)
+    one, other = net.forward(packed, acoustic, text), net.forward(packed, acoustic, text + torch.randn(1))
+    assert torch.equal(one[..., 0], other[..., 0])
+    other = net.forward(packed, acoustic, text.flip(2))
+    assert torch.equal(one[..., 0], other[..., 0])
+    assert not torch.equal(one[..., 1], other[..., 1])
 
 
 def test_the_defaults_are_those_of_the_method() -> None:
-    net = EmotionModel(Architecture(768, 768))
-    shapes = {
-        name: tuple(p.shape) for name, p in net.named_parameters() if name.endswith("weight") and p.ndim == 2
-    }
-    assert shapes == {
-        "trunk.0.1.weight": (256, 768), "trunk.1.1.weight": (256, 256), "trunk.2.1.weight": (256, 256),
-        "text.2.weight": (256, 768), "activation.1.weight": (128, 256), "activation.5.weight": (1, 128),
-        "valence.1.weight": (128, 512), "valence.5.weight": (1, 128),
+    net = Network(Architecture(768, 768))
+    assert net.widths == {
+        "trunk.0": (768, 256), "trunk.1": (256, 256), "trunk.2": (256, 256), "text": (768, 256),
+        "activation.hidden": (256, 128), "activation.out": (128, 1),
+        "valence.hidden": (512, 128), "valence.out": (128, 1),
     }  # fmt: skip
+    assert net.size == sum(parameter.numel() for parameter in plain(net, torch.zeros(net.size)).parameters())
+
+
+def test_the_beginning_is_pytorchs() -> None:
+    """Bounds and spread of every layer as nn.Linear and nn.LayerNorm begin."""
+    net = Network(Architecture(64, 32))
+    ours = net.unpack(net.initial(np.random.default_rng(0))[None])
+    for name, (norm, linear) in plain(net, torch.zeros(net.size)).linear_layers().items():
+        norm.reset_parameters()
+        linear.reset_parameters()
+        layer = ours.layers[name]
+        assert torch.equal(layer.gain[0, 0], norm.weight)
+        assert torch.equal(layer.shift[0, 0], norm.bias)
+        for values in (layer.weight, layer.bias):
+            bound = net.widths[name][0] ** -0.5
+            assert float(values.abs().max()) <= bound
+        if layer.weight.numel() > 1000:
+            assert float(layer.weight.std()) == pytest.approx(float(linear.weight.detach().std()), rel=0.05)
 
 
 def test_prediction_in_pieces_is_prediction_at_once() -> None:
-    net = model().train()
-    acoustic, text = torch.randn(33, 6), torch.randn(33, 5)
-    torch.testing.assert_close(net.predict(acoustic, text, rows=7), net.predict(acoustic, text))
-    assert net.training
+    net = network()
+    packed, made = net.unpack(parameters(net, 2)), samples(33, 0)
+    torch.testing.assert_close(net.predict(packed, made, rows=7), net.predict(packed, made))
+    assert net.predict(packed, made).shape == (2, 33, 2)
 
 
 def test_the_ccc_loss_is_one_minus_the_measure() -> None:
-    prediction, target = torch.randn(50, 2, dtype=torch.float64), torch.rand(50, 2, dtype=torch.float64)
-    measures = [ccc(target[:, i].numpy(), prediction[:, i].numpy()) for i in range(2)]
-    assert float(ccc_loss(prediction, target)) == pytest.approx(2 - sum(measures))
+    prediction, target = torch.randn(2, 50, 2, dtype=torch.float64), torch.rand(2, 50, 2, dtype=torch.float64)
+    losses, _ = ccc_loss(prediction, target)
+    for run in range(2):
+        measures = [ccc(target[run, :, i].numpy(), prediction[run, :, i].numpy()) for i in range(2)]
+        assert float(losses[run]) == pytest.approx(2 - sum(measures))
 
 
 @pytest.mark.parametrize("rows", [1, 4])
 def test_the_ccc_loss_of_a_constant_is_finite(rows: int) -> None:
-    prediction = torch.zeros(rows, 2, requires_grad=True)
-    loss = ccc_loss(prediction, torch.zeros(rows, 2))
-    loss.backward()
+    loss, gradient = ccc_loss(torch.zeros(1, rows, 2), torch.zeros(1, rows, 2))
     assert loss.item() == 2
-    assert prediction.grad is not None
-    assert torch.isfinite(prediction.grad).all()
-
-
-def test_gradients_agree_with_finite_differences() -> None:
-    target = torch.rand(6, 2, dtype=torch.float64)
-    for objective in (ccc_loss, mse_loss):
-        start = torch.randn(6, 2, dtype=torch.float64, requires_grad=True)
-        assert torch.autograd.gradcheck(objective, (start, target))
+    assert torch.isfinite(gradient).all()
 
 
 def test_mse_is_summed_over_dimensions() -> None:
-    prediction, target = np.random.default_rng(0).standard_normal((2, 9, 2))
-    expected = sum(np.mean((prediction[:, i] - target[:, i]) ** 2) for i in range(2))
-    assert float(mse_loss(torch.tensor(prediction), torch.tensor(target))) == pytest.approx(expected)
-
-
-def test_layers_are_mixed_by_a_softmax() -> None:
-    net, plain = model(layers=3).eval(), model().eval()
-    plain.load_state_dict(
-        {name: value for name, value in net.state_dict().items() if name != "layer_weights"}
-    )
-    layers, text = torch.randn(7, 3, 6), torch.randn(7, 5)
-    torch.testing.assert_close(
-        net(layers, text), plain(layers.mean(dim=1), text)
-    )  # alike before any training
-    assert net.layer_weights is not None
-    net.layer_weights.data = torch.tensor([0.0, 1.0, -1.0])
-    weights = np.exp([0.0, 1.0, -1.0]) / np.exp([0.0, 1.0, -1.0]).sum()
-    mixed = sum(float(weight) * layers[:, k] for k, weight in enumerate(weights))
-    torch.testing.assert_close(net(layers, text), plain(mixed, text))
+    prediction, target = np.random.default_rng(0).standard_normal((2, 1, 9, 2))
+    expected = sum(np.mean((prediction[0, :, i] - target[0, :, i]) ** 2) for i in range(2))
+    assert float(mse_loss(torch.tensor(prediction), torch.tensor(target))[0]) == pytest.approx(expected)

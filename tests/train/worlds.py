@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from common.cache import CacheInfo, write_cache
 from train.data import Corpus, Samples
+from train.dropout import Dropout
+from train.loop import LoopSettings, Training
+from train.model import Architecture, Network
+from train.objective import OBJECTIVES
+from train.strategies import STRATEGIES, Stage, StrategySettings
 
 ACOUSTIC_WIDTH, TEXT_WIDTH = 6, 5
 STAGES = ("msp-podcast", "msp-improv", "iemocap")
@@ -23,18 +30,70 @@ def samples(n: int, seed: int) -> Samples:
     return Samples(
         torch.randn(n, ACOUSTIC_WIDTH, generator=random),
         torch.randn(n, TEXT_WIDTH, generator=random),
+        torch.arange(n),
         torch.rand(n, 2, generator=random) * 2 - 1,
         torch.randint(-1, 5, (n,), generator=random),
+    )
+
+
+def learnable(n: int, seed: int) -> Samples:
+    """Features that carry the labels, through a noise of their own."""
+    random = torch.Generator().manual_seed(seed)
+    world = torch.Generator().manual_seed(99)
+    targets = torch.rand(n, 2, generator=random) * 2 - 1
+    return Samples(
+        targets @ torch.randn(2, ACOUSTIC_WIDTH, generator=world)
+        + torch.randn(n, ACOUSTIC_WIDTH, generator=random),
+        targets @ torch.randn(2, TEXT_WIDTH, generator=world) + torch.randn(n, TEXT_WIDTH, generator=random),
+        torch.arange(n),
+        targets,
+        torch.zeros(n, dtype=torch.int64),
     )
 
 
 def corpora(splits: dict[str, int] | None = None) -> list[Corpus]:
     return [
         Corpus(
-            name, {split: samples(n, 10 * i + j) for j, (split, n) in enumerate((splits or SPLITS).items())}
+            name,
+            {split: samples(n, 10 * i + j) for j, (split, n) in enumerate((splits or SPLITS).items())},
+            tuple("abcde"),
+            name,
         )
         for i, name in enumerate(STAGES)
     ]
+
+
+def network(**changes: float) -> Network:
+    """A small one of the usual shape."""
+    widths = {"acoustic_width": ACOUSTIC_WIDTH, "text_width": TEXT_WIDTH, "trunk_width": 16, "head_width": 8}
+    return Network(Architecture(**{**widths, **changes}))  # type: ignore[arg-type]
+
+
+def parameters(net: Network, runs: int = 1) -> Tensor:
+    """(R, P), different for every run."""
+    return torch.stack([net.initial(np.random.default_rng(run)) for run in range(runs)])
+
+
+def begin(
+    strategy: str, current: Samples, earlier: Sequence[Samples] = (), runs: Sequence[int] = (0,),
+    settings: StrategySettings | None = None, net: Network | None = None, loop: LoopSettings | None = None,
+) -> Training:  # fmt: skip
+    """A stage about to begin, after stages on the `earlier` corpora, which a memory holds whole."""
+    net, loop, kind = net or network(), loop or LoopSettings(batch_size=16), STRATEGIES[strategy]
+    start = parameters(net, max(runs) + 1)[list(runs)]
+    kept = []
+    for corpus in earlier:
+        whole = torch.arange(len(corpus)).repeat(len(runs) if kind.earlier == "memory" else 1)
+        allowed = None if kind.earlier == "nothing" else corpus.select(whole)
+        # What the model knew then: not what it knows now.
+        kept.append(kind.keep(net, net.unpack(start + 0.01), corpus, allowed))
+    stage = Stage(
+        net, start, OBJECTIVES[loop.loss], current, kept, loop.batch_size,
+        Dropout(net.dropouts, [np.random.SeedSequence([run, 0]) for run in runs], torch.device("cpu")),
+        [np.random.default_rng([run, 1]) for run in runs],
+        [np.random.default_rng([run, 2]) for run in runs],
+    )  # fmt: skip
+    return Training(stage, kind(stage, settings or StrategySettings()), loop)
 
 
 def write_caches(folder: Path, splits: dict[str, int] | None = None, **changes: Any) -> None:

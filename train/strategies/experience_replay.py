@@ -4,34 +4,47 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from train.data import Samples
-from train.strategies.base import Strategy, StrategySettings
+from train.data import Pool
+from train.strategies.base import Stage, Strategy, StrategySettings
 
 
 class ExperienceReplay(Strategy):
     """Trains on new and remembered samples alike; with `replay_share`, on a fixed mixture in every batch."""
 
     earlier = "memory"
+    options = ("replay_share",)
 
-    def __init__(self, current: Samples, earlier: list[Samples], settings: StrategySettings) -> None:
-        super().__init__(current, earlier, settings)
-        self.samples = Samples.concatenate([current, *earlier])
-        self._new = len(current)
-        self._share = settings.replay_share if earlier else None
+    def __init__(self, stage: Stage, settings: StrategySettings) -> None:
+        super().__init__(stage, settings)
+        memories = [kept.samples for kept in stage.kept if kept.samples is not None]
+        self.pool = Pool(stage.current, memories, stage.runs)
+        self._share = settings.replay_share if memories else None
 
-    def batches(self, batch_size: int, generator: torch.Generator) -> Iterator[Tensor]:
+    def batches(self) -> Iterator[Tensor]:
         """One epoch. With a share, once through the new corpus, and through memory as often as it takes."""
         if self._share is None:
-            yield from super().batches(batch_size, generator)
+            yield from super().batches()
             return
-        replayed = min(max(round(self._share * batch_size), 1), batch_size - 1)
-        remembered = self._endless_memory(generator)
-        for fresh in torch.randperm(self._new, generator=generator).split(batch_size - replayed):
-            yield torch.cat([fresh, torch.stack([next(remembered) for _ in range(replayed)])])
+        size = self.stage.batch_size
+        replayed = min(max(round(self._share * size), 1), size - 1)
+        fresh = np.stack([self.stage.current.shuffled(generator) for generator in self.stage.order])
+        steps = -(-fresh.shape[1] // (size - replayed))
+        old = np.stack([self._from_memory(steps * replayed, generator) for generator in self.stage.order])
+        parts = (
+            torch.from_numpy(fresh).split(size - replayed, dim=1),
+            torch.from_numpy(old).split(replayed, dim=1),
+        )
+        for new, remembered in zip(*parts, strict=True):
+            yield torch.cat([new, remembered], dim=1)
 
-    def _endless_memory(self, generator: torch.Generator) -> Iterator[Tensor]:
-        while True:
-            yield from self._new + torch.randperm(len(self.samples) - self._new, generator=generator)
+    def _from_memory(self, n: int, generator: np.random.Generator) -> npt.NDArray[np.int64]:
+        """(n,) numbers of remembered samples, all of them before any comes again."""
+        start = len(self.stage.current)
+        size = len(self.pool) - start
+        rounds = [start + generator.permutation(size) for _ in range(-(-n // size))]
+        return np.concatenate(rounds)[:n]

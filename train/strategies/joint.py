@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from train.data import Samples
-from train.strategies.base import Strategy, StrategySettings
+from train.data import Pool
+from train.strategies.base import Stage, Strategy, StrategySettings
 
 
 class Joint(Strategy):
@@ -11,6 +11,7 @@ class Joint(Strategy):
 
     earlier = "corpora"
 
-    def __init__(self, current: Samples, earlier: list[Samples], settings: StrategySettings) -> None:
-        super().__init__(current, earlier, settings)
-        self.samples = Samples.concatenate([current, *earlier])
+    def __init__(self, stage: Stage, settings: StrategySettings) -> None:
+        super().__init__(stage, settings)
+        corpora = [kept.samples for kept in stage.kept if kept.samples is not None]
+        self.pool = Pool(stage.current, corpora, stage.runs, owned=False)

@@ -1,0 +1,346 @@
+"""What is finished is kept: killed, continued, extended; and who trains makes no difference."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import h5py
+import pytest
+import torch
+
+from tests.train.test_cli import QUICK, caches, refused, rows, run
+from tests.train.worlds import STAGES, corpora, write_caches
+from train import schedule
+from train.experiment import Experiment, Failure, Keys, Run, Trainer, results, variants
+from train.loop import LoopSettings, Training
+from train.store import Store
+
+assert caches  # the fixture
+ALL = ["--strategy", "finetune", "--strategy", "gem", "--strategy", "experience-replay:speaker"]
+
+
+def trained_stages(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """A list that grows by the number of runs whenever a stack is trained."""
+    seen: list[int] = []
+    original = Training.run
+
+    def counting(self: Training, *arguments: object) -> object:
+        seen.append(self.stage.runs)
+        return original(self, *arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Training, "run", counting)
+    return seen
+
+
+def test_a_rerun_trains_nothing_and_more_trains_only_what_is_new(
+    caches: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = trained_stages(monkeypatch)
+    command = ["--cache", caches, "--output", tmp_path / "r"]
+
+    def stages(*more: object) -> int:
+        seen.clear()
+        result = run(*command, *more, trained=tmp_path / "trained")
+        assert result.exit_code == 0, result.output
+        return len(seen)
+
+    assert stages("--seeds", 2, "--strategy", "finetune") == 2 * 3
+    first = rows(tmp_path / "r")
+    bytes_before = (tmp_path / "r/results.csv").read_bytes()
+    assert stages("--seeds", 2, "--strategy", "finetune") == 0
+    assert (tmp_path / "r/results.csv").read_bytes() == bytes_before
+    assert stages("--seeds", 3, "--strategy", "finetune") == 3
+    assert [row for row in rows(tmp_path / "r") if row["seed"] != "2"] == first
+    assert stages("--seeds", 3, "--strategy", "finetune", "--strategy", "gem") == 3 * 2  # P is there
+    assert [
+        row for row in rows(tmp_path / "r") if row["seed"] != "2" and row["strategy"] == "finetune"
+    ] == first
+    # Another sequence with the same beginning, in a folder of its own.
+    other = run("--cache", caches, "--stages", "msp-podcast,iemocap", "--strategy", "finetune", "--seeds", 3,
+                "--output", tmp_path / "other", trained=tmp_path / "trained")  # fmt: skip
+    assert other.exit_code == 0
+    assert "3 of 6 stages are finished already." in other.stderr
+    # Figures are of the corpora asked for now, and stage P's are the same.
+    assert {row["corpus"] for row in rows(tmp_path / "other")} == {"msp-podcast", "iemocap"}
+    of_p = [row for row in rows(tmp_path / "other") if row["stage"] == "1" and row["seed"] != "2"]
+    assert of_p == [row for row in first if row["stage"] == "1" and row["corpus"] != "msp-improv"]
+
+
+def test_an_option_of_one_strategy_costs_only_that_strategy(
+    caches: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = trained_stages(monkeypatch)
+    command = ["--cache", caches, "--seed", 0, "--strategy", "finetune", "--strategy", "gem"]
+    assert run(*command, "--output", tmp_path / "a", trained=tmp_path / "t").exit_code == 0
+    seen.clear()
+    assert run(*command, "--gem-batch", 4, "--output", tmp_path / "b", trained=tmp_path / "t").exit_code == 0
+    assert len(seen) == 2
+
+
+def test_what_cannot_be_trusted_is_trained_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A damaged file, and caches whose content changed under the same fingerprint."""
+    write_caches(tmp_path)
+    seen = trained_stages(monkeypatch)
+    command = ["--cache", tmp_path, "--seed", 0, "--strategy", "finetune"]
+
+    def again(name: str) -> int:
+        seen.clear()
+        assert run(*command, "--output", tmp_path / name, trained=tmp_path / "t").exit_code == 0
+        return len(seen)
+
+    assert again("a") == 3
+    for number, kept in enumerate(sorted((tmp_path / "t").iterdir())):
+        content = kept.read_bytes()
+        kept.write_bytes(content[: len(content) // 2] if number else b"")
+    assert again("b") == 3
+    assert rows(tmp_path / "a") == rows(tmp_path / "b")
+    with h5py.File(tmp_path / "msp-improv.h5", "r+") as file:
+        file["activation"][0] = 3.5
+    assert again("c") == 2  # stage P does not see it, but is evaluated on it
+    assert rows(tmp_path / "c") != rows(tmp_path / "a")
+
+
+def start(*arguments: object) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "train.cli", *QUICK, *map(str, arguments)]
+    return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+
+
+def test_killed_at_random_moments_it_ends_as_if_it_had_not_been(caches: Path, tmp_path: Path) -> None:
+    command = ["--cache", caches, "--seeds", 2, *ALL, "--epochs", 20, "--patience", 20]
+    assert run(*command, "--output", tmp_path / "whole").exit_code == 0
+    chance = random.Random(6)
+    broken = [*command, "--jobs", 2, "--output", tmp_path / "broken", "--trained", tmp_path / "t"]
+    store, kills = tmp_path / "t", 0
+    for target in (1, 6):  # stages finished before the next kill
+        process = start(*broken)
+        while process.poll() is None and len(list(store.glob("*.safetensors"))) < target:
+            time.sleep(0.02)
+        time.sleep(chance.uniform(0, 0.1))
+        process.kill()
+        process.communicate()
+        kills += process.returncode == -signal.SIGKILL
+        time.sleep(0.5)  # for its workers to notice
+    assert kills >= 2
+    process = start(*broken)
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 0, errors
+    for name in ("results.csv", "memory.csv"):
+        assert (tmp_path / "broken" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+
+
+def test_workers_do_not_outlive_the_main_process(caches: Path, tmp_path: Path) -> None:
+    process = start("--cache", caches, "--seeds", 2, "--jobs", 2, "--epochs", 10_000, "--patience", 10_000,
+                    "--output", tmp_path / "r", "--trained", tmp_path / "t")  # fmt: skip
+    children: list[int] = []
+    deadline = time.monotonic() + 60
+    while len(children) < 2 and time.monotonic() < deadline:
+        time.sleep(0.1)
+        children = workers_of(process.pid)
+    assert len(children) >= 2
+    process.kill()
+    process.communicate()
+    while any(map(alive, children)) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not any(map(alive, children))
+
+
+def test_a_worker_that_is_killed_is_told(caches: Path, tmp_path: Path) -> None:
+    process = start("--cache", caches, "--seeds", 2, "--jobs", 2, "--epochs", 10_000, "--patience", 10_000,
+                    "--output", tmp_path / "r", "--trained", tmp_path / "t")  # fmt: skip
+    deadline = time.monotonic() + 60
+    while len(workers_of(process.pid)) < 2 and time.monotonic() < deadline:
+        time.sleep(0.1)
+    os.kill(workers_of(process.pid)[-1], signal.SIGKILL)
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 1
+    assert "Error: A worker process was killed" in errors
+    assert "Traceback" not in errors
+
+
+def workers_of(pid: int) -> list[int]:
+    """Spawned workers among a process's children."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            parent = int((folder / "stat").read_text().rsplit(")", 1)[1].split()[1])
+            if parent == pid and b"spawn_main" in (folder / "cmdline").read_bytes():
+                found.append(int(folder.name))
+    return sorted(found)
+
+
+def alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def test_jobs_make_no_difference(caches: Path, tmp_path: Path) -> None:
+    command = ["--cache", caches, "--seeds", 3, *ALL]
+    assert run(*command, "--output", tmp_path / "one").exit_code == 0
+    assert run(*command, "--jobs", 2, "--output", tmp_path / "two").exit_code == 0
+    for name in ("results.csv", "memory.csv"):
+        assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
+
+
+def test_more_jobs_than_cores_are_not_used(
+    caches: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from train import cli
+
+    monkeypatch.setattr(cli, "cores", lambda: 1)
+    result = run(
+        "--cache", caches, "--seed", 0, "--strategy", "finetune", "--jobs", 64, "--output", tmp_path / "r"
+    )
+    assert result.exit_code == 0
+    assert "--jobs 64 would only crowd the 1 cores of this machine: 1 are used." in result.stderr
+
+
+def test_embeddings_beyond_memory_are_streamed(caches: Path, tmp_path: Path) -> None:
+    command = ["--cache", caches, "--seed", 0, "--strategy", "experience-replay", "--epochs", 30]
+    result = run(*command, "--memory-share", 0, "--output", tmp_path / "streamed")
+    assert result.exit_code == 0
+    assert "are more than 0% of this machine's" in result.stderr
+    assert "they are read from the disk in shuffled blocks" in result.stderr
+    result = run(*command, "--output", tmp_path / "usual")
+    assert "are shuffled freely in memory" in result.stderr
+    for folder in ("streamed", "usual"):
+        (value,) = [
+            float(row["value"]) for row in rows(tmp_path / folder)
+            if (row["stage"], row["corpus"], row["split"], row["dimension"], row["metric"])
+            == ("3", "iemocap", "test", "activation", "ccc")
+        ]  # fmt: skip
+        assert value > 0.8
+
+
+class TestStacks:
+    """What a GPU does, on a CPU: all runs of a strategy as one stack."""
+
+    def experiment(self) -> Experiment:
+        made = variants(["finetune", "gem", "experience-replay", "ewc"], ["random", "speaker"], 10)
+        return Experiment(
+            made, STAGES, (0, 1, 2), LoopSettings(batch_size=16, epochs=3, patience=2, learning_rate=1e-3)
+        )
+
+    def values(self, folder: Path) -> dict[tuple[object, ...], float]:
+        made, device = corpora(), torch.device("cpu")
+        keys = Keys(self.experiment(), made, device)
+        return {
+            (r.strategy, r.sampler, r.seed, r.stage, r.corpus, r.split, r.dimension, r.metric): r.value
+            for r in results(self.experiment(), made, Store(folder), keys)
+        }
+
+    def test_stacked_runs_are_the_same_as_single_ones(self, tmp_path: Path) -> None:
+        made, device, told = corpora(), torch.device("cpu"), [0.0]
+        for name, carry in (("apart", schedule._one_by_one), ("stacked", schedule._stacked)):
+            store = Store(tmp_path / name)
+            todo = schedule.plan(self.experiment(), made, store, device)
+            told[0] = 0.0
+
+            def advance(epochs: float) -> None:
+                told[0] += epochs
+
+            assert carry(Trainer(self.experiment(), made, store, device), todo, advance, lambda: None) == []
+            assert told[0] == todo.epochs == (3 + 3 * 6 * 2) * 3
+        apart, stacked = self.values(tmp_path / "apart"), self.values(tmp_path / "stacked")
+        assert len(apart) == 6 * 3 * 3 * 3 * 2 * 4
+        assert set(stacked) == set(apart)
+        # A rounding may decide which epoch is best, or turn a prediction over a bin's edge: so nearly all.
+        close = [stacked[key] == pytest.approx(value, abs=1e-3) for key, value in apart.items()]
+        assert sum(close) > 0.95 * len(close)
+
+    def test_out_of_memory_halves_the_stack(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """A simulated error, for more than two runs at once."""
+        seen: list[int] = []
+        original = Training.run
+
+        def failing(self: Training, *arguments: object) -> object:
+            seen.append(self.stage.runs)
+            if self.stage.runs > 2:
+                raise torch.cuda.OutOfMemoryError
+            return original(self, *arguments)  # type: ignore[arg-type]
+
+        monkeypatch.setattr(Training, "run", failing)
+        made, store, device = corpora(), Store(tmp_path), torch.device("cpu")
+        todo = schedule.plan(self.experiment(), made, store, device)
+        trainer = Trainer(self.experiment(), made, store, device)
+        assert schedule._stacked(trainer, todo, lambda _: None, lambda: None) == []
+        assert max(seen) == 6
+        assert len(self.values(tmp_path)) == 6 * 3 * 3 * 3 * 2 * 4
+
+    def test_one_run_of_a_stack_that_fails_leaves_the_others(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        original = Trainer.training
+
+        def spoilt(
+            self: Trainer, runs: list[Run], number: int, start: torch.Tensor, kept: object
+        ) -> Training:
+            start = start.clone()
+            for row, one in enumerate(runs):
+                if (one.seed, number) == (1, 2):
+                    start[row] = torch.nan
+            return original(self, runs, number, start, kept)  # type: ignore[arg-type]
+
+        monkeypatch.setattr(Trainer, "training", spoilt)
+        made, store, device = corpora(), Store(tmp_path), torch.device("cpu")
+        todo = schedule.plan(self.experiment(), made, store, device)
+        failures = schedule._stacked(
+            Trainer(self.experiment(), made, store, device), todo, lambda _: None, lambda: None
+        )
+        assert {(failure.run.seed, failure.stage) for failure in failures} == {(1, 2)}
+        assert len(failures) == 6
+        assert isinstance(failures[0], Failure)
+        there = self.values(tmp_path)
+        assert {key[3] for key in there if key[2] == 1} == {1}
+        assert len([key for key in there if key[2] != 1]) == 6 * 2 * 3 * 3 * 2 * 4
+
+
+class TestRecipes:
+    """Experiments as files."""
+
+    def test_the_paper_in_one_command(self, caches: Path, tmp_path: Path) -> None:
+        result = run("--preset", "paper", "--cache", caches, "--dry-run")
+        assert result.exit_code == 0, result.output
+        lines = [line.split() for line in result.output.splitlines()]
+        assert ["P", "all", "5", "4"] in [line[:4] for line in lines]
+        assert ["P+M+I", "experience-replay", "20", "7"] in [line[:4] for line in lines]
+        assert ["P+M+I", "gem", "5", "4"] in [line[:4] for line in lines]
+        assert "At most " in result.output
+        assert not list(tmp_path.iterdir())
+
+    def test_a_file_gives_options_that_the_command_line_overrides(self, caches: Path, tmp_path: Path) -> None:
+        recipe = tmp_path / "mine.toml"
+        recipe.write_text(
+            'stages = ["msp-podcast", "iemocap"]\nstrategy = ["finetune", "gem:speaker"]\nseeds = 3\n'
+        )
+        result = run("--experiment", recipe, "--cache", caches, "--seeds", 2, "--output", tmp_path / "r")
+        assert result.exit_code == 0, result.output
+        made = rows(tmp_path / "r")
+        assert {row["seed"] for row in made} == {"0", "1"}
+        assert {(row["strategy"], row["sampler"]) for row in made} == {
+            ("finetune", "none"),
+            ("gem", "speaker"),
+        }
+        assert {row["stage_name"] for row in made} == {"P", "P+I"}
+
+    @pytest.mark.parametrize(
+        ("text", "says"),
+        [
+            ("epoch = 3", "mine.toml has epoch: its keys are those options of ser-train, strategy, "),
+            ("patience = 0", "Invalid value for '--patience'"),
+            ("epochs = ", "mine.toml is not TOML: "),
+            ("[loop]\nepochs = 3", "has loop: its keys are"),
+            ("epochs = [{a = 1}]", "must be a value or a list of values"),
+        ],
+    )
+    def test_files_that_are_wrong(self, text: str, says: str, caches: Path, tmp_path: Path) -> None:
+        (tmp_path / "mine.toml").write_text(text)
+        assert says in refused(run("--experiment", tmp_path / "mine.toml", "--cache", caches), 2)

@@ -1,0 +1,75 @@
+"""How long an experiment takes, from a few steps of each kind on the corpora themselves."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from common.cores import one_core_each
+from train.data import Corpus
+from train.experiment import Experiment, Run, Trainer, stage_name, strategy_of
+from train.schedule import Plan
+from train.store import Store
+
+_STEPS = 5  # timed, after one that is not
+
+
+@dataclass(frozen=True)
+class Line:
+    """The runs of one strategy in one stage."""
+
+    stage: str
+    strategy: str
+    runs: int
+    steps: int  # per epoch
+    step: float  # seconds, of one run on a core, or of all together on a GPU
+    seconds: float  # at most, if they were trained one after the other
+
+
+def estimate(
+    experiment: Experiment, corpora: Sequence[Corpus], store: Store, todo: Plan, device: torch.device
+) -> list[Line]:
+    """A line for every stage and strategy with something left to do."""
+    trainer = Trainer(experiment, corpora, store, device)
+    by_strategy: dict[str, list[Run]] = {}
+    for run in todo.later:
+        by_strategy.setdefault(strategy_of(run), []).append(run)
+    lines = []
+    with one_core_each(), torch.inference_mode():
+        if todo.first:
+            lines.append(_line(trainer, experiment, [Run(None, seed) for seed in todo.first], 1))
+        for number in range(2, len(corpora) + 1):
+            lines += [_line(trainer, experiment, runs, number) for runs in by_strategy.values()]
+    return lines
+
+
+def _line(trainer: Trainer, experiment: Experiment, runs: Sequence[Run], number: int) -> Line:
+    together = runs if trainer.device.type != "cpu" else runs[:1]
+    start = trainer.initial(together)
+    kept = [trainer.keep(together, earlier, start)[0] for earlier in range(1, number)]
+    training = trainer.training(together, number, start, kept)
+    batches = list(training.strategy.batches())
+    validation = trainer.corpora[number - 1].splits["validation"]
+    training.step(batches[0])
+    step = _timed(lambda: [training.step(index) for index in batches[:_STEPS]]) / min(_STEPS, len(batches))
+    epoch = len(batches) * step + _timed(lambda: training.validate(validation))
+    shared = len(runs) / len(together)
+    return Line(
+        stage_name(experiment.stages[:number]),
+        strategy_of(runs[0]) if number > 1 else "all",
+        len(runs),
+        len(batches),
+        step,
+        epoch * experiment.loop.epochs * shared,
+    )
+
+
+def _timed(work: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    work()
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.perf_counter() - start

@@ -1,0 +1,1 @@
+"""Experiments that come with the program: TOML files of ser-train's options."""

@@ -1,0 +1,69 @@
+"""GEM's projection: the gradient closest to the batch's that harms no memory."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import torch
+from scipy.optimize import nnls
+from torch import Tensor
+
+_ENUMERATED = 6  # earlier corpora up to which all sets of active constraints are tried, on any device
+
+
+def project(gradients: Tensor, memories: Tensor, margin: float = 0.0) -> Tensor:
+    r"""Per run, the vector closest to its gradient whose product with none of its memories is negative.
+
+    `gradients` (R, P) and `memories` (R, K, P) -> (R, P).
+
+    .. math:: \tilde g = g + G^\top v^*, \quad
+        v^* = \arg\min_{v \ge \gamma} \tfrac12 v^\top G G^\top v + (G g)^\top v
+
+    with :math:`\gamma` the `margin` of the original, which pushes further than needed when above 0
+    (Lopez-Paz and Ranzato 2017, eq. 11). The dual is non-negative least squares in K unknowns,
+    :math:`\min_{u \ge 0} |R u + Q^\top g|` for :math:`G^\top = Q R`. Rows are brought to unit length and the
+    algebra is done in float64, so the answer is exact whatever the scale of the gradients; there is no ridge.
+    Up to 6 memories nothing waits for the CPU. A run without a violated constraint gets its gradient back.
+    """
+    violated = (torch.einsum("rkp,rp->rk", memories, gradients) < 0).any(dim=1)
+    if violated.device.type == "cpu" and not violated.any():
+        return gradients
+    unit = memories.to(torch.float64, copy=True)
+    norms = unit.norm(dim=2)
+    norms = torch.where(norms > 0, norms, 1.0)  # a memory without gradient asks for nothing
+    unit /= norms[..., None]
+    target = gradients.double()
+    if margin:  # v >= margin, in units of the scaled problem
+        target = target + torch.einsum("rk,rkp->rp", margin * norms, unit)
+    q, r = torch.linalg.qr(unit.mT)
+    dual = _non_negative_least_squares(r, -torch.einsum("rpk,rp->rk", q, target))
+    projected = target + torch.einsum("rk,rkp->rp", dual, unit)
+    return torch.where(violated[:, None], projected.to(gradients.dtype), gradients)
+
+
+def _non_negative_least_squares(a: Tensor, b: Tensor) -> Tensor:
+    """(R, K) u >= 0 with the smallest |a u - b|, for (R, J, K) a and (R, J) b."""
+    runs, _, unknowns = a.shape
+    if unknowns > _ENUMERATED:
+        solutions = [nnls(a[run].cpu().numpy(), b[run].cpu().numpy())[0] for run in range(runs)]
+        return torch.from_numpy(np.stack(solutions)).to(a)
+    # The minimum is the ordinary least-squares solution on some set of unknowns, with the others 0: all sets are
+    # tried, and the best of those that are nowhere negative is taken. What a set of dependent columns gives is
+    # judged by its residual too, so that it can only be passed over.
+    sets = list(itertools.product((0.0, 1.0), repeat=unknowns))
+    used = torch.tensor(sets, dtype=a.dtype, device=a.device)  # (S, K)
+    on_set = a[:, None] * used[:, None]  # (R, S, J, K)
+    # An equation u = 0 for every unknown left out makes all systems of one shape.
+    augmented = torch.cat([on_set, torch.diag_embed(1 - used).expand(runs, -1, -1, -1)], dim=2)
+    q, r = torch.linalg.qr(augmented)
+    right = torch.cat([b, b.new_zeros(runs, unknowns)], dim=1)
+    u = torch.linalg.solve_triangular(r, torch.einsum("rsjk,rj->rsk", q, right)[..., None], upper=True)[
+        ..., 0
+    ]
+    u = u * used
+    residual = (torch.einsum("rjk,rsk->rsj", a, u) - b[:, None]).square().sum(dim=2)
+    allowed = (u >= 0).all(dim=2) & residual.isfinite()
+    best = torch.where(allowed, residual, torch.inf).argmin(dim=1)
+    chosen: Tensor = u[torch.arange(runs, device=a.device), best]
+    return chosen

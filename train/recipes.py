@@ -1,0 +1,90 @@
+"""Experiments as TOML files: the options of ser-train by their names, as defaults that the command line overrides."""
+
+from __future__ import annotations
+
+import tomllib
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import click
+
+from common.errors import listing
+
+_OF_THE_MACHINE = {"dry-run", "experiment", "help", "preset", "version"}  # say nothing about an experiment
+
+
+def presets() -> list[str]:
+    """Names of the experiments that come with the program."""
+    files = resources.files("train.presets").iterdir()
+    return sorted(item.name.removesuffix(".toml") for item in files if item.name.endswith(".toml"))
+
+
+def use_preset(context: click.Context, parameter: click.Parameter, name: str | None) -> None:
+    """Callback of --preset."""
+    del parameter
+    if name is not None:
+        text = (resources.files("train.presets") / f"{name}.toml").read_text(encoding="utf-8")
+        _use(context, text, f"The preset {name}")
+
+
+def use_file(context: click.Context, parameter: click.Parameter, path: Path | None) -> None:
+    """Callback of --experiment."""
+    del parameter
+    if path is not None:
+        try:
+            text = path.read_text(encoding="utf-8")
+        except UnicodeDecodeError:
+            raise click.UsageError(f"{path} is not UTF-8 text.") from None
+        _use(context, text, str(path))
+
+
+def _use(context: click.Context, text: str, origin: str) -> None:
+    options = {
+        option.removeprefix("--"): parameter
+        for parameter in context.command.params
+        for option in parameter.opts
+        if option.removeprefix("--") not in _OF_THE_MACHINE
+    }
+    try:
+        content = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise click.UsageError(f"{origin} is not TOML: {error}.") from None
+    unknown = [key for key in content if key not in options]
+    if unknown:
+        raise click.UsageError(
+            f"{origin} has {listing(unknown)}: its keys are those options of ser-train, {listing(options, 30)}."
+        )
+    if context.default_map:
+        raise click.UsageError("Give --preset or --experiment, not both.")
+    context.default_map = {
+        str(options[key].name): _value(options[key], value, origin, key) for key, value in content.items()
+    }
+
+
+def _value(option: click.Parameter, value: Any, origin: str, key: str) -> Any:
+    """As click would have it from the command line."""
+    if isinstance(value, dict) or (
+        isinstance(value, list) and any(isinstance(item, (dict, list)) for item in value)
+    ):
+        raise click.UsageError(f"{key} of {origin} must be a value or a list of values.")
+    if isinstance(option, click.Option) and option.multiple:
+        return [str(item) for item in value] if isinstance(value, list) else [str(value)]
+    return ",".join(map(str, value)) if isinstance(value, list) else value
+
+
+class AllOrNumber(click.ParamType):  # type: ignore[type-arg, unused-ignore]  # generic since click 8.4
+    """`all`, which is None, or a positive whole number."""
+
+    name = "all|N"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int | None:
+        if value is None or value == "all":
+            return None
+        try:
+            number = int(value)
+        except (TypeError, ValueError):
+            number = 0
+        if number < 1:
+            self.fail(f"{value!r} is neither all nor a whole number above 0.", param, ctx)
+        return number

@@ -1,0 +1,196 @@
+"""Who trains what, and when: worker processes on a CPU, stacks of runs on a GPU.
+
+On a CPU a core trains one run after the other: side by side runs share nothing but the mapped caches, while
+the threads of one run would wait for each other at every one of its small operations. On a GPU, which is idle
+between such small operations, all runs of a strategy are one stack.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import signal
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from multiprocessing.connection import Connection, wait
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from common.cores import one_core_each
+from common.errors import SerError
+from train.data import Corpus, Source, load_corpora
+from train.experiment import Advance, Experiment, Failure, Keys, Run, Trainer, strategy_of
+from train.store import Store
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is left to do of an experiment."""
+
+    first: tuple[int, ...]  # seeds whose first stage is to be trained
+    later: tuple[Run, ...]  # runs of which later stages are
+    epochs: int  # at most, of all these
+    epochs_kept: int  # at most, of what is finished
+
+    def followers(self, seed: int) -> list[Run]:
+        return [run for run in self.later if run.seed == seed]
+
+
+def plan(experiment: Experiment, corpora: Sequence[Corpus], store: Store, device: torch.device) -> Plan:
+    """Compare an experiment with what is finished."""
+    keys = Keys(experiment, corpora, device)
+
+    def missing(run: Run, number: int) -> bool:
+        return store.record(keys.of(run, number)) is None
+
+    def stale(run: Run, number: int) -> bool:
+        record = store.record(keys.of(run, number))
+        return record is None or record.evaluated != keys.evaluated
+
+    stages = range(2, len(corpora) + 1)
+    first = [seed for seed in experiment.seeds if stale(Run(None, seed), 1)]
+    runs = [Run(variant, seed) for seed in experiment.seeds for variant in experiment.variants]
+    later = [run for run in runs if any(stale(run, number) for number in stages)]
+    untrained = sum(missing(Run(None, seed), 1) for seed in experiment.seeds)
+    untrained += sum(missing(run, number) for run in runs for number in stages)
+    whole = len(experiment.seeds) + len(runs) * len(stages)
+    epochs = experiment.loop.epochs
+    return Plan(tuple(first), tuple(later), untrained * epochs, (whole - untrained) * epochs)
+
+
+def carry_out(
+    experiment: Experiment, source: Source, corpora: Sequence[Corpus], store: Store, todo: Plan, jobs: int,
+    advance: Advance, keep: Callable[[], None],
+) -> list[Failure]:  # fmt: skip
+    """Train what is left to do; `advance` is told of epochs done, `keep` is called after everything finished.
+
+    `jobs` worker processes share a CPU; on a GPU, or with one job, this process trains. Returns the runs that
+    diverged. Raises SerError when a worker is killed.
+    """
+    device = torch.device(source.device)
+    if device.type != "cpu":
+        return _stacked(Trainer(experiment, corpora, store, device), todo, advance, keep)
+    if jobs == 1:
+        with one_core_each():
+            return _one_by_one(Trainer(experiment, corpora, store, device), todo, advance, keep)
+    return _side_by_side(experiment, source, store, todo, jobs, advance, keep)
+
+
+def _one_by_one(trainer: Trainer, todo: Plan, advance: Advance, keep: Callable[[], None]) -> list[Failure]:
+    failures: list[Failure] = []
+    for seed in dict.fromkeys([*todo.first, *(run.seed for run in todo.later)]):
+        failed = trainer.first_stage([seed], advance) if seed in todo.first else []
+        failures += failed
+        keep()
+        for run in [] if failed else todo.followers(seed):
+            failures += trainer.later_stages([run], advance)
+            keep()
+    return failures
+
+
+def _stacked(trainer: Trainer, todo: Plan, advance: Advance, keep: Callable[[], None]) -> list[Failure]:
+    """All seeds as one stack, then for each strategy all its runs that are equally far."""
+    failures = _halving(trainer.first_stage, todo.first, advance)
+    keep()
+    lost = {failure.run.seed for failure in failures}
+    stacks: dict[tuple[str, int], list[Run]] = {}
+    for run in todo.later:
+        if run.seed not in lost and run.variant is not None:
+            stacks.setdefault((strategy_of(run), run.variant.memory_size), []).append(run)
+    for runs in stacks.values():
+        failures += _halving(trainer.later_stages, runs, advance)
+        keep()
+    return failures
+
+
+def _halving(
+    work: Callable[[Any, Advance], list[Failure]], items: Sequence[Any], advance: Advance
+) -> list[Failure]:
+    """Do the work on all items at once; where the GPU's memory does not suffice, on halves of them."""
+    if not items:
+        return []
+    try:
+        return work(items, advance)
+    except torch.cuda.OutOfMemoryError:
+        if len(items) == 1:
+            raise SerError(
+                "The GPU's memory does not suffice for one run: use --device cpu, a smaller --batch-size or --gem-batch."
+            ) from None
+    torch.cuda.empty_cache()
+    middle = len(items) // 2
+    return _halving(work, items[:middle], advance) + _halving(work, items[middle:], advance)
+
+
+def _side_by_side(
+    experiment: Experiment, source: Source, store: Store, todo: Plan, jobs: int, advance: Advance,
+    keep: Callable[[], None],
+) -> list[Failure]:  # fmt: skip
+    """First stages, and as soon as a seed's is there, that seed's variants."""
+    failures: list[Failure] = []
+    tasks: deque[int | Run] = deque([*todo.first, *(run for run in todo.later if run.seed not in todo.first)])
+    with _workers(experiment, source, store.folder, min(jobs, len(todo.first) + len(todo.later))) as workers:
+        idle, busy = deque(workers), dict[Connection, int | Run]()
+        while tasks or busy:
+            while tasks and idle:
+                worker = idle.popleft()
+                busy[worker] = tasks.popleft()
+                worker.send(busy[worker])
+            for worker in [pipe for pipe in busy if pipe in wait(list(busy))]:
+                message = worker.recv()
+                if isinstance(message, Exception):
+                    raise message
+                if isinstance(message, float):
+                    advance(message)
+                    continue
+                done = busy.pop(worker)
+                idle.append(worker)
+                failures += message
+                if isinstance(done, int) and not message:
+                    tasks += todo.followers(done)
+                keep()
+    return failures
+
+
+@contextmanager
+def _workers(experiment: Experiment, source: Source, folder: Path, jobs: int) -> Iterator[list[Connection]]:
+    """Worker processes, as the pipes to them; they end with the block, or with this process."""
+    context = multiprocessing.get_context("spawn")
+    pipes: list[Connection] = []
+    processes = []
+    try:
+        for _ in range(jobs):
+            ours, theirs = context.Pipe()
+            process = context.Process(target=_work, args=(theirs, experiment, source, folder), daemon=True)
+            process.start()
+            theirs.close()  # so that the end of either side is the end of the pipe
+            pipes.append(ours)
+            processes.append(process)
+        yield pipes
+    except (EOFError, ConnectionError):
+        raise SerError(
+            "A worker process was killed, perhaps for want of memory: what is finished is kept, "
+            "so run the same command again, with fewer --jobs."
+        ) from None
+    finally:
+        for process in processes:
+            process.terminate()  # harmless at any moment, since the store is written whole or not at all
+            process.join()
+
+
+def _work(main: Connection, experiment: Experiment, source: Source, folder: Path) -> None:
+    """A worker: a seed or a run comes in; epochs done go out as numbers, and in the end the list of failures."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the main process is told too, and ends this one
+    with one_core_each(), suppress(EOFError, ConnectionError):  # the main process is gone
+        trainer = Trainer(experiment, load_corpora(source), Store(folder), torch.device(source.device))
+        while True:
+            task = main.recv()
+            try:
+                first = isinstance(task, int)
+                main.send((trainer.first_stage if first else trainer.later_stages)([task], main.send))
+            except ConnectionError:
+                raise
+            except (SerError, OSError) as error:  # such as a full disk
+                main.send(error)

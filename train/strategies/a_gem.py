@@ -1,0 +1,15 @@
+"""Averaged GEM (Chaudhry et al. 2019): no step may raise the loss on all memories taken together."""
+
+from __future__ import annotations
+
+from train.data import Batch
+from train.strategies.base import together
+from train.strategies.gem import GEM
+
+
+class AveragedGEM(GEM):
+    """GEM with one constraint for all memories in place of one for each."""
+
+    def constraints(self, memories: list[Batch]) -> list[Batch]:
+        union = together(memories)
+        return [] if union is None else [union]

@@ -1,0 +1,49 @@
+"""Elastic Weight Consolidation (Kirkpatrick et al. 2017): what mattered to old corpora is held in place."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from train.data import Samples
+from train.model import Network, Parameters
+from train.strategies.base import Kept, Strategy
+
+_ROWS = 1024  # looked at together
+
+
+class ElasticWeightConsolidation(Strategy):
+    r"""Adds the gradient of :math:`\tfrac{\lambda}{2} F_k (\theta - \theta_k)^2` for every earlier corpus k. No memory."""
+
+    options = ("ewc_strength",)
+
+    @classmethod
+    def keep(cls, network: Network, parameters: Parameters, train: Samples, allowed: Samples | None) -> Kept:
+        return Kept(parameters=parameters.flat.clone(), importance=fisher(network, parameters, train))
+
+    def adjust(self, parameters: Parameters, gradient: Tensor) -> Tensor:
+        for kept in self.stage.kept:
+            assert kept.parameters is not None
+            assert kept.importance is not None
+            pull = (parameters.flat - kept.parameters).mul_(kept.importance)
+            gradient = gradient.add_(pull, alpha=self.settings.ewc_strength)
+        return gradient
+
+
+def fisher(network: Network, parameters: Parameters, samples: Samples) -> Tensor:
+    r"""(R, P) diagonal of the Fisher information: the mean of :math:`\sum_d (\partial f_d / \partial \theta)^2`.
+
+    That of a normal distribution of unit variance around both outputs f, whatever the loss that was trained.
+    """
+    device = parameters.flat.device
+    total = torch.zeros_like(parameters.flat)
+    squares = network.unpack(torch.empty_like(parameters.flat))
+    for batch in samples.batches(_ROWS):
+        shared = batch.to(device).expand(len(parameters.flat))
+        prediction = network.forward(parameters, shared.acoustic, shared.text)
+        for dimension in range(prediction.shape[2]):
+            one = torch.zeros_like(prediction)
+            one[..., dimension] = 1
+            network.backward(parameters, one, squares, squares=True)
+            total += squares.flat
+    return total / len(samples)
