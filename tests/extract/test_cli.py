@@ -268,7 +268,7 @@ class TestBadInput:
         truth = BUILDERS["iemocap"](root)
         command = ["--corpus", truth.corpus, "--root", root, *encoders]
         assert "acoustic model" in refused(run(*command, "--acoustic-encoder", encoders[3]), 1)
-        assert "text model" in refused(run(*command, "--text-encoder", encoders[1]), 1)
+        assert "does not take text" in refused(run(*command, "--text-encoder", encoders[1]), 1)
 
     def test_text_models_that_have_no_first_token(self, tmp_path: Path, encoders: list[str]) -> None:
         import transformers
