@@ -10,13 +10,11 @@ from __future__ import annotations
 import ctypes
 import os
 import queue
-import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from types import FrameType
 
 import numpy as np
 import torch
@@ -27,6 +25,7 @@ from extract import audio
 from extract.audio import SAMPLING_RATE, Waveform
 from extract.corpora import Utterance
 from extract.encoders import AcousticEncoder, TextEncoder
+from extract.interruption import InterruptedRunError, on_signals
 from extract.screening import out_of_bounds
 from extract.shards import Part, PartRows, Shards
 
@@ -37,14 +36,6 @@ GPU_BATCH_SECONDS = 320.0
 _DECODERS = 4  # threads per GPU; a CPU worker has one
 
 Advance = Callable[[float], None]
-
-
-class InterruptedExtractionError(SerError):
-    """SIGINT or SIGTERM: what is finished is kept."""
-
-    def __init__(self, message: str, signal_number: int) -> None:
-        super().__init__(message)
-        self.exit_code = 128 + signal_number
 
 
 @dataclass
@@ -82,7 +73,7 @@ def encode_parts(
 ) -> None:
     """Encode and keep every pending part; `advance` is told of the seconds of audio done.
 
-    Raises the first worker's SerError, or InterruptedExtractionError on SIGINT and SIGTERM, after the others have
+    Raises the first worker's SerError, or InterruptedRunError on SIGINT and SIGTERM, after the others have
     stopped; finished parts are kept.
     """
     todo: queue.SimpleQueue[Part] = queue.SimpleQueue()
@@ -104,7 +95,7 @@ def encode_parts(
             events.put(error)
         events.put(None)
 
-    with _single_threaded(workers), _signals(stop) as received:
+    with _single_threaded(workers), on_signals(stop.set) as received:
         threads = [threading.Thread(target=work, args=(worker,), daemon=True) for worker in workers]
         for thread in threads:
             thread.start()
@@ -113,7 +104,7 @@ def encode_parts(
         raise failure
     if received:
         left = len(shards.pending())
-        raise InterruptedExtractionError(
+        raise InterruptedRunError(
             f"Stopped as asked: {len(shards.parts) - left} of {len(shards.parts)} parts are kept in {shards.folder}; "
             "run the same command again to go on.",
             received[0],
@@ -286,26 +277,3 @@ def _keep_heap() -> None:
     mallopt(arena_max, 1)  # the arenas of threads are too small for such blocks
     mallopt(mmap_max, 0)
     mallopt(trim_threshold, 1 << 30)
-
-
-@contextmanager
-def _signals(stop: threading.Event) -> Iterator[list[int]]:
-    """SIGINT and SIGTERM set `stop` and are listed; a second one of them ends the process at once."""
-    received: list[int] = []
-    if threading.current_thread() is not threading.main_thread():
-        yield received
-        return
-
-    def take(number: int, _: FrameType | None) -> None:
-        if received:
-            signal.signal(number, signal.SIG_DFL)
-            signal.raise_signal(number)
-        received.append(number)
-        stop.set()
-
-    previous = {number: signal.signal(number, take) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield received
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)

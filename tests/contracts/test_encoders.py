@@ -255,9 +255,7 @@ def test_weights_that_are_not_finite(tmp_path: Path) -> None:
     with torch.no_grad():
         model.feature_projection.projection.bias[3] = torch.nan
     model.save_pretrained(folder)
-    with pytest.raises(
-        SerError, match="weights that are not finite, feature_projection.projection.bias among"
-    ):
+    with pytest.raises(SerError, match="weights that are not finite, feature_projection"):
         load_acoustic(folder)
 
 
