@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import json
+import math
 import os
 import re
 import shutil
@@ -175,7 +176,7 @@ def write_cache(path: Path, info: CacheInfo, columns: Mapping[str, npt.ArrayLike
     except (OSError, RuntimeError) as error:  # HDF5 raises the second when the disk fills up at its close
         raise SerError(
             f"The cache {path} could not be written ({_reason(error)}): it needs about "
-            f"{size / 1e6:,.0f} MB of free space."
+            f"{math.ceil(size / 1e6):,} MB of free space."
         ) from error
     finally:
         aside.unlink(missing_ok=True)

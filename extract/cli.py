@@ -89,7 +89,12 @@ Examples:
     help="Encoders side by side on a CPU.  [default: one per core]",
 )
 @utterance_options
-@click.option("--overwrite", is_flag=True, help="Replace a cache that was made from other settings.")
+@click.option(
+    "--overwrite",
+    is_flag=True,
+    help="Replace a cache that is there. Finished parts of these settings are used; to compute them again too, "
+    "remove <cache>/<corpus>.parts.",
+)
 @click.version_option(__version__, package_name="ser-memory", message="ser-memory %(version)s")
 def main(
     corpus: str, root: Path | None, cache: Path | None, acoustic_encoder: str, text_encoder: str,

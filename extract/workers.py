@@ -153,7 +153,7 @@ def _encode_part(
         advance(sum(job.chosen[place][1] for place in loaded))
     places = [place for places, _, _ in rows for place in places]
     acoustic, text = _on_cpu([row for _, row, _ in rows]), _on_cpu([row for _, _, row in rows])
-    _refuse_not_finite(job, places, acoustic, text)
+    _refuse_not_finite(job, places, worker, acoustic, text)
     return PartRows(
         np.array(places, np.int64),
         np.array([seconds for _, seconds in durations], np.float32),
@@ -236,20 +236,23 @@ def _decode(job: Job, place: int, acoustic: AcousticEncoder) -> Waveform | str:
         return problem.reason
     if len(waveform) < acoustic.min_samples:
         return "too short"
-    if acoustic.max_samples is not None and len(waveform) > acoustic.max_samples:
-        return "too long"
     return out_of_bounds(len(waveform) / SAMPLING_RATE, job.min_duration, job.max_duration) or waveform
 
 
-def _refuse_not_finite(job: Job, places: list[int], *arrays: np.ndarray) -> None:
-    for array in arrays:
+def _refuse_not_finite(
+    job: Job, places: list[int], worker: Worker, acoustic: np.ndarray, text: np.ndarray
+) -> None:
+    for kind, array in (("acoustic", acoustic), ("text", text)):
         finite = np.isfinite(array).reshape(len(places), -1).all(axis=1)
-        if not finite.all():
-            utterance = job.chosen[places[int(np.argmin(finite))]][0]
-            raise SerError(
-                f"The encoders gave {utterance.id} values that are not finite: use --precision float32, or look at "
-                f"{utterance.audio}."
-            )
+        if finite.all():
+            continue
+        utterance = job.chosen[places[int(np.argmin(finite))]][0]
+        if kind == "acoustic" and worker.acoustic.precision != "float32":
+            remedy = "use --precision float32"
+        else:
+            suspect = utterance.audio if kind == "acoustic" else "its transcript"
+            remedy = f"look at {suspect}, or take another --{kind}-encoder"
+        raise SerError(f"The {kind} encoder gave {utterance.id} values that are not finite: {remedy}.")
 
 
 @contextmanager
