@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import struct
 from pathlib import Path
 
 import numpy as np
@@ -73,10 +72,10 @@ def _is_cut_off(path: Path) -> bool:
         file.seek(12)  # past the length of all and the word WAVE
         bytes_per_second = 0
         while len(header := file.read(8)) == 8:  # noqa: PLR2004
-            kind, length = struct.unpack("<4sI", header)
+            kind, length = header[:4], int.from_bytes(header[4:], "little")
             start = file.tell()
             if kind == b"fmt ":
-                (bytes_per_second,) = struct.unpack("<8xI", file.read(12))
+                bytes_per_second = int.from_bytes(file.read(12)[8:], "little")
             if kind == b"data":
                 lacking = start + length - os.fstat(file.fileno()).st_size
                 return length < _UNTOLD and lacking > _TOLERATED * bytes_per_second

@@ -218,6 +218,7 @@ def test_transcripts_from_a_file(encoders: list[str], tmp_path: Path) -> None:
         ("t.xlsx", "", "ends in '.xlsx': a table is read from .csv, .tsv, .jsonl"),
         ("t.csv", "id,words\nx,y\n", "lacks the column text: it has id, words"),
         ("t.csv", "id,text\nx,y\nx,z\n", "gives 1 ids a second time with another text, 'x' (row 3)"),
+        ("t.csv", "x,y\nz,y\n", "its first row, which should name the columns, is x, y"),
         ("t.jsonl", '{"id": "x", "text": "y"}\n{"id"', "row 2: it cannot be read as JSON"),
         ("t.jsonl", '{"id": "x", "text": null}\n', "has no text"),
     ],
