@@ -104,7 +104,8 @@ def main(
     """Extract pooled embeddings of a corpus into a feature cache, once.
 
     Runs a frozen acoustic encoder over the recordings and a frozen text encoder over their transcripts,
-    and writes one row per utterance to <cache>/<corpus>.h5, which ser-train reads.
+    and writes one row per utterance to <cache>/<corpus>.h5, which ser-train reads. It works in parts, a twentieth
+    of the corpus each (30 s to 10 min of audio): stopped or killed, the same command goes on from the finished ones.
     """
     check_durations(min_duration, max_duration)
     manifest = manifests.load(corpus, protocol)
