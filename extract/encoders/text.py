@@ -81,18 +81,20 @@ def _load_tokenizer(name: str, model: Any) -> Any:
     """The model's tokenizer. Raises SerError for one that is not there, or belongs to another model."""
     from transformers import AutoTokenizer
 
-    lacking = (
-        f"{name} has no tokenizer that knows words: copy the tokenizer's files of the same model into it."
-    )
     try:
         tokenizer = AutoTokenizer.from_pretrained(name)
         one, other = (tokenizer(text)["input_ids"] for text in _PROBES)
     except OSError:
         raise  # a hub that cannot be reached, which `loading` tells
     except Exception as error:  # without its files each class fails in its own way
-        raise SerError(lacking) from error
+        raise SerError(
+            f"{name} has no tokenizer that can be loaded: copy the tokenizer's files of the same model into it; those "
+            "without a tokenizer.json may need the package sentencepiece too."
+        ) from error
     if one == other or set(one) <= set(tokenizer.all_special_ids):
-        raise SerError(lacking)
+        raise SerError(
+            f"{name} has no tokenizer that knows words: copy the tokenizer's files of the same model into it."
+        )
     if tokenizer.pad_token is None or not tokenizer("")["input_ids"]:
         raise SerError(f"{name} has a tokenizer without padding or a first token: give a BERT-class model.")
     known, largest = getattr(model.config, "vocab_size", None), max(tokenizer.get_vocab().values())

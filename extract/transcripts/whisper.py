@@ -20,10 +20,7 @@ if TYPE_CHECKING:
     from extract.audio import Waveform
 
 _RATE = 16_000  # Hz
-_START, _NO_TIMESTAMPS = (
-    "<|startoftranscript|>",
-    "<|notimestamps|>",
-)  # English-only models number them otherwise
+_START, _NO_TIMESTAMPS = "<|startoftranscript|>", "<|notimestamps|>"
 _CUT_WITHIN = 5.0  # seconds before a piece's latest end in which the quietest moment is looked for
 _TOKENS_PER_SECOND = 12  # quick speech has six: what is beyond is a loop, and is cut off
 _TOKENS_AT_LEAST = 32
@@ -238,7 +235,10 @@ def _from_pretrained(source: str) -> tuple[Any, Any]:
 
 
 def _refuse_other_tokenizers(vocabulary: dict[str, int], config: Any, source: str) -> None:
-    """transformers makes up a tokenizer where there is none, and that reads whatever was heard as nothing."""
+    """transformers makes up a tokenizer where there is none, and that reads whatever was heard as nothing.
+
+    Multilingual models and those of English alone number the tokens looked at differently.
+    """
     start, none = config.decoder_start_token_id, getattr(config, "no_timestamps_token_id", None)
     if vocabulary.get(_START) != start or none not in (None, vocabulary.get(_NO_TIMESTAMPS)):
         raise SerError(

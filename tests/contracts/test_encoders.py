@@ -232,6 +232,10 @@ class TestTextModelsThatWouldGiveNonsense:
             (folder / name).unlink()
         self.refuses(folder, "has no tokenizer that knows words: copy the tokenizer's files")
 
+    def test_whose_tokenizer_cannot_be_loaded(self, folder: Path) -> None:
+        (folder / "tokenizer.json").write_text("{")
+        self.refuses(folder, "has no tokenizer that can be loaded: copy the tokenizer's files")
+
     def test_that_read_from_left_to_right(self, folder: Path) -> None:
         self.replace_model(folder, "GPT2", n_embd=16, n_layer=1, n_head=2)
         self.refuses(folder, "holds a GPT2Model, whose first token is the same whatever follows it")
