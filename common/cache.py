@@ -7,7 +7,9 @@ It is written beside its place and renamed, so that a file under its final name 
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
+import math
 import os
 import re
 import shutil
@@ -22,7 +24,7 @@ import numpy as np
 import numpy.typing as npt
 
 from common.errors import SerError, listing
-from common.manifests import extraction_of
+from common.manifests import SPLIT_NAME, extraction_of
 
 FORMAT = "ser-feature-cache"
 FORMAT_VERSION = 1
@@ -41,8 +43,17 @@ ENCODER_ATTRIBUTES = (
 REASONS = ("too short", "too long", "missing", "unreadable", "not finite", "no label", "no transcript")
 
 
+# What a value can be that it should not, for a message; dominance may be NaN.
+_WRONG = {
+    "split": "not train, validation, test, test2 and so on",
+    "duration": "not between min_duration and max_duration",
+    **dict.fromkeys(("activation", "valence", "dominance"), "not finite or outside the scale"),
+    **dict.fromkeys(EMBEDDINGS, "not finite"),
+}
 _BLOCK = 8192  # rows looked at together
+_BLOCK_BYTES = 1 << 25  # or so many of them
 _ROUNDING = 1e-5  # of float32, for a label at the end of the scale
+_DIGEST = "content_digest"  # the attribute; no part of CacheInfo, since older files of this format lack it
 
 
 @dataclass(frozen=True)
@@ -91,7 +102,13 @@ class FeatureCache:
         """One column, whole: text columns as (N,) of str objects, the others as float32."""
         with _opened(self.path) as file:
             data = file[column]
-            values = data.asstr()[:] if column in TEXT_COLUMNS else data[:]
+            try:
+                values = data.asstr()[:] if column in TEXT_COLUMNS else data[:]
+            except UnicodeDecodeError:
+                raise SerError(
+                    f"{self.path} is damaged, its data set {column} is not UTF-8: "
+                    f"run {extraction_of(self.path.stem)} --overwrite."
+                ) from None
         return np.asarray(values)
 
     def mapped(self, column: str) -> npt.NDArray[np.float32]:
@@ -108,33 +125,57 @@ class FeatureCache:
         return np.memmap(self.path, np.float32, mode="c", offset=offset, shape=shape)
 
     def validate(self) -> None:
-        """Read everything and check what opening does not: unique ids, finite values, labels within the scale.
+        """Read everything and check what opening does not: each value on its own, unique ids, the number of layers.
 
         Raises SerError naming the column and the first utterance that is wrong.
         """
+        again = f"run {extraction_of(self.path.stem)} --overwrite"
         ids = self.read("id")
         repeated = [name for name, count in Counter(ids).items() if count > 1]
         if repeated:
             raise SerError(f"{self.path} is damaged, it has the id {repeated[0]!r} more than once.")
+        layers = self.info.acoustic_layers
+        expected = () if layers == "last" else (len(layers.split(",")),)
+        if self.shapes["acoustic"][1:-1] != expected:
+            raise SerError(
+                f"{self.path} is damaged, it says that its layers are {layers}, and its data set acoustic has the "
+                f"shape {self.shapes['acoustic']}: {again}."
+            )
+        texts = {name: self.read(name) for name in TEXT_COLUMNS}  # which refuses what is not UTF-8
         with _opened(self.path) as file:
-            for name in ("duration", "activation", "valence", "dominance", *EMBEDDINGS):
+            for name, wrong in _WRONG.items():
                 for start in range(0, len(ids), _BLOCK):
-                    right = self._are_right(name, file[name][start : start + _BLOCK])
+                    values = texts.get(name, file[name])[start : start + _BLOCK]
+                    right = self._are_right(name, values)
                     if not right.all():
-                        raise SerError(
-                            f"{self.path} is damaged, the {name} of {ids[start + int(np.argmin(right))]} is not finite "
-                            f"or outside the scale: run {extraction_of(self.path.stem)} --overwrite."
-                        )
+                        first = ids[start + int(np.argmin(right))]
+                        raise SerError(f"{self.path} is damaged, the {name} of {first} is {wrong}: {again}.")
 
     def _are_right(self, column: str, values: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
-        """(n,) whether each row of a column of numbers is what it should be."""
+        """(n,) whether each row of a column is what it should be."""
+        if column == "split":
+            return np.array([SPLIT_NAME.fullmatch(name) is not None for name in values])
         right = np.isfinite(values)
+        if column == "duration":
+            low, high = self.info.min_duration, self.info.max_duration
+            right &= (values > 0) & (values >= low * (1 - _ROUNDING)) & (values <= high * (1 + _ROUNDING))
         if column in ("activation", "valence", "dominance"):
             low, high = self.info.scale_min - _ROUNDING, self.info.scale_max + _ROUNDING
             right &= (values >= low) & (values <= high)
         if column == "dominance":
             right |= np.isnan(values)
         return np.asarray(right.reshape(len(values), -1).all(axis=1))
+
+    def refuse_altered(self) -> bool:
+        """Raise SerError if a value is not the one that was written; False where the file is too old to tell."""
+        with _opened(self.path) as file:
+            told = file.attrs.get(_DIGEST)
+            if told is not None and told != _digest(file):
+                raise SerError(
+                    f"{self.path} is damaged, its values are not those that were written: "
+                    f"run {extraction_of(self.path.stem)} --overwrite."
+                )
+        return told is not None
 
     def describe(self) -> dict[str, int]:
         """Rows per split, in the order train, validation, test, test2, ..."""
@@ -179,6 +220,7 @@ def write_cache(path: Path, info: CacheInfo, columns: Mapping[str, npt.ArrayLike
                     file.create_dataset(name, data=arrays[name])
             for key, value in asdict(info).items():
                 file.attrs[key] = json.dumps(value, sort_keys=True) if key == "dropped" else value
+            file.attrs[_DIGEST] = _digest(file)
             # The two attributes that make it a cache come last: a file without them was cut off.
             file.attrs["format"] = FORMAT
             file.attrs["format_version"] = FORMAT_VERSION
@@ -188,7 +230,7 @@ def write_cache(path: Path, info: CacheInfo, columns: Mapping[str, npt.ArrayLike
     except (OSError, RuntimeError) as error:  # HDF5 raises the second when the disk fills up at its close
         raise SerError(
             f"The cache {path} could not be written ({_reason(error)}): it needs about "
-            f"{size / 1e6:,.0f} MB of free space."
+            f"{math.ceil(size / 1e6):,} MB of free space."
         ) from error
     finally:
         aside.unlink(missing_ok=True)
@@ -211,6 +253,20 @@ def _write_pieces(file: h5py.File, name: str, pieces: Pieces, ids: npt.NDArray[A
         written[rows] = True
     if not written.all():
         raise SerError(f"The {name} of {ids[int(np.argmin(written))]} was never computed.")
+
+
+def _digest(file: h5py.File) -> str:
+    """SHA-256 of all rows as they lie in the file, column by column."""
+    made = hashlib.sha256()
+    for name in COLUMNS:
+        data = file[name]
+        made.update(f"{name} {data.shape} {data.dtype}".encode())
+        width = 4 * int(np.prod(data.shape[1:]))
+        step = max(1, min(_BLOCK, _BLOCK_BYTES // max(1, width)))
+        for start in range(0, len(data), step):
+            rows = data[start : start + step]
+            made.update(b"\0".join([*rows, b""]) if name in TEXT_COLUMNS else rows.tobytes())
+    return made.hexdigest()
 
 
 def _size(arrays: Mapping[str, npt.NDArray[Any]], pieces: Mapping[str, Pieces]) -> int:
@@ -311,6 +367,9 @@ def _check_columns(file: h5py.File, path: Path) -> dict[str, tuple[int, ...]]:
     for name in TEXT_COLUMNS:
         if h5py.check_string_dtype(file[name].dtype) is None:
             raise SerError(f"{path} is damaged, its data set {name} is not text: {again}.")
+    for name in (*NUMBER_COLUMNS, *EMBEDDINGS):
+        if file[name].dtype.kind not in "fiu":
+            raise SerError(f"{path} is damaged, its data set {name} is not numbers: {again}.")
     axes = {"acoustic": (2, 3), "text": (2,)}
     wrong = [name for name, shape in shapes.items() if len(shape) not in axes.get(name, (1,))]
     if wrong or len({shape[0] for shape in shapes.values()}) != 1:

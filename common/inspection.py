@@ -16,6 +16,7 @@ from common.errors import UsageError, listing
 
 _BAR = 40  # characters of the longest bar of a histogram
 _HISTOGRAM_BINS = 8
+_NO_DIGEST = "every value plausible; from before caches told whether one was changed since"
 
 EXAMPLES = """
 \b
@@ -29,7 +30,9 @@ Examples:
 @click.command("ser-cache", cls=Command, epilog=EXAMPLES)
 @click.argument("caches", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option(
-    "--verify", is_flag=True, help="Read everything: shapes, finite values, ids unique, labels in the scale."
+    "--verify",
+    is_flag=True,
+    help="Read everything: shapes, values that can be, unique ids, and that nothing changed since it was written.",
 )
 @click.option("--diff", is_flag=True, help="Compare two caches; exit code 1 if their content differs.")
 @click.option("--dropped", is_flag=True, help="List all ids without a row, by reason.")
@@ -45,7 +48,8 @@ def main(context: click.Context, caches: Sequence[Path], verify: bool, diff: boo
     for cache in opened:
         if verify:
             cache.validate()
-            say(f"{cache.path}: whole. {len(cache)} utterances, fingerprint {cache.info.fingerprint}.")
+            told = "every value as it was written" if cache.refuse_altered() else _NO_DIGEST
+            say(f"{cache.path}: whole. {len(cache)} utterances, {told}.")
         elif dropped:
             for reason, ids in cache.info.dropped.items():
                 for name in ids:
@@ -140,6 +144,16 @@ def _same_column(column: str, a: np.ndarray, b: np.ndarray, ids: Sequence[str]) 
     if rows.all():
         return True
     first = ids[int(np.argmin(rows))]
-    by = "" if column in TEXT_COLUMNS else f", by at most {np.nanmax(np.abs(a - b)):.3g}"
+    by = "" if column in TEXT_COLUMNS else _by_how_much(a, b, ~equal)
     say(f"{column}: {np.count_nonzero(~rows)} of {len(ids)} rows differ{by}, {first} for one")
     return False
+
+
+def _by_how_much(a: np.ndarray, b: np.ndarray, differing: np.ndarray) -> str:
+    """`, by at most 0.1, 3 values not finite in one of them`"""
+    with np.errstate(invalid="ignore"):  # of infinities
+        gaps = np.abs(a - b)[differing]
+    finite = gaps[np.isfinite(gaps)]
+    told = f", by at most {finite.max():.3g}" if len(finite) else ""
+    strange = len(gaps) - len(finite)
+    return told + (f", {strange} values not finite in one of the two" if strange else "")

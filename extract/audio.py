@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,9 @@ import soundfile
 import soxr
 
 SAMPLING_RATE = 16_000  # Hz, what every encoder here was trained on
+
+_UNTOLD = 0x7FFF_0000  # bytes: from here on a WAV's length is what programs write that do not know it yet
+_TOLERATED = 0.1  # seconds that a WAV may lack: some programs count its header as sound
 
 Waveform = npt.NDArray[np.float32]  # (samples,)
 
@@ -40,14 +44,15 @@ def load(path: Path) -> Waveform:
     Channels are averaged; other rates are resampled by soxr at high quality. Samples are in the file's
     full scale, -1 to 1 for integer formats.
 
-    Raises UnusableAudioError: "missing", "unreadable" (cannot be decoded, or is empty) or "not finite"
-    (a sample, or the power of all of them).
+    Raises UnusableAudioError: "missing", "unreadable" (cannot be decoded, is cut off, or is empty) or "not
+    finite" (a sample, or the power of all of them).
     """
     try:
         samples, rate = soundfile.read(str(path), dtype="float32", always_2d=True)
+        cut_off = _is_cut_off(path)
     except (soundfile.LibsndfileError, OSError, RuntimeError):
         raise UnusableAudioError("unreadable" if path.exists() else "missing") from None
-    if not samples.size:
+    if cut_off or not samples.size:
         raise UnusableAudioError("unreadable")
     mono = samples[:, 0] if samples.shape[1] == 1 else samples.mean(axis=1)
     if rate != SAMPLING_RATE:
@@ -57,3 +62,22 @@ def load(path: Path) -> Waveform:
     if not np.isfinite(power):
         raise UnusableAudioError("not finite")
     return np.ascontiguousarray(mono, dtype=np.float32)
+
+
+def _is_cut_off(path: Path) -> bool:
+    """Whether a WAV ends before its header says: libsndfile takes what is left of it for the whole."""
+    with path.open("rb") as file:
+        if file.read(4) != b"RIFF":
+            return False
+        file.seek(12)  # past the length of all and the word WAVE
+        bytes_per_second = 0
+        while len(header := file.read(8)) == 8:  # noqa: PLR2004
+            kind, length = header[:4], int.from_bytes(header[4:], "little")
+            start = file.tell()
+            if kind == b"fmt ":
+                bytes_per_second = int.from_bytes(file.read(12)[8:], "little")
+            if kind == b"data":
+                lacking = start + length - os.fstat(file.fileno()).st_size
+                return length < _UNTOLD and lacking > _TOLERATED * bytes_per_second
+            file.seek(start + length + length % 2)
+    return False

@@ -89,7 +89,12 @@ Examples:
     help="Encoders side by side on a CPU.  [default: one per core]",
 )
 @utterance_options
-@click.option("--overwrite", is_flag=True, help="Replace a cache that was made from other settings.")
+@click.option(
+    "--overwrite",
+    is_flag=True,
+    help="Replace a cache that is there. Finished parts of these settings are used; to compute them again too, "
+    "remove <cache>/<corpus>.parts.",
+)
 @click.version_option(__version__, package_name="ser-memory", message="ser-memory %(version)s")
 def main(
     corpus: str, root: Path | None, cache: Path | None, acoustic_encoder: str, text_encoder: str,
@@ -99,7 +104,8 @@ def main(
     """Extract pooled embeddings of a corpus into a feature cache, once.
 
     Runs a frozen acoustic encoder over the recordings and a frozen text encoder over their transcripts,
-    and writes one row per utterance to <cache>/<corpus>.h5, which ser-train reads.
+    and writes one row per utterance to <cache>/<corpus>.h5, which ser-train reads. It works in parts, a twentieth
+    of the corpus each (30 s to 10 min of audio): stopped or killed, the same command goes on from the finished ones.
     """
     check_durations(min_duration, max_duration)
     manifest = manifests.load(corpus, protocol)

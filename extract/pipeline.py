@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -16,12 +16,13 @@ from filelock import FileLock, Timeout
 from common import __version__
 from common.cache import CacheInfo, FeatureCache, Pieces, cache_path, write_cache
 from common.console import notice, progress
-from common.errors import SerError, listing
+from common.errors import SerError, UsageError, listing
 from common.manifests import ANY_OTHER, Manifest
 from extract.audio import SAMPLING_RATE
 from extract.corpora import UNKNOWN, Utterance, read_release
+from extract.encoders import AcousticEncoder
 from extract.screening import Screening, screen, spread, summary
-from extract.shards import PART_SECONDS, Shards, plan_parts
+from extract.shards import Shards, plan_parts
 from extract.transcripts.files import read_transcripts, tell_of_strangers, with_transcripts
 from extract.transcripts.sources import Sources
 from extract.workers import Job, Worker, encode_parts
@@ -44,19 +45,19 @@ class Settings:
     precision: str = "float32"
     limit: int | None = None
     overwrite: bool = False
-    part_seconds: float = PART_SECONDS  # of audio per part
+    part_seconds: float | None = None  # of audio per part; None goes by the corpus
     sources: Sources | None = None  # of transcripts; None is the release, or the file in its place
 
 
 def extract_corpus(settings: Settings, load_workers: Callable[[], Sequence[Worker]]) -> FeatureCache:
     """Read, screen, encode and write one corpus; encoders are loaded once the release has proved readable.
 
-    Finished parts of an interrupted extraction with the same settings are taken up. A cache that already
-    has this content is returned as it is. Raises SerError for whatever is the user's to mend, and then
-    leaves an existing cache and all finished parts untouched.
+    Finished parts of an interrupted extraction with the same settings are taken up, to overwrite a cache too. A
+    cache that already has this content is returned as it is unless it is to be overwritten. Raises SerError for
+    whatever is the user's to mend, and then leaves an existing cache and all finished parts untouched.
     """
     target = cache_path(settings.cache, settings.manifest.name)
-    with _alone(target):
+    with _alone(target) as denied:
         turns = read_corpus(settings)
         with progress(f"{settings.manifest.title}: reading headers", len(turns), "recordings") as advance:
             heard_later = settings.sources is not None and settings.sources.engine is not None
@@ -66,16 +67,19 @@ def extract_corpus(settings: Settings, load_workers: Callable[[], Sequence[Worke
         chosen = spread(screened.kept, settings.limit)
         if not chosen:
             raise SerError(f"No utterance of {settings.root} can be used: {summary(screened.dropped)}.")
+        if len(chosen) == len(screened.kept):
+            settings = replace(settings, limit=None)  # no trial
         _note_splits(settings.manifest, chosen)
         workers = load_workers()
+        _refuse_beyond_window(settings, workers[0].acoustic)
         turns, chosen = hear_missing(settings, turns, chosen, screened)
         info = _describe(settings, turns, workers[0])
         if _is_there(target, info, settings.overwrite):
             return FeatureCache(target)
+        if denied is not None:
+            raise denied
         seconds = [header for _, header in chosen]
         shards = Shards(target, info.fingerprint, plan_parts(seconds, settings.part_seconds))
-        if settings.overwrite:
-            shards.begin_afresh()
         encode(settings, chosen, shards, workers)
         merge(target, info, chosen, screened, shards)
         shards.clear()
@@ -212,18 +216,38 @@ def _note_splits(manifest: Manifest, chosen: Chosen) -> None:
         )
 
 
+def _refuse_beyond_window(settings: Settings, acoustic: AcousticEncoder) -> None:
+    """Whisper hears 30 s: what is longer would be dropped although it is within the durations asked for."""
+    if acoustic.max_samples is None:
+        return
+    window = acoustic.max_samples / SAMPLING_RATE
+    if settings.max_duration > window:
+        raise UsageError(
+            f"{acoustic.name} hears {window:g} s at most, and --max-duration is {settings.max_duration:g}: give "
+            f"--max-duration {window:g}, or an --acoustic-encoder of the wav2vec2 family."
+        )
+
+
 @contextmanager
-def _alone(target: Path) -> Iterator[None]:
-    """Keep a second extraction of the same cache out; the system frees the lock of a killed process."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    lock = target.with_name(f".{target.stem}.lock")
-    try:
-        with FileLock(lock, timeout=0):
-            yield
-    except Timeout:
-        raise SerError(
-            f"Another ser-extract is writing {target}: wait for it, or give another --cache."
-        ) from None
+def _alone(target: Path) -> Iterator[OSError | None]:
+    """Keep a second extraction of the same cache out; the system frees the lock of a killed process.
+
+    Where there is a cache already, a folder that cannot be written is no reason to fail yet: yields the reason.
+    """
+    denied: OSError | None = None
+    with ExitStack() as held:
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            held.enter_context(FileLock(target.with_name(f".{target.stem}.lock"), timeout=0))
+        except Timeout:
+            raise SerError(
+                f"Another ser-extract is writing {target}: wait for it, or give another --cache."
+            ) from None
+        except OSError as error:
+            if not target.exists():
+                raise
+            denied = error
+        yield denied
 
 
 def _is_there(target: Path, info: CacheInfo, overwrite: bool) -> bool:

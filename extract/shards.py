@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import shutil
 from collections.abc import Iterator, Sequence
@@ -20,7 +21,9 @@ from common.cache import flush_to_disk
 from common.console import notice
 from common.errors import SerError
 
-PART_SECONDS = 600.0  # of audio: what a kill may cost, and small beside what a part's file costs
+# Seconds of audio in a part: a kill costs at most what is under way. Long corpora have parts as long as pays for their
+# files, shorter ones at least so many, down to a length below which there would be only more files.
+LONGEST_PART, FEWEST_PARTS, SHORTEST_PART = 600.0, 20, 30.0
 
 Places = npt.NDArray[np.int64]  # (n,) of utterances, in the reader's order
 
@@ -44,12 +47,14 @@ class PartRows:
     refused: dict[int, str]  # place -> reason, of utterances that turned out unusable
 
 
-def plan_parts(seconds: Sequence[float], part_seconds: float = PART_SECONDS) -> list[Part]:
+def plan_parts(seconds: Sequence[float], part_seconds: float | None = None) -> list[Part]:
     """Cut utterances of these durations into parts of about `part_seconds`, the longest first.
 
-    The plan follows from its arguments alone. The longest come first so that what does not fit into memory
-    fails at once and not at dawn.
+    None is a twentieth of the whole, 30 to 600 s. The plan follows from its arguments alone. The longest come
+    first so that what does not fit into memory fails at once and not at dawn.
     """
+    if part_seconds is None:
+        part_seconds = min(LONGEST_PART, max(SHORTEST_PART, sum(seconds) / FEWEST_PARTS))
     parts: list[list[int]] = []
     room = 0.0
     for place in sorted(range(len(seconds)), key=lambda i: (-seconds[i], i)):
@@ -71,14 +76,6 @@ class Shards:
         plan = json.dumps([fingerprint, [part.places for part in parts]])
         self.folder = cache.with_suffix(".parts") / hashlib.sha256(plan.encode()).hexdigest()[:16]
         self.parts = parts
-
-    def begin_afresh(self) -> None:
-        """Forget parts begun without --overwrite; those begun with it are this command's own, to go on from."""
-        begun = self.folder / "overwrite"
-        if not begun.exists():
-            shutil.rmtree(self.folder, ignore_errors=True)
-            self.folder.mkdir(parents=True)
-            begun.touch()
 
     def pending(self) -> list[Part]:
         """The parts that are not there, or cannot be read."""
@@ -106,8 +103,9 @@ class Shards:
             row = (rows.acoustic.nbytes + rows.text.nbytes) / max(1, len(rows.places))
             needed = row * sum(len(part.places) for part in self.parts) / 1e6
             raise SerError(
-                f"A part could not be written to {self.folder} ({error.strerror}): all parts need about {needed:,.0f} MB "
-                "and the cache as much again; finished parts stay, so make room and run the same command to go on."
+                f"A part could not be written to {self.folder} ({error.strerror}): all parts need about "
+                f"{math.ceil(needed):,} MB and the cache as much again; finished parts stay, so make room and run "
+                "the same command to go on."
             ) from error
 
     def read(self, part: Part) -> PartRows:

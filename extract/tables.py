@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+from collections.abc import Iterable
 from pathlib import Path
 
 from common.errors import SerError, listing
@@ -50,6 +51,13 @@ def read_table(path: Path, blank: str | None = None) -> tuple[list[str], list[Re
     )
 
 
+def what_it_has(path: Path, columns: list[str], wanted: Iterable[str]) -> str:
+    """`it has id, words`, for a table that lacks some of the columns wanted; of one without a header, that."""
+    if path.suffix.lower() in DELIMITERS and not set(columns) & set(wanted):
+        return f"its first row, which should name the columns, is {listing(columns)}"
+    return f"it has {listing(columns)}"
+
+
 def _separated(path: Path, delimiter: str, blank: str | None) -> tuple[list[str], list[Record]]:
     # Strict, since a quote that is never closed would otherwise swallow the rest of the table.
     text = read_text(path)
@@ -66,17 +74,25 @@ def _separated(path: Path, delimiter: str, blank: str | None) -> tuple[list[str]
                 f"{path} has the column {twice[0]!r} more than once: rename or remove one of them."
             )
         for cells in reader:
-            if any(cells[len(columns) :]):
-                raise SerError(
-                    f"{path}, row {reader.line_num}: it has {len(cells)} cells, and the header "
-                    f"{len(columns)}. Put a cell that holds the separator in quotes."
-                )
             if any(cell.strip() for cell in cells):  # spreadsheets leave rows of nothing but commas
+                _refuse_misfit(cells, columns, f"{path}, row {reader.line_num}")
                 told = (cell.strip() or blank for cell in cells)
                 records.append((reader.line_num, dict(zip(columns, told, strict=False))))
     except csv.Error as error:
         raise SerError(f"{path}, row {reader.line_num}: it cannot be read as a table: {error}.") from None
     return columns, records
+
+
+def _refuse_misfit(cells: list[str], columns: list[str], where: str) -> None:
+    """Cells beyond the header's must be blank, and none of those it names may be lacking."""
+    named = max((i for i, column in enumerate(columns, start=1) if column), default=0)
+    if any(cells[len(columns) :]):
+        expected, remedy = len(columns), "Put a cell that holds the separator in quotes."
+    elif len(cells) < named:
+        expected, remedy = named, "Restore what was cut off, or fill the row up with blank cells."
+    else:
+        return
+    raise SerError(f"{where}: it has {len(cells)} cells, and the header {expected}. {remedy}")
 
 
 def _refuse_unstorable(path: Path, number: int, cells: dict[str, str | None]) -> None:

@@ -65,7 +65,7 @@ def main(
 ) -> None:  # fmt: skip
     """Have the utterances of a corpus transcribed, or judge transcripts that are there.
 
-    An engine hears those that ser-extract could use, and each transcript is on disk before the next is asked
+    An engine hears those that ser-extract could use, and each answer is on disk before the next is asked
     for: a run that was cut off goes on where it was. ser-extract --transcriber NAME uses what is stored.
     """
     check_durations(min_duration, max_duration)
@@ -82,10 +82,10 @@ def main(
         return
     if transcriber is None:
         raise UsageError("Say what to do: --transcriber NAME, or --compare A,B.")
+    if degrade is not None:
+        _degrade(found, folder, split_names(transcriber), _rates(degrade), seed)
+        return
     for manifest, place in found:
-        if degrade is not None:
-            _degrade(manifest, place, folder, split_names(transcriber), _rates(degrade), seed)
-            continue
         sources = sources_of(manifest.name, folder, device, transcriber=transcriber, **engine)
         _transcribe(manifest, place, sources, (min_duration, max_duration), limit)
 
@@ -109,11 +109,15 @@ def _transcribe(
     texts, refused = sources.fill(chosen)
     there = sum(each.transcript is not None for each, _ in chosen)
     empty = sum(not text for text in texts.values())
-    say(
-        f"{manifest.name}: {len(chosen)} usable utterances, {there} with a text of {listing(sources.stored)}, "
-        f"{len(texts)} heard by {sources.engine} ({empty} empty), {len(chosen) - there - len(texts)} without, "
-        f"{len(refused)} of these refused."
-    )
+    undecodable = len(chosen) - there - len(texts) - len(refused)
+    counts = [f"{len(texts)} heard by {sources.engine} ({empty} of them empty)"]
+    if sources.stored:
+        counts.insert(0, f"{there} with a text of {listing(sources.stored)}")
+    if refused:
+        counts.append(f"{len(refused)} that {sources.engine} refused")
+    if undecodable:
+        counts.append(f"{undecodable} that cannot be decoded")
+    say(f"{manifest.name}: {len(chosen)} usable utterances: {', '.join(counts)}.")
 
 
 def _compare(found: list[tuple[Manifest, Path]], cache: Path, names: list[str]) -> None:
@@ -155,8 +159,9 @@ def _told(manifest: Manifest, root: Path, cache: Path, name: str) -> Told:
 
 
 def _degrade(
-    manifest: Manifest, root: Path, cache: Path, names: list[str], rates: list[float], seed: int
+    found: list[tuple[Manifest, Path]], cache: Path, names: list[str], rates: list[float], seed: int
 ) -> None:
+    """Write the stores of all rates and corpora, or, where one of them cannot be made, none."""
     from extract.transcripts.degrade import degrade
     from extract.transcripts.quality import total, word_errors
     from extract.transcripts.store import Transcript, store_path, write_store
@@ -164,21 +169,23 @@ def _degrade(
     if len(names) > 1:
         raise UsageError(f"--degrade takes the texts of one transcriber, not of {listing(names)}.")
     name = names[0]
-    texts = _told(manifest, root, cache, name).texts
+    texts = {manifest.name: _told(manifest, root, cache, name).texts for manifest, root in found}
+    made = {(corpus, rate): degrade(texts[corpus], rate, seed) for corpus in texts for rate in rates}
     now = datetime.now(UTC).isoformat(timespec="seconds")
     blank = Transcript("", "", None, None, "degraded", "", 0.0, now, "made")
-    for rate in rates:
-        made = degrade(texts, rate, seed)
+    for (corpus, rate), wrong in made.items():
         version = f"{name}, word error rate {rate:g}, seed {seed}"
-        path = store_path(cache, manifest.name, f"{name}-wer{rate:g}")
+        path = store_path(cache, corpus, f"{name}-wer{rate:g}")
         write_store(
-            path, (replace(blank, id=each, text=text, version=version) for each, text in made.items())
+            path, (replace(blank, id=each, text=text, version=version) for each, text in wrong.items())
         )
-        errors = total(word_errors(texts, made))
-        say(f"{path}: {len(made)} texts, {errors.words} words, word error rate {errors.rate:.3f}.")
+        errors = total(word_errors(texts[corpus], wrong))
+        say(f"{path}: {len(wrong)} texts, {errors.words} words, word error rate {errors.rate:.3f}.")
 
 
 def _rates(asked: str) -> list[float]:
+    from extract.transcripts.degrade import check_rate
+
     try:
         rates = [float(each) for each in asked.split(",")]
     except ValueError:
@@ -187,6 +194,8 @@ def _rates(asked: str) -> list[float]:
         ) from None
     if len(set(rates)) < len(rates):
         raise UsageError(f"--degrade {asked} gives a rate twice.")
+    for rate in rates:
+        check_rate(rate)
     return rates
 
 

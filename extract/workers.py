@@ -8,13 +8,11 @@ GPUs there is one per card. Decoding runs ahead in threads of its own.
 from __future__ import annotations
 
 import queue
-import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from types import FrameType
 
 import numpy as np
 import torch
@@ -26,6 +24,7 @@ from extract import audio
 from extract.audio import SAMPLING_RATE, Waveform
 from extract.corpora import Utterance
 from extract.encoders import AcousticEncoder, TextEncoder
+from extract.interruption import InterruptedRunError, on_signals
 from extract.screening import out_of_bounds
 from extract.shards import Part, PartRows, Shards
 
@@ -36,14 +35,6 @@ GPU_BATCH_SECONDS = 320.0
 _DECODERS = 4  # threads per GPU; a CPU worker has one
 
 Advance = Callable[[float], None]
-
-
-class InterruptedExtractionError(SerError):
-    """SIGINT or SIGTERM: what is finished is kept."""
-
-    def __init__(self, message: str, signal_number: int) -> None:
-        super().__init__(message)
-        self.exit_code = 128 + signal_number
 
 
 @dataclass
@@ -80,7 +71,7 @@ def encode_parts(
 ) -> None:
     """Encode and keep every pending part; `advance` is told of the seconds of audio done.
 
-    Raises the first worker's SerError, or InterruptedExtractionError on SIGINT and SIGTERM, after the others have
+    Raises the first worker's SerError, or InterruptedRunError on SIGINT and SIGTERM, after the others have
     stopped; finished parts are kept.
     """
     todo: queue.SimpleQueue[Part] = queue.SimpleQueue()
@@ -102,7 +93,7 @@ def encode_parts(
             events.put(error)
         events.put(None)
 
-    with _single_threaded(workers), _signals(stop) as received:
+    with _single_threaded(workers), on_signals(stop.set) as received:
         threads = [threading.Thread(target=work, args=(worker,), daemon=True) for worker in workers]
         for thread in threads:
             thread.start()
@@ -111,7 +102,7 @@ def encode_parts(
         raise failure
     if received:
         left = len(shards.pending())
-        raise InterruptedExtractionError(
+        raise InterruptedRunError(
             f"Stopped as asked: {len(shards.parts) - left} of {len(shards.parts)} parts are kept in {shards.folder}; "
             "run the same command again to go on.",
             received[0],
@@ -160,7 +151,7 @@ def _encode_part(
         advance(sum(job.chosen[place][1] for place in loaded))
     places = [place for places, _, _ in rows for place in places]
     acoustic, text = _on_cpu([row for _, row, _ in rows]), _on_cpu([row for _, _, row in rows])
-    _refuse_not_finite(job, places, acoustic, text)
+    _refuse_not_finite(job, places, worker, acoustic, text)
     return PartRows(
         np.array(places, np.int64),
         np.array([seconds for _, seconds in durations], np.float32),
@@ -243,20 +234,23 @@ def _decode(job: Job, place: int, acoustic: AcousticEncoder) -> Waveform | str:
         return problem.reason
     if len(waveform) < acoustic.min_samples:
         return "too short"
-    if acoustic.max_samples is not None and len(waveform) > acoustic.max_samples:
-        return "too long"
     return out_of_bounds(len(waveform) / SAMPLING_RATE, job.min_duration, job.max_duration) or waveform
 
 
-def _refuse_not_finite(job: Job, places: list[int], *arrays: np.ndarray) -> None:
-    for array in arrays:
+def _refuse_not_finite(
+    job: Job, places: list[int], worker: Worker, acoustic: np.ndarray, text: np.ndarray
+) -> None:
+    for kind, array in (("acoustic", acoustic), ("text", text)):
         finite = np.isfinite(array).reshape(len(places), -1).all(axis=1)
-        if not finite.all():
-            utterance = job.chosen[places[int(np.argmin(finite))]][0]
-            raise SerError(
-                f"The encoders gave {utterance.id} values that are not finite: use --precision float32, or look at "
-                f"{utterance.audio}."
-            )
+        if finite.all():
+            continue
+        utterance = job.chosen[places[int(np.argmin(finite))]][0]
+        if kind == "acoustic" and worker.acoustic.precision != "float32":
+            remedy = "use --precision float32"
+        else:
+            suspect = utterance.audio if kind == "acoustic" else "its transcript"
+            remedy = f"look at {suspect}, or take another --{kind}-encoder"
+        raise SerError(f"The {kind} encoder gave {utterance.id} values that are not finite: {remedy}.")
 
 
 @contextmanager
@@ -267,26 +261,3 @@ def _single_threaded(workers: Sequence[Worker]) -> Iterator[None]:
         return
     with one_core_each():
         yield
-
-
-@contextmanager
-def _signals(stop: threading.Event) -> Iterator[list[int]]:
-    """SIGINT and SIGTERM set `stop` and are listed; a second one of them ends the process at once."""
-    received: list[int] = []
-    if threading.current_thread() is not threading.main_thread():
-        yield received
-        return
-
-    def take(number: int, _: FrameType | None) -> None:
-        if received:
-            signal.signal(number, signal.SIG_DFL)
-            signal.raise_signal(number)
-        received.append(number)
-        stop.set()
-
-    previous = {number: signal.signal(number, take) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield received
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)

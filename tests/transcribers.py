@@ -1,4 +1,4 @@
-"""Every registered transcriber, ready to hear: what the contract tests build them from, name -> builder."""
+"""What every registered transcriber needs to hear: the contract tests build them from it, name -> builder."""
 
 from __future__ import annotations
 
@@ -8,33 +8,31 @@ from pathlib import Path
 
 import pytest
 
-from extract.transcripts import TRANSCRIBERS, Options, Transcriber
+from extract.transcripts import Options
 from tests.azure_server import KEY, Azure, serving
 from tests.models import save_whisper
 
 
 @contextmanager
-def azure(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Transcriber]:
+def azure(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Options]:
     pytest.importorskip("azure.ai.transcription")
     with serving(Azure()) as server:
         server.register({path.stem: path for path in folder.parent.rglob("*.flac")})
         monkeypatch.setenv("AZURE_SPEECH_ENDPOINT", server.endpoint)
         monkeypatch.setenv("AZURE_SPEECH_API_KEY", KEY)
-        transcriber = TRANSCRIBERS["azure"](Options(language="en-US"))
-        yield transcriber
-        transcriber.close()
+        yield Options(language="en-US")
 
 
 @contextmanager
-def whisper(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Transcriber]:
-    yield TRANSCRIBERS["whisper"](Options(model=save_whisper(folder), device="cpu"))
+def whisper(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Options]:
+    yield Options(model=save_whisper(folder), device="cpu")
 
 
 @contextmanager
-def faster_whisper(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Transcriber]:
+def faster_whisper(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Options]:
     pytest.importorskip("faster_whisper")
     spare_threads(monkeypatch)
-    yield TRANSCRIBERS["faster-whisper"](Options(model=save_converted(folder), device="cpu"))
+    yield Options(model=save_converted(folder), device="cpu")
 
 
 def spare_threads(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -51,7 +49,7 @@ def save_converted(folder: Path) -> str:
     return str(converter.convert(str(folder / "converted")))
 
 
-BUILDERS: dict[str, Callable[[Path, pytest.MonkeyPatch], AbstractContextManager[Transcriber]]] = {
+BUILDERS: dict[str, Callable[[Path, pytest.MonkeyPatch], AbstractContextManager[Options]]] = {
     "azure": azure,
     "whisper": whisper,
     "faster-whisper": faster_whisper,

@@ -21,7 +21,7 @@ from extract.corpora.files import (
     walk,
 )
 from extract.corpora.utterance import UNKNOWN, Utterance
-from extract.tables import read_table, read_text
+from extract.tables import read_table, read_text, what_it_has
 
 _REQUIRED = ("file", "activation", "valence")
 _OPTIONAL = ("id", "speaker", "gender", "session", "split", "transcript", "dominance")
@@ -74,7 +74,7 @@ def rows(path: Path, manifest: Manifest) -> Iterator[Row]:
     missing = [columns[name] for name in known if name in needed and columns[name] not in present]
     if missing:
         raise SerError(
-            f"{path} lacks the column {listing(missing)}: it has {listing(present)}. "
+            f"{path} lacks the column {listing(missing)}: {what_it_has(path, present, columns.values())}. "
             "Name its columns under [columns] in the manifest."
         )
     for number, record in records:

@@ -6,9 +6,11 @@ A row never depends on its batch mates: it agrees with inference on that utteran
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 import torch
 
+from common.errors import UsageError
 from extract.encoders.contract import (
     EXACT,
     POOLINGS,
@@ -49,6 +51,8 @@ def load_acoustic(
     options = options or Options()
     if name == "log-mel":  # no model, so there is no configuration to ask
         return ACOUSTIC_ENCODERS[name](name, device, options)
+    if name.lower().replace("_", "").replace("-", "") == "logmel" and not Path(name).exists():
+        raise UsageError(f"There is no acoustic encoder {name!r}: did you mean log-mel?")
     from transformers import AutoConfig
 
     with loading(name, "acoustic"):

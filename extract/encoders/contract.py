@@ -39,12 +39,13 @@ class AcousticEncoder(ABC):
     revision: str
     layers: tuple[int, ...] | None  # None is the last hidden states, without a layer axis
     pooling: str
+    precision: str  # one of PRECISIONS
     min_samples: int  # shorter waveforms have no frame, and so no row
     max_samples: int | None  # what the model can take at once; None is any length
 
     def __init__(self, options: Options, default_pooling: str = "mean") -> None:
         self.pooling = options.pooling or default_pooling
-        self._precision = options.precision
+        self.precision = options.precision
 
     @property
     @abstractmethod
@@ -68,7 +69,7 @@ class AcousticEncoder(ABC):
 
     def _computing(self) -> AbstractContextManager[object]:
         """Half precision for products and convolutions only; norms and sums stay in float32."""
-        if self._precision == "float32":
+        if self.precision == "float32":
             return nullcontext()
         return torch.autocast(self.device.type, dtype=torch.bfloat16)
 

@@ -28,6 +28,8 @@ def loading(name: str, kind: str) -> Iterator[None]:
     logging.disable_progress_bar()
     # WavLM hands torch a bool and a float mask; torch says so at every call, and handles it well.
     warnings.filterwarnings("ignore", message="Support for mismatched key_padding_mask")
+    if not name.strip():
+        raise UsageError(f"--{kind}-encoder is empty: give a Hugging Face name or a local folder.")
     folder = Path(name)
     if folder.exists() and not (folder / _CONFIG_FILE).exists():
         raise UsageError(
@@ -69,6 +71,9 @@ def load_model(name: str, device: torch.device | str) -> Any:
         raise SerError(
             f"{name} lacks weights of a {type(model).__name__}, {missing[0]} among them: it is damaged."
         )
+    broken = next((key for key, weight in model.named_parameters() if not weight.isfinite().all()), None)
+    if broken is not None:
+        raise SerError(f"{name} has weights that are not finite, {broken} among them: it is damaged.")
     # Float32 means float32: TF32 would be off by 1e-3 on the cards that have it.
     torch.backends.cuda.matmul.allow_tf32 = False
     torch.backends.cudnn.allow_tf32 = False

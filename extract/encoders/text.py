@@ -9,7 +9,11 @@ import torch
 from torch import Tensor
 
 from common.errors import SerError
+from extract.encoders.contract import EXACT, relative_error
 from extract.encoders.loading import load_model, revision
+
+# Two texts that begin alike and then differ, in letters and in digits: not every vocabulary has both.
+_PROBES = ["1 good day 2", "1 bad day 3"]
 
 
 class BertEncoder:
@@ -27,21 +31,16 @@ class BertEncoder:
 
     @classmethod
     def load(cls, name: str, device: torch.device | str) -> BertEncoder:
-        """From a Hugging Face name or local folder."""
-        from transformers import AutoTokenizer
+        """From a Hugging Face name or local folder.
 
-        tokenizer = AutoTokenizer.from_pretrained(name)
+        Raises SerError for a model of another kind, and for one that cannot tell two texts apart: transformers
+        makes up a tokenizer where there is none, and to that every word is unknown.
+        """
+        _refuse_other_kinds(name)
         model = load_model(name, device)
-        takes_tokens = "input_ids" in getattr(tokenizer, "model_input_names", ())
-        if not takes_tokens or not hasattr(model.config, "max_position_embeddings"):
-            raise SerError(
-                f"{name} holds a {type(model).__name__}, which does not take text: give a BERT-class model."
-            )
-        if tokenizer.pad_token is None or not tokenizer("")["input_ids"]:
-            raise SerError(
-                f"{name} has a tokenizer without padding or a first token: give a BERT-class model."
-            )
-        return cls(model, tokenizer, name, revision(model, name))
+        encoder = cls(model, _load_tokenizer(name, model), name, revision(model, name))
+        encoder._refuse_if_causal()
+        return encoder
 
     @torch.inference_mode()
     def encode(self, texts: list[str]) -> Tensor:
@@ -52,6 +51,59 @@ class BertEncoder:
             )
         states = self._model(**tokens.to(self._model.device)).last_hidden_state
         return cast(Tensor, states[:, 0].float())
+
+    def _refuse_if_causal(self) -> None:
+        """In a model that reads from left to right, the first token is the same whatever the text."""
+        one, other = self.encode(_PROBES).cpu().split(1)
+        if relative_error(one, other) < EXACT:
+            raise SerError(
+                f"{self.name} holds a {type(self._model).__name__}, whose first token is the same whatever follows "
+                "it: give a BERT-class model, which reads in both directions."
+            )
+
+
+def _refuse_other_kinds(name: str) -> None:
+    from transformers import AutoConfig
+
+    config = AutoConfig.from_pretrained(name)
+    if getattr(config, "is_encoder_decoder", False):
+        raise SerError(
+            f"{name} holds a {config.model_type} model, an encoder with a decoder, none of whose tokens stands for "
+            "the whole text: give a BERT-class model."
+        )
+    if not hasattr(config, "max_position_embeddings"):
+        raise SerError(
+            f"{name} holds a {config.model_type} model, which does not take text: give a BERT-class model."
+        )
+
+
+def _load_tokenizer(name: str, model: Any) -> Any:
+    """The model's tokenizer. Raises SerError for one that is not there, or belongs to another model."""
+    from transformers import AutoTokenizer
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(name)
+        one, other = (tokenizer(text)["input_ids"] for text in _PROBES)
+    except OSError:
+        raise  # a hub that cannot be reached, which `loading` tells
+    except Exception as error:  # without its files each class fails in its own way
+        raise SerError(
+            f"{name} has no tokenizer that can be loaded: copy the tokenizer's files of the same model into it; those "
+            "without a tokenizer.json may need the package sentencepiece too."
+        ) from error
+    if one == other or set(one) <= set(tokenizer.all_special_ids):
+        raise SerError(
+            f"{name} has no tokenizer that knows words: copy the tokenizer's files of the same model into it."
+        )
+    if tokenizer.pad_token is None or not tokenizer("")["input_ids"]:
+        raise SerError(f"{name} has a tokenizer without padding or a first token: give a BERT-class model.")
+    known, largest = getattr(model.config, "vocab_size", None), max(tokenizer.get_vocab().values())
+    if known is not None and largest >= known:
+        raise SerError(
+            f"{name} has a tokenizer of {largest + 1} tokens and a model of {known}: copy the tokenizer's files of "
+            "the same model into it."
+        )
+    return tokenizer
 
 
 def _reserved(model: Any) -> int:

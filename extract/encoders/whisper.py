@@ -47,7 +47,8 @@ class WhisperEncoder(AcousticEncoder):
         return cast(torch.device, self._encoder.device)
 
     def _states(self, waveforms: list[Waveform]) -> list[States]:
-        spectrogram = self._feature_extractor(waveforms, sampling_rate=SAMPLING_RATE, return_tensors="pt")
+        with torch.autocast("cpu", enabled=False):  # the spectrogram is computed here, and in float32
+            spectrogram = self._feature_extractor(waveforms, sampling_rate=SAMPLING_RATE, return_tensors="pt")
         output = self._encoder(
             spectrogram.input_features.to(self.device), output_hidden_states=self.layers is not None
         )

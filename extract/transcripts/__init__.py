@@ -1,6 +1,7 @@
 """What was said: the release's own transcripts, a file of them, or what an engine heard.
 
-A transcriber is a function Options -> Transcriber (`contract.py`); an optional package is imported when it is called.
+A transcriber is a function Options -> Transcriber (`contract.py`), and one Options -> its version, which is asked of a
+store that needs no hearing and so loads as little as it can. An optional package is imported when they are called.
 """
 
 from __future__ import annotations
@@ -15,5 +16,10 @@ TRANSCRIBERS: dict[str, Callable[[Options], Transcriber]] = {
     "faster-whisper": faster_whisper.load,
     "azure": azure.load,
 }
+VERSIONS: dict[str, Callable[[Options], str]] = {
+    "whisper": whisper.version,
+    "faster-whisper": faster_whisper.version,
+    "azure": azure.version,
+}
 
-__all__ = ["TRANSCRIBERS", "Options", "Transcriber"]
+__all__ = ["TRANSCRIBERS", "VERSIONS", "Options", "Transcriber"]

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 ENDPOINT_VARIABLE, KEY_VARIABLE = "AZURE_SPEECH_ENDPOINT", "AZURE_SPEECH_API_KEY"  # as in Microsoft's samples
 EXTRA = "azure"
 
+_API = "2025-10-15"  # told to the client, so that what it hears does not change with its release
 _TIMEOUT = 120.0  # seconds for the reply to one recording
 _LOCALE = re.compile(r"[a-z]{2,3}(-[A-Za-z0-9]+)+")
 _LOCAL = {"localhost", "127.0.0.1", "::1"}
@@ -51,6 +52,15 @@ def load(options: Options) -> AzureTranscriber:
     return AzureTranscriber(endpoint.rstrip("/"), key, options.language, options.concurrency, _TIMEOUT)
 
 
+def version(options: Options) -> str:
+    """The version of the transcriber that `load` would give; needs neither key nor package."""
+    return _version(options.language)
+
+
+def _version(locale: str | None) -> str:
+    return f"api {_API}, {locale or 'language detected'}"
+
+
 class AzureTranscriber:
     """The service behind one endpoint; threads may share it. The key is in no message and no representation."""
 
@@ -75,10 +85,11 @@ class AzureTranscriber:
             endpoint,
             AzureKeyCredential(key),
             retry_policy=RetryPolicy.no_retries(),  # ours knows of the other requests: patience.py
+            api_version=_API,
             read_timeout=timeout,
             connection_timeout=timeout,
         )
-        self.version = f"api {self._client._config.api_version}, {locale or 'language detected'}"
+        self.version = _version(locale)
 
     def transcribe(self, waveforms: list[Waveform]) -> list[Heard]:
         return [self._one(waveform) for waveform in waveforms]

@@ -25,10 +25,7 @@ def degrade(texts: Mapping[str, str], rate: float, seed: int = 0) -> dict[str, s
     early or late, how, and to what: the errors of a lower rate are among those of a higher one. Raises
     UsageError for a rate outside (0, HIGHEST], SerError when the texts have too few words to come within 0.02.
     """
-    if not 0.0 < rate <= HIGHEST:
-        raise UsageError(
-            f"A word error rate of {rate:g} cannot be made: give one above 0, up to {HIGHEST:g}."
-        )
+    check_rate(rate)
     plan = _Plan(texts, seed)
     # Neighbouring errors merge (a deletion beside an insertion is one substitution), so a few more are needed
     # than the rate says: the share of words that err is searched for.
@@ -47,6 +44,14 @@ def degrade(texts: Mapping[str, str], rate: float, seed: int = 0) -> dict[str, s
             "closest, since they have too few words."
         )
     return made
+
+
+def check_rate(rate: float) -> None:
+    """Raise UsageError for a rate outside (0, HIGHEST]."""
+    if not 0.0 < rate <= HIGHEST:
+        raise UsageError(
+            f"A word error rate of {rate:g} cannot be made: give one above 0, up to {HIGHEST:g}."
+        )
 
 
 class _Plan:

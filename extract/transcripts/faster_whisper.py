@@ -49,6 +49,11 @@ def load(options: Options) -> FasterWhisperTranscriber:
     return FasterWhisperTranscriber(model, source, options.language)
 
 
+def version(options: Options) -> str:
+    """The version of the transcriber that `load` gives; only the loaded model tells its languages."""
+    return load(options).version
+
+
 class FasterWhisperTranscriber:
     """Greedy, one recording after the other; what it takes for silence is kept, and flagged by us."""
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from common.console import notice
 from common.errors import SerError, UsageError, listing
 from extract.corpora import Utterance
-from extract.tables import read_table
+from extract.tables import read_table, what_it_has
 
 _COLUMNS = ("id", "text")
 _PICKLES = (".pkl", ".pickle", ".pck", ".p", ".joblib", ".dill")
@@ -35,7 +35,7 @@ def read_transcripts(path: Path) -> dict[str, str]:
     columns, records = read_table(path, blank="")
     absent = [name for name in _COLUMNS if name not in columns]
     if absent:
-        raise SerError(f"{path} lacks the column {listing(absent)}: it has {listing(columns)}.")
+        raise SerError(f"{path} lacks the column {listing(absent)}: {what_it_has(path, columns, _COLUMNS)}.")
     _tell_of_other_encodings(path)
     texts: dict[str, str] = {}
     repeated: dict[str, list[int]] = {}  # id -> rows that give it once more

@@ -14,6 +14,7 @@ from common.console import notice
 from common.errors import SerError, listing
 from extract import audio
 from extract.audio import SAMPLING_RATE, Waveform
+from extract.interruption import InterruptedRunError, on_signals
 from extract.transcripts.contract import Heard, RefusedError, Transcriber
 from extract.transcripts.patience import ExhaustedError, Patience, StoppedError
 from extract.transcripts.store import Transcript, TranscriptStore
@@ -53,22 +54,36 @@ def hear(
     """Have every recording heard that the store lacks; `advance` is told of the seconds done.
 
     Each answer is on disk before its thread sends the next request. Raises SerError when the engine or the
-    disk gives up; what was heard by then is kept.
+    disk gives up, InterruptedRunError on SIGINT and SIGTERM; what was heard by then is kept.
     """
     worker = _Worker(transcriber, store, patience)
     missing = [recording for recording in recordings if recording.id not in store.records]
     size = transcriber.batch_size
     batches = [missing[start : start + size] for start in range(0, len(missing), size)]
     try:
-        with _running(worker, batches) as done:
+        with on_signals(_stop) as received, _running(worker, batches) as done:
             for seconds in done:
                 advance(seconds)
+    except _StopError:
+        raise InterruptedRunError(f"Stopped as asked. {_kept(store)}", received[0]) from None
     except (SerError, StoppedError) as error:
-        raise SerError(
-            f"{worker.failure or error} The {len(store.records)} transcripts of {store.path} are kept, "
-            "and the same command goes on from there."
-        ) from error
+        raise SerError(f"{worker.failure or error} {_kept(store)}") from error
     return worker.outcome
+
+
+class _StopError(BaseException):
+    """SIGINT or SIGTERM; no error that an engine's client may take for its own."""
+
+
+def _stop() -> None:
+    raise _StopError
+
+
+def _kept(store: TranscriptStore) -> str:
+    return (
+        f"The {len(store.records)} transcripts of {store.path} are kept, "
+        "and the same command goes on from there."
+    )
 
 
 @contextmanager

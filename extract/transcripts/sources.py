@@ -10,12 +10,14 @@ from pathlib import Path
 from common.console import progress
 from common.errors import UsageError, listing
 from extract.corpora import Utterance
-from extract.transcripts import TRANSCRIBERS
+from extract.transcripts import TRANSCRIBERS, VERSIONS
 from extract.transcripts.contract import Options
 from extract.transcripts.cost import Spending
 from extract.transcripts.store import (
+    Transcript,
     TranscriptStore,
     read_store,
+    refuse_other_version,
     store_path,
     stored_transcribers,
 )
@@ -58,12 +60,15 @@ class Sources:
         if self.engine is None or not lacking:
             return {}, {}
         path = store_path(self.cache, self.corpus, self.engine)
-        with TranscriptStore.open(path) as store:
-            missing = [(each, seconds) for each, seconds in lacking if each.id not in store.records]
-            refused = self._hear(missing, store) if missing else {}
-            return {
-                each.id: store.records[each.id].text for each, _ in lacking if each.id in store.records
-            }, refused
+        records = read_store(path) if path.exists() else {}
+        missing = [(each, seconds) for each, seconds in lacking if each.id not in records]
+        refused: dict[str, str] = {}
+        if missing:
+            records, refused = self._hear(missing, path, records)
+        else:
+            # Nothing to hear is no reason to take what another model heard for this one's.
+            refuse_other_version(path, records, VERSIONS[self.engine](self.options))
+        return {each.id: records[each.id].text for each, _ in lacking if each.id in records}, refused
 
     def description(self, file: str | None = None) -> str:
         """For the cache: `release`, `release, whisper (whisper-base.en ...)`; `file` stands in the release's place."""
@@ -72,7 +77,13 @@ class Sources:
             names.append(f"{self.engine}{self._version()}")
         return ", ".join(names)
 
-    def _hear(self, missing: list[tuple[Utterance, float]], store: TranscriptStore) -> dict[str, str]:
+    def _hear(
+        self, missing: list[tuple[Utterance, float]], path: Path, records: dict[str, Transcript]
+    ) -> tuple[dict[str, Transcript], dict[str, str]]:
+        """The store's records once these have been heard, and id -> reason for those refused.
+
+        The store is opened once nothing but the hearing can fail: until then nothing is made.
+        """
         from extract.transcripts.hearing import Recording, hear, tell
         from extract.transcripts.patience import Patience
 
@@ -80,13 +91,15 @@ class Sources:
         recordings = [Recording(each.id, each.audio, seconds) for each, seconds in missing if each.audio]
         seconds = sum(recording.seconds for recording in recordings)
         with closing(TRANSCRIBERS[self.engine](self.options)) as transcriber:
-            store.refuse_other_version(transcriber.version)
+            refuse_other_version(path, records, transcriber.version)
             if transcriber.paid:
                 self.spending.agree(self.engine, len(recordings), seconds)
-            with progress(f"{self.corpus}: {self.engine}", seconds, "s of audio") as advance:
-                outcome = hear(recordings, transcriber, store, Patience(self.options.retry_for), advance)
+            with TranscriptStore.open(path) as store:
+                refuse_other_version(path, store.records, transcriber.version)  # of a run that ended since
+                with progress(f"{self.corpus}: {self.engine}", seconds, "s of audio") as advance:
+                    outcome = hear(recordings, transcriber, store, Patience(self.options.retry_for), advance)
         tell(outcome, self.engine)
-        return outcome.refused
+        return store.records, outcome.refused
 
     def _texts(self, name: str) -> dict[str, str]:
         records = read_store(store_path(self.cache, self.corpus, name))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -49,12 +49,13 @@ class TranscriptStore:
     def open(cls, path: Path) -> Iterator[TranscriptStore]:
         """Open or create the store; a last line that was cut off is removed, and a notice says so.
 
-        Raises SerError when another process writes it, or when it is damaged elsewhere.
+        A store that is empty in the end is no store, and is removed. Raises SerError when another process
+        writes it, or when it is damaged elsewhere.
         """
         from filelock import FileLock, Timeout
 
         path.parent.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(path.with_name(path.name + ".lock"))
+        lock = FileLock(path.with_name(f".{path.name}.lock"))
         try:
             lock.acquire(timeout=0)
         except Timeout:
@@ -69,6 +70,8 @@ class TranscriptStore:
                 _repair(handle, path, whole)
                 yield cls(path, records, handle)
             finally:
+                if not os.fstat(handle).st_size:
+                    path.unlink(missing_ok=True)
                 os.close(handle)
         finally:
             lock.release()
@@ -86,22 +89,25 @@ class TranscriptStore:
             try:
                 _write(self._handle, line)
                 os.fsync(self._handle)
-            except OSError as error:
+            except BaseException as error:  # Ctrl-C too leaves no half line
                 os.ftruncate(self._handle, before)
+                if not isinstance(error, OSError):
+                    raise
                 raise SerError(
                     f"The transcript of {record.id} could not be written to {self.path}: {error.strerror}."
                 ) from error
             self.records[record.id] = record
 
-    def refuse_other_version(self, version: str) -> None:
-        """Raise SerError if the store holds what another version of its engine heard."""
-        others = sorted({record.version for record in self.records.values()} - {version})
-        if others:
-            aside = self.path.name.removesuffix(SUFFIX) + "-1" + SUFFIX
-            raise SerError(
-                f"{self.path} holds what {others[0]} heard, and this is {version}: go on with the same model and "
-                f"language, or rename the file (to {aside}, say), whose transcripts remain usable by that name."
-            )
+
+def refuse_other_version(path: Path, records: Mapping[str, Transcript], version: str) -> None:
+    """Raise SerError if a store holds what another version of its engine heard."""
+    others = sorted({record.version for record in records.values()} - {version})
+    if others:
+        aside = path.name.removesuffix(SUFFIX) + "-1" + SUFFIX
+        raise SerError(
+            f"{path} holds what {others[0]} heard, and this is {version}: go on with the same model and "
+            f"language, or rename the file (to {aside}, say), whose transcripts remain usable by that name."
+        )
 
 
 def store_path(folder: Path, corpus: str, transcriber: str) -> Path:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
     from extract.audio import Waveform
 
 _RATE = 16_000  # Hz
+_START, _NO_TIMESTAMPS = "<|startoftranscript|>", "<|notimestamps|>"
 _CUT_WITHIN = 5.0  # seconds before a piece's latest end in which the quietest moment is looked for
 _TOKENS_PER_SECOND = 12  # quick speech has six: what is beyond is a loop, and is cut off
 _TOKENS_AT_LEAST = 32
@@ -33,6 +36,19 @@ def load(options: Options) -> WhisperTranscriber:
     return WhisperTranscriber(
         model.to(device), processor, options.model, options.language, options.batch_size
     )
+
+
+def version(options: Options) -> str:
+    """The version of the transcriber that `load` would give, told without loading the weights."""
+    from transformers import AutoConfig, GenerationConfig
+
+    with _loading(options.model):
+        config = AutoConfig.from_pretrained(options.model)
+        try:
+            told = GenerationConfig.from_pretrained(options.model)
+        except OSError:  # older checkpoints have none
+            told = GenerationConfig.from_model_config(config)
+    return _version(options.model, config, _checked(options.language, _languages(told), options.model))
 
 
 class WhisperTranscriber:
@@ -51,10 +67,9 @@ class WhisperTranscriber:
     ) -> None:
         self.batch_size = batch_size
         self._model, self._processor = model, processor
-        self._languages = _languages(model)
+        self._languages = _languages(model.generation_config)
         self._language = _checked(language, self._languages, source)
-        name = Path(source).name if Path(source).exists() else source
-        self.version = f"{name} {revision(model, source)}, {self._language or 'language detected'}"
+        self.version = _version(source, model.config, self._language)
 
     def transcribe(self, waveforms: list[Waveform]) -> list[Heard]:
         window = self._processor.feature_extractor.n_samples
@@ -179,10 +194,12 @@ def most_tokens(seconds: float) -> int:
     return min(_POSITIONS - _PROMPT, _TOKENS_AT_LEAST + math.ceil(_TOKENS_PER_SECOND * seconds))
 
 
-def revision(model: Any, source: str) -> str:
-    """The hub's commit, or for a local folder a digest of its files."""
-    commit = getattr(getattr(model, "config", None), "_commit_hash", None)
-    return str(commit)[:16] if commit else digest(Path(source))
+def _version(source: str, config: Any, language: str | None) -> str:
+    """Name, the hub's commit or for a local folder a digest of its files, and language."""
+    name = Path(source).name if Path(source).exists() else source
+    commit = getattr(config, "_commit_hash", None)
+    revision = str(commit)[:16] if commit else digest(Path(source))
+    return f"{name} {revision}, {language or 'language detected'}"
 
 
 def _joined(parts: list[Heard]) -> Heard:
@@ -200,22 +217,54 @@ def _joined(parts: list[Heard]) -> Heard:
 
 
 def _from_pretrained(source: str) -> tuple[Any, Any]:
-    from transformers import WhisperForConditionalGeneration, WhisperProcessor
+    import torch
+    from transformers import AutoConfig, WhisperForConditionalGeneration, WhisperProcessor
+
+    whisper: Any = WhisperForConditionalGeneration
+    with _loading(source):
+        kind = AutoConfig.from_pretrained(source).model_type
+        if kind != "whisper":
+            raise SerError(f"{source} holds no usable Whisper model but a {kind} one: give a Whisper model.")
+        processor = WhisperProcessor.from_pretrained(source)
+        model, report = whisper.from_pretrained(source, output_loading_info=True, dtype=torch.float32)
+    missing = [key for key in report["missing_keys"] if "proj_out" not in key]  # tied to the embeddings
+    if missing:
+        raise SerError(f"{source} lacks weights of a Whisper model, {listing(missing, most=1)} among them.")
+    _refuse_other_tokenizers(processor.tokenizer.get_vocab(), model.generation_config, source)
+    return model.eval().requires_grad_(False), processor
+
+
+def _refuse_other_tokenizers(vocabulary: dict[str, int], config: Any, source: str) -> None:
+    """transformers makes up a tokenizer where there is none, and that reads whatever was heard as nothing.
+
+    Multilingual models and those of English alone number the tokens looked at differently.
+    """
+    start, none = config.decoder_start_token_id, getattr(config, "no_timestamps_token_id", None)
+    if vocabulary.get(_START) != start or none not in (None, vocabulary.get(_NO_TIMESTAMPS)):
+        raise SerError(
+            f"{source} has no tokenizer, or that of another model: copy the tokenizer's files of the same Whisper "
+            "model into it."
+        )
+
+
+@contextmanager
+def _loading(source: str) -> Iterator[None]:
+    """Turns Hugging Face's many ways of failing to load a model into SerErrors."""
     from transformers.utils import logging
 
     logging.set_verbosity_error()
     logging.disable_progress_bar()
+    if not source.strip():
+        raise UsageError("--whisper-model is empty: give a Hugging Face name or a local folder.")
     folder = Path(source)
     if folder.exists() and not (folder / "config.json").exists():
         raise UsageError(
             f"{source} holds no Whisper model, there is no config.json: give a folder that save_pretrained wrote."
         )
     try:
-        import torch
-
-        processor = WhisperProcessor.from_pretrained(source)
-        whisper: Any = WhisperForConditionalGeneration
-        model, report = whisper.from_pretrained(source, output_loading_info=True, dtype=torch.float32)
+        yield
+    except SerError:
+        raise
     except Exception as error:  # a folder of another kind fails in any way at all
         if folder.exists():
             reason = (str(error).strip().splitlines() or ["it cannot be read"])[0]
@@ -224,15 +273,10 @@ def _from_pretrained(source: str) -> tuple[Any, Any]:
             f"The Whisper model {source} is neither a folder here nor could it be had from the Hugging Face hub: "
             "check the name and the connection, or download it elsewhere and give its folder as --whisper-model FOLDER."
         ) from error
-    missing = [key for key in report["missing_keys"] if "proj_out" not in key]  # tied to the embeddings
-    if missing or model.config.model_type != "whisper":
-        raise SerError(f"{source} lacks weights of a Whisper model, {listing(missing, most=1)} among them.")
-    return model.eval().requires_grad_(False), processor
 
 
-def _languages(model: Any) -> dict[str, int]:
-    """Code -> token of the languages the model can be told; none for one that knows only English."""
-    config = model.generation_config
+def _languages(config: Any) -> dict[str, int]:
+    """Code -> token of the languages a generation configuration knows; none for a model of English alone."""
     if not getattr(config, "is_multilingual", False):
         return {}
     return {token.strip("<|>"): number for token, number in config.lang_to_id.items()}

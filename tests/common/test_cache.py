@@ -72,6 +72,7 @@ def test_plain_h5py_reads_it(tmp_path: Path) -> None:
         assert file.attrs["format_version"] == 1
         assert file["transcript"][2].decode() == "日本語"
         assert file["acoustic"].shape == (5, 8)
+        assert len(file.attrs["content_digest"]) == 64
 
 
 def test_equal_content_gives_equal_bytes(tmp_path: Path) -> None:
@@ -119,6 +120,11 @@ def shorten(file: h5py.File) -> None:
     file["valence"] = values
 
 
+def textual(file: h5py.File) -> None:
+    del file["activation"]
+    file["activation"] = ["x"] * 50
+
+
 SPOILED: dict[str, tuple[Callable[[Path], object], str]] = {
     "absent": (lambda path: path.unlink(), "There is no cache at .*: make it with ser-extract --corpus c"),
     "text": (lambda path: path.write_text("hello"), "is not a feature cache"),
@@ -129,6 +135,7 @@ SPOILED: dict[str, tuple[Callable[[Path], object], str]] = {
     "no attribute": (edit(lambda file: file.attrs.__delitem__("scale_min")), "lacks the attributes scale_min"),
     "no data set": (edit(lambda file: file.__delitem__("text")), "lacks the data sets text"),
     "short data set": (edit(shorten), "do not fit together"),
+    "text for numbers": (edit(textual), "its data set activation is not numbers"),
     "bad JSON": (edit(lambda file: file.attrs.__setitem__("dropped", "{")), "dropped is not JSON"),
 }  # fmt: skip
 

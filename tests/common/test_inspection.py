@@ -39,9 +39,15 @@ def test_a_cache_is_described(tmp_path: Path) -> None:
 def test_a_damaged_cache_does_not_verify(tmp_path: Path) -> None:
     path = tmp_path / "c.h5"
     write_cache(path, info(), columns())
-    assert "whole. 5 utterances" in run("--verify", path).output
+    assert "whole. 5 utterances, every value as it was written." in run("--verify", path).output
     for column, value, says in (
-        ("text", np.nan, "the text of utterance-2 is not finite or outside"),
+        ("text", np.nan, "the text of utterance-2 is not finite"),
+        ("text", 0.5, "its values are not those that were written"),
+        ("speaker", "somebody", "its values are not those that were written"),
+        ("split", "trian", "the split of utterance-2 is not train, validation, test, test2 and so on"),
+        ("duration", -1.0, "the duration of utterance-2 is not between min_duration and max_duration"),
+        ("duration", 30.1, "the duration of utterance-2 is not between min_duration and max_duration"),
+        ("transcript", b"caf\xe9", "its data set transcript is not UTF-8"),
         ("valence", 50.0, "the valence of utterance-2 is not finite or outside the scale"),
         ("id", "utterance-1", "the id 'utterance-1' more than once"),
     ):
@@ -51,6 +57,21 @@ def test_a_damaged_cache_does_not_verify(tmp_path: Path) -> None:
         result = run("--verify", path)
         assert result.exit_code == 1
         assert says in result.stderr
+    write_cache(path, info(acoustic_layers="7,9"), columns())
+    assert (
+        "it says that its layers are 7,9, and its data set acoustic has the shape (5, 8)"
+        in run("--verify", path).stderr
+    )
+
+
+def test_a_cache_from_before_the_digest_verifies_as_far_as_can_be_told(tmp_path: Path) -> None:
+    path = tmp_path / "c.h5"
+    write_cache(path, info(), columns())
+    with h5py.File(path, "r+") as file:
+        del file.attrs["content_digest"]
+    result = run("--verify", path)
+    assert result.exit_code == 0
+    assert "whole. 5 utterances, every value plausible;" in result.output
 
 
 def test_two_caches_are_compared(tmp_path: Path) -> None:
@@ -70,3 +91,22 @@ def test_two_caches_are_compared(tmp_path: Path) -> None:
     assert f"only in {other}: 1 utterances, utterance-5" in result.output
     assert "valence: " in result.output
     assert run("--diff", one).exit_code == 2
+
+
+def test_differences_that_are_no_numbers(tmp_path: Path) -> None:
+    one, other = tmp_path / "one.h5", tmp_path / "other.h5"
+    write_cache(one, info(), columns())
+    write_cache(other, info(), columns())
+    with h5py.File(other, "r+") as file:
+        file["text"][2, :2] = np.nan
+        file["acoustic"][3, 0] += 0.5
+        file["acoustic"][3, 1] = np.inf
+        file["transcript"][1] = b"caf\xe9"
+    result = run("--diff", one, other)
+    assert result.exit_code == 1
+    assert "is not UTF-8" in result.stderr
+    with h5py.File(other, "r+") as file:
+        file["transcript"][1] = "ça va?"
+    shown = run("--diff", one, other).output
+    assert "text: 1 of 5 rows differ, 2 values not finite in one of the two, utterance-2 for one" in shown
+    assert "acoustic: 1 of 5 rows differ, by at most 0.5, 1 values not finite in one of the two" in shown

@@ -10,7 +10,7 @@ import torch
 import transformers
 from transformers import AutoFeatureExtractor, AutoModel, AutoTokenizer
 
-from common.errors import UsageError
+from common.errors import SerError, UsageError
 from extract.audio import SAMPLING_RATE, Waveform
 from extract.encoders import (
     ACOUSTIC_ENCODERS,
@@ -152,8 +152,9 @@ def test_layers_that_there_are_not(layers: str, tmp_path: Path) -> None:
         load_acoustic("log-mel", options=Options(layers=layers))
 
 
-def test_bfloat16_is_near_and_not_exact(tmp_path: Path) -> None:
-    folder = save_acoustic(tmp_path, "wav2vec2 with group norm")
+@pytest.mark.parametrize("kind", ["wav2vec2", "whisper"])
+def test_bfloat16_is_near_and_not_exact(kind: str, tmp_path: Path) -> None:
+    folder = save(kind, tmp_path)
     batch = waveforms()[:2]
     half = load_acoustic(folder, options=Options(precision="bfloat16")).encode(batch)
     assert half.dtype == torch.float32
@@ -205,3 +206,66 @@ def test_a_long_transcript_fits_a_model_that_counts_positions_otherwise(tmp_path
     transformers.RobertaModel(config).save_pretrained(tmp_path)
     rows = load_text(str(tmp_path)).encode(["good day " * 100, "good"])
     assert torch.isfinite(rows).all()
+
+
+class TestTextModelsThatWouldGiveNonsense:
+    """Each loads without a word in transformers, and its rows tell nothing."""
+
+    @pytest.fixture
+    def folder(self, tmp_path: Path) -> Path:
+        return Path(save_text(tmp_path))
+
+    def replace_model(self, folder: Path, kind: str, **settings: int) -> None:
+        (folder / "model.safetensors").unlink()
+        config = getattr(transformers, f"{kind}Config")(vocab_size=100, **settings)
+        getattr(transformers, f"{kind}Model")(config).save_pretrained(folder)
+
+    def refuses(self, folder: Path, says: str) -> None:
+        with pytest.raises(SerError, match=says):
+            load_text(str(folder))
+
+    @pytest.mark.parametrize("kind", ["Bert", "Roberta", "Electra"])
+    def test_without_a_tokenizer(self, kind: str, folder: Path) -> None:
+        size = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 64}
+        self.replace_model(folder, kind, **size)
+        for name in ("vocab.txt", "tokenizer_config.json"):
+            (folder / name).unlink()
+        self.refuses(folder, "has no tokenizer that knows words: copy the tokenizer's files")
+
+    def test_whose_tokenizer_cannot_be_loaded(self, folder: Path) -> None:
+        (folder / "tokenizer.json").write_text("{")
+        self.refuses(folder, "has no tokenizer that can be loaded: copy the tokenizer's files")
+
+    def test_that_read_from_left_to_right(self, folder: Path) -> None:
+        self.replace_model(folder, "GPT2", n_embd=16, n_layer=1, n_head=2)
+        self.refuses(folder, "holds a GPT2Model, whose first token is the same whatever follows it")
+
+    def test_with_a_decoder(self, folder: Path) -> None:
+        self.replace_model(folder, "T5", d_model=16, num_layers=1, num_heads=2, d_ff=16, d_kv=8)
+        self.refuses(folder, "holds a t5 model, an encoder with a decoder")
+
+    def test_with_the_tokenizer_of_another_model(self, tmp_path: Path) -> None:
+        folder = Path(save_text(tmp_path, vocab_size=60))
+        self.refuses(folder, "has a tokenizer of 71 tokens and a model of 60")
+
+    def test_of_sound(self, tmp_path: Path) -> None:
+        folder = Path(save_acoustic(tmp_path, "hubert"))
+        self.refuses(folder, "holds a hubert model, which does not take text: give a BERT-class model.")
+
+
+def test_weights_that_are_not_finite(tmp_path: Path) -> None:
+    folder = save_acoustic(tmp_path, "hubert")
+    model = AutoModel.from_pretrained(folder)
+    with torch.no_grad():
+        model.feature_projection.projection.bias[3] = torch.nan
+    model.save_pretrained(folder)
+    with pytest.raises(SerError, match="weights that are not finite, feature_projection"):
+        load_acoustic(folder)
+
+
+@pytest.mark.parametrize(
+    ("name", "says"), [("", "--acoustic-encoder is empty"), ("LogMel", "did you mean log-mel")]
+)
+def test_names_that_are_none(name: str, says: str) -> None:
+    with pytest.raises(UsageError, match=says):
+        load_acoustic(name)

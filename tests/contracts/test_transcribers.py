@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from contextlib import closing
 
 import pytest
 
 from extract.audio import Waveform, load
-from extract.transcripts import TRANSCRIBERS, Transcriber
+from extract.transcripts import TRANSCRIBERS, VERSIONS, Options, Transcriber
 from extract.transcripts.contract import Heard
 from tests.recordings import write_noises
 from tests.transcribers import BUILDERS
 
-Case = tuple[Transcriber, list[Waveform]]
+Case = tuple[Transcriber, list[Waveform], Options]
 
 
 @pytest.fixture(scope="module", params=sorted(TRANSCRIBERS))
@@ -28,14 +29,15 @@ def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     ]
     with (
         pytest.MonkeyPatch.context() as monkeypatch,
-        BUILDERS[name](folder / "engine", monkeypatch) as transcriber,
+        BUILDERS[name](folder / "engine", monkeypatch) as options,
+        closing(TRANSCRIBERS[name](options)) as transcriber,
     ):
         assert transcriber.name == name
-        yield transcriber, [load(path) for path in recordings]
+        yield transcriber, [load(path) for path in recordings], options
 
 
 def test_it_hears_every_waveform_in_order(case: Case) -> None:
-    transcriber, waveforms = case
+    transcriber, waveforms, _ = case
     heard = transcriber.transcribe(waveforms)
     assert len(heard) == len(waveforms)
     assert all(isinstance(each, Heard) for each in heard)
@@ -44,7 +46,7 @@ def test_it_hears_every_waveform_in_order(case: Case) -> None:
 
 
 def test_batched_equals_one_at_a_time(case: Case) -> None:
-    transcriber, waveforms = case
+    transcriber, waveforms, _ = case
     together = transcriber.transcribe(waveforms)
     alone = [transcriber.transcribe([waveform])[0] for waveform in waveforms]
     assert [each.text for each in together] == [each.text for each in alone]
@@ -65,7 +67,8 @@ def test_what_it_tells_is_in_range(case: Case) -> None:
 
 
 def test_it_says_what_it_is(case: Case) -> None:
-    transcriber, _ = case
+    transcriber, _, options = case
+    assert VERSIONS[transcriber.name](options) == transcriber.version
     assert re.search(r"sha256:\w{16}|api [\d-]{10}", transcriber.version)
     assert transcriber.batch_size >= 1
     assert transcriber.concurrency >= 1

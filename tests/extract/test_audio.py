@@ -78,9 +78,34 @@ def test_samples_too_large_to_be_normalised_are_not_finite(tmp_path: Path) -> No
         load(tmp_path / "huge.wav")
 
 
-def test_a_header_that_claims_too_much_is_not_believed(tmp_path: Path) -> None:
-    """A recording cut off in copying: what is there is used, at its true length."""
-    path = tmp_path / "cut.wav"
-    soundfile.write(path, tone(4.0, 16_000), 16_000)
-    path.write_bytes(path.read_bytes()[: 44 + 2 * 16_000])
-    assert len(load(path)) == SAMPLING_RATE
+class TestAWavThatIsCutOff:
+    """libsndfile takes what is left for the whole recording."""
+
+    @pytest.fixture
+    def path(self, tmp_path: Path) -> Path:
+        path = tmp_path / "tone.wav"
+        soundfile.write(path, tone(4.0, 16_000), 16_000, subtype="PCM_16")
+        return path
+
+    def test_is_unreadable(self, path: Path) -> None:
+        path.write_bytes(path.read_bytes()[:100_000])
+        assert soundfile.info(path).duration == pytest.approx(3.1, abs=0.1)
+        with pytest.raises(UnusableAudioError, match="unreadable"):
+            load(path)
+
+    @pytest.mark.parametrize("told", [128_000 + 44, 0x7FFFFFFF, 0xFFFFFFFF])
+    def test_but_not_where_its_writer_did_not_know_the_length(self, told: int, path: Path) -> None:
+        """A pipe's end is not known, and some count the header as sound."""
+        data = bytearray(path.read_bytes())
+        data[40:44] = told.to_bytes(4, "little")
+        path.write_bytes(data)
+        assert len(load(path)) == 64_000
+
+    def test_with_other_chunks_before_the_sound(self, path: Path) -> None:
+        data = path.read_bytes()
+        data = data[:12] + b"LIST\x05\x00\x00\x00abcde\x00" + data[12:]
+        path.write_bytes(data)
+        assert len(load(path)) == 64_000
+        path.write_bytes(data[:100_000])
+        with pytest.raises(UnusableAudioError, match="unreadable"):
+            load(path)

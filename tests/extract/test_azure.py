@@ -111,7 +111,7 @@ def test_every_utterance_is_sent_once_and_kept(make: Make) -> None:
         '{"locales": ["en-US"], "profanityFilterMode": "None"}'
     }
     assert "azure: 6 recordings, 0.01 h of audio, at 1 an hour: 0.01 in all." in result.stderr
-    assert "6 heard by azure (1 empty)" in result.stdout
+    assert "6 heard by azure (1 of them empty)" in result.stdout
 
     spoken, silent = read_store(place.store)["n00"], read_store(place.store)["n03"]
     assert (spoken.language, spoken.confidence, spoken.engine) == ("en-US", 0.93, "azure")
@@ -122,6 +122,9 @@ def test_every_utterance_is_sent_once_and_kept(make: Make) -> None:
         place.run("--language", "en-US").exit_code == 0
     )  # nothing is missing: no price, no question, no request
     assert len(place.azure.requests) == 6
+    # Nor is a key needed, but what was heard in one language is not taken for another.
+    assert place.run("--language", "en-US", AZURE_SPEECH_API_KEY="").exit_code == 0
+    assert "this is api 2025-10-15, de-DE" in refused(place.run("--language", "de-DE"), 1)
 
 
 FAULTS = ("429", "429 after 0.05", "500", "502", "503", "truncated", "half", "strange", "reset", "slow")
@@ -219,7 +222,7 @@ def test_one_recording_that_fails_does_not_stop_the_others(fault: str, make: Mak
     result = place.run("--concurrency", "1", *AGREED)
     assert result.exit_code == 0, result.output
     assert "1 not transcribed: n02 (Azure says HTTP" in result.stderr
-    assert "1 without, 1 of these refused" in result.stdout
+    assert "6 usable utterances: 5 heard by azure (0 of them empty), 1 that azure refused." in result.stdout
     assert set(place.texts()) == set(place.recordings) - {"n02"}
 
 
@@ -255,17 +258,19 @@ def test_killed_at_random_moments_nothing_is_sent_again_or_lost(make: Make) -> N
     assert again <= 3 * kills
 
 
-def test_interrupted_what_is_under_way_is_kept(make: Make) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_interrupted_what_is_under_way_is_kept(number: int, make: Make) -> None:
     place = make(20)
     place.azure.delay = 0.3
     process = place.start("--concurrency", "3", *AGREED)
     while len(place.azure.requests) < 5:
         time.sleep(0.01)
-    process.send_signal(signal.SIGINT)
-    assert process.wait() == 1
+    process.send_signal(number)
+    assert process.wait() == 128 + number
     assert set(place.texts()) == set(place.azure.asked())
     assert len(place.texts()) < 10
-    assert (place.folder / "output.txt").read_text().strip().endswith("Aborted!")
+    told = f"Stopped as asked. The {len(place.texts())} transcripts of {place.store} are kept, and the same command"
+    assert told in (place.folder / "output.txt").read_text()
 
 
 class TestTheKey:

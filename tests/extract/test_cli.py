@@ -16,7 +16,7 @@ from extract.audio import load
 from extract.cli import main
 from extract.corpora import READERS
 from extract.encoders import EXACT, load_acoustic, load_text, relative_error
-from tests.models import save_acoustic, save_text
+from tests.models import save_acoustic, save_text, save_whisper
 from tests.releases import BUILDERS, Truth
 
 
@@ -143,6 +143,41 @@ def test_a_trial_says_that_it_is_one(encoders: list[str], tmp_path: Path) -> Non
     assert run(*command, "--limit", 3).exit_code == 0
     assert FeatureCache(tmp_path / "iemocap.h5").info.limit == 3
     assert "it differs in limit" in refused(run(*command), 1)
+    # A limit that leaves nothing out is none.
+    assert run(*command, "--limit", 1000, "--overwrite").exit_code == 0
+    assert FeatureCache(tmp_path / "iemocap.h5").info.limit == 0
+    assert "already has this content" in run(*command).stderr
+
+
+def test_a_folder_that_is_only_read_from(
+    encoders: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Denied:
+        def __init__(self, path: Path, timeout: float) -> None:
+            raise PermissionError(13, "Permission denied", str(path))
+
+    truth = BUILDERS["iemocap"](tmp_path / "release")
+    command = ["--corpus", truth.corpus, "--root", tmp_path / "release", "--cache", tmp_path, *encoders]
+    with monkeypatch.context() as patch:
+        patch.setattr("extract.pipeline.FileLock", Denied)
+        assert "Permission denied" in refused(run(*command), 1)
+    assert run(*command).exit_code == 0
+    monkeypatch.setattr("extract.pipeline.FileLock", Denied)
+    result = run(*command)
+    assert result.exit_code == 0, result.output
+    assert "already has this content; nothing to do" in result.stderr
+    assert "Permission denied" in refused(run(*command, "--overwrite"), 1)
+    assert not (tmp_path / "iemocap.parts").exists()
+
+
+def test_what_whisper_cannot_hear_at_once_is_not_dropped(encoders: list[str], tmp_path: Path) -> None:
+    truth = BUILDERS["iemocap"](tmp_path / "release")
+    model = save_whisper(tmp_path / "whisper", seconds=10)
+    command = ["--corpus", truth.corpus, "--root", tmp_path / "release", "--cache", tmp_path, *encoders]
+    command += ["--acoustic-encoder", model]
+    message = refused(run(*command), 2)
+    assert f"{model} hears 10 s at most, and --max-duration is 30: give --max-duration 10" in message
+    assert run(*command, "--max-duration", 10).exit_code == 0
 
 
 def test_a_folder_that_cannot_be_written_is_told_before_the_work(encoders: list[str], tmp_path: Path) -> None:
@@ -183,6 +218,7 @@ def test_transcripts_from_a_file(encoders: list[str], tmp_path: Path) -> None:
         ("t.xlsx", "", "ends in '.xlsx': a table is read from .csv, .tsv, .jsonl"),
         ("t.csv", "id,words\nx,y\n", "lacks the column text: it has id, words"),
         ("t.csv", "id,text\nx,y\nx,z\n", "gives 1 ids a second time with another text, 'x' (row 3)"),
+        ("t.csv", "x,y\nz,y\n", "its first row, which should name the columns, is x, y"),
         ("t.jsonl", '{"id": "x", "text": "y"}\n{"id"', "row 2: it cannot be read as JSON"),
         ("t.jsonl", '{"id": "x", "text": null}\n', "has no text"),
     ],
@@ -268,7 +304,7 @@ class TestBadInput:
         truth = BUILDERS["iemocap"](root)
         command = ["--corpus", truth.corpus, "--root", root, *encoders]
         assert "acoustic model" in refused(run(*command, "--acoustic-encoder", encoders[3]), 1)
-        assert "text model" in refused(run(*command, "--text-encoder", encoders[1]), 1)
+        assert "does not take text" in refused(run(*command, "--text-encoder", encoders[1]), 1)
 
     def test_text_models_that_have_no_first_token(self, tmp_path: Path, encoders: list[str]) -> None:
         import transformers

@@ -22,7 +22,7 @@ from common import manifests
 from common.cache import FeatureCache
 from common.errors import SerError
 from extract.audio import Waveform
-from extract.encoders import AcousticEncoder, load_acoustic, load_text
+from extract.encoders import AcousticEncoder, Options, load_acoustic, load_text
 from extract.pipeline import Settings, extract_corpus
 from extract.shards import Shards, plan_parts
 from extract.workers import Worker, per_core
@@ -54,13 +54,18 @@ class Slow(AcousticEncoder):
 
 
 def extract(
-    world: Path, cache: Path, pause: float = 0.0, overwrite: bool = False, workers: int = 2
+    world: Path,
+    cache: Path,
+    pause: float = 0.0,
+    overwrite: bool = False,
+    workers: int = 2,
+    precision: str = "float32",
 ) -> FeatureCache:
     """Extract the world's corpus in small parts."""
 
     def load() -> Sequence[Worker]:
-        acoustic = Slow(load_acoustic(str(world / "acoustic")), pause)
-        return per_core(Worker(acoustic, load_text(str(world / "text"))), workers)
+        acoustic = load_acoustic(str(world / "acoustic"), options=Options(precision=precision))
+        return per_core(Worker(Slow(acoustic, pause), load_text(str(world / "text"))), workers)
 
     manifest = manifests.load(str(world / "own.toml"))
     settings = Settings(
@@ -238,23 +243,30 @@ def test_two_at_once(world: Path, unbroken: bytes, tmp_path: Path) -> None:
     assert (cache / "own.h5").read_bytes() == unbroken
 
 
-def test_overwriting_begins_afresh_once_and_then_goes_on(
+def test_overwriting_goes_on_from_the_parts_that_are_there(
     world: Path, unbroken: bytes, tmp_path: Path
 ) -> None:
+    """Begun without --overwrite, or for another cache that came between: parts of these settings are never thrown away."""
     cache = tmp_path / "cache"
     life = Life(world, cache, pause=0.1)
     wait_until(lambda: len(parts(cache)) >= 3, life)
     life.end(signal.SIGKILL)
-    life = Life(world, cache, pause=30, overwrite=True)
-    wait_until(lambda: not parts(cache), life)
-    life.end(signal.SIGKILL)
+    (cache / "own.h5").write_bytes(unbroken)
+    begun = {path: path.stat().st_mtime_ns for path in cache.glob("own.parts/*/*.safetensors")}
     life = Life(world, cache, pause=0.1, overwrite=True)
-    wait_until(lambda: len(parts(cache)) >= 2, life)
+    wait_until(lambda: len(parts(cache)) > len(begun), life)
     life.end(signal.SIGKILL)
-    kept = len(parts(cache))
+    kept = parts(cache)
+    assert {path: path.stat().st_mtime_ns for path in begun} == begun
     life = Life(world, cache, pause=0, overwrite=True)
     assert life.end() == 0
-    assert f"Going on: {kept} of " in life.said
+    assert f"Going on: {len(kept)} of " in life.said
+    assert (cache / "own.h5").read_bytes() == unbroken
+    # With no parts left, the whole cache is computed again.
+    life = Life(world, cache, pause=0, overwrite=True)
+    wait_until(lambda: len(parts(cache)) > 0, life)
+    assert life.end() == 0
+    assert "Going on" not in life.said
     assert (cache / "own.h5").read_bytes() == unbroken
 
 
@@ -295,9 +307,11 @@ def test_an_encoder_that_overflows_stops_with_the_recordings_id(
         Slow, "_states", lambda self, batch: [(h * float("inf"), n) for h, n in states(self, batch)]
     )
     with pytest.raises(
-        SerError, match=r"The encoders gave \d{3} values that are not finite: use --precision float32"
+        SerError, match=r"The acoustic encoder gave (\d{3}) values that are not finite: look at .*/\1.wav"
     ):
         extract(world, tmp_path)
+    with pytest.raises(SerError, match="values that are not finite: use --precision float32"):
+        extract(world, tmp_path, precision="bfloat16")
     assert not (tmp_path / "own.h5").exists()
 
 
@@ -311,6 +325,15 @@ def test_the_plan_holds_everything_once() -> None:
         assert sum(lengths) <= 100.0
     assert plan == plan_parts(seconds, 100.0)
     assert plan_parts([40.0], 10.0)[0].places == (0,)
+
+
+@pytest.mark.parametrize(("hours", "most"), [(0.1, 30.0), (0.5, 90.0), (100.0, 600.0)])
+def test_a_short_corpus_has_parts_too(hours: float, most: float) -> None:
+    """A twentieth of the corpus, 30 to 600 s."""
+    seconds = [5.0] * int(hours * 720)
+    lengths = [5.0 * len(part.places) for part in plan_parts(seconds)]
+    assert max(lengths) == most
+    assert sum(lengths) == sum(seconds)
 
 
 def _more_than(cache: Path, kept: int) -> bool:

@@ -19,6 +19,7 @@ from extract.transcripts.store import (
     Transcript,
     TranscriptStore,
     read_store,
+    refuse_other_version,
     store_path,
     stored_transcribers,
     write_store,
@@ -154,11 +155,33 @@ def test_a_full_disk_leaves_the_store_as_it_was(path: Path, monkeypatch: pytest.
 
 
 def test_versions_do_not_mix(path: Path) -> None:
-    fill(path, record("a"))
+    records = {"a": record("a")}
+    refuse_other_version(path, records, "v1")
+    with pytest.raises(SerError, match=r"holds what v1 heard, and this is v2.* rename the file"):
+        refuse_other_version(path, records, "v2")
+    refuse_other_version(path, {}, "v2")
+
+
+def test_an_empty_store_is_none(path: Path) -> None:
+    with TranscriptStore.open(path):
+        pass
+    assert stored_transcribers(path.parent, "clinic") == []
+
+
+def test_an_append_that_is_interrupted_leaves_no_half_line(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(handle: int) -> None:
+        raise KeyboardInterrupt
+
     with TranscriptStore.open(path) as store:
-        store.refuse_other_version("v1")
-        with pytest.raises(SerError, match=r"holds what v1 heard, and this is v2.* rename the file"):
-            store.refuse_other_version("v2")
+        store.append(record("a"))
+        monkeypatch.setattr("os.fsync", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            store.append(record("b"))
+        monkeypatch.undo()
+        store.append(record("b", "again"))
+    assert [each.text for each in read_store(path).values()] == ["so it goes", "again"]
 
 
 def test_stores_are_found_by_name(tmp_path: Path) -> None:

@@ -23,6 +23,10 @@ def test_rows_of_nothing_but_commas_are_passed_over(tmp_path: Path) -> None:
     assert read(tmp_path / "t.csv", "id,text\na,x\n,,\n\n ,\n") == [{"id": "a", "text": "x"}]
 
 
+def test_separators_at_the_headers_end_name_no_column(tmp_path: Path) -> None:
+    assert read(tmp_path / "t.csv", "id,text,,\na,x\nb,y,\n")[1]["text"] == "y"
+
+
 def test_windows_quotes(tmp_path: Path) -> None:
     content = "id,text\na,\u201cit\u2019s\u201d\n".encode("cp1252")
     assert read(tmp_path / "t.csv", content) == [{"id": "a", "text": "\u201cit\u2019s\u201d"}]
@@ -35,6 +39,11 @@ def test_windows_quotes(tmp_path: Path) -> None:
         ("t.jsonl", '{"id": "a", "text": "x\\u0000"}\n', "row 1: the text holds a NUL"),
         ("t.jsonl", '{"id": "a", "text": "x\\ud83d"}\n', "row 1: the text holds a NUL or half a character"),
         ("t.csv", b"id,text\n\0", "is not a text file"),
+        (
+            "t.csv",
+            "id,text,split\na,x,train\nb,y\n",
+            "row 3: it has 2 cells, and the header 3. Restore what was cut",
+        ),
         ("t.xlsx", "", "ends in '.xlsx': a table is read from .csv, .tsv, .jsonl, .ndjson"),
     ],
 )

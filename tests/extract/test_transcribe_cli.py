@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import pickle
 import shlex
+import signal
 import subprocess
 import sys
 from collections import Counter
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import click
@@ -18,12 +20,15 @@ from click.testing import CliRunner, Result
 
 from common import manifests
 from common.cache import FeatureCache
+from extract.audio import Waveform
 from extract.cli import main as ser_extract
 from extract.corpora import Utterance, read_release
 from extract.transcribe_cli import main as ser_transcribe
+from extract.transcripts.contract import Heard, Options
 from extract.transcripts.files import read_transcripts
 from extract.transcripts.quality import normalised
 from extract.transcripts.store import Transcript, read_store, write_store
+from extract.transcripts.whisper import WhisperTranscriber
 from tests.azure_server import KEY, Azure, serving
 from tests.models import save_acoustic, save_text, save_whisper
 from tests.recordings import write_noises
@@ -187,7 +192,7 @@ def noises(tmp_path: Path) -> Noises:
 def test_an_interrupted_run_goes_on(noises: Noises, models: Path) -> None:
     asked = ("--transcriber", "whisper", "--whisper-model", models / "whisper", "--device", "cpu")
     result = done(noises.run(*asked))
-    assert "noises: 9 usable utterances, 0 with a text of none, 9 heard by whisper" in result.stdout
+    assert "noises: 9 usable utterances: 9 heard by whisper (0 of them empty)." in result.stdout
     whole = noises.store("whisper").read_bytes()
     lines = whole.splitlines(keepends=True)
     noises.store("whisper").write_bytes(b"".join(lines[:4]) + lines[4][:30])
@@ -211,11 +216,64 @@ def test_another_model_does_not_go_on(noises: Noises, models: Path, tmp_path: Pa
     assert noises.store("whisper").read_bytes() == before
 
 
+def test_what_another_model_or_language_heard_is_not_taken(
+    noises: Noises, models: Path, tmp_path: Path
+) -> None:
+    """Nothing is left to hear, so that the model is not loaded."""
+    asked = ("--transcriber", "release,whisper", "--device", "cpu", "--whisper-model")
+    done(noises.run(*asked, models / "whisper"))
+    before = noises.store("whisper").read_bytes()
+    other = save_whisper(tmp_path / "other", seed=1)
+    for more in ((other,), (models / "whisper", "--language", "de")):
+        for command in (ser_transcribe, ser_extract):
+            where = ["--corpus", noises.root / "noises.toml", "--root", noises.root, "--cache", noises.cache]
+            more_still = encoders(models)[:4] if command is ser_extract else []
+            message = refused(run(command, *where, *asked, *more, *more_still), 1)
+            assert "holds what whisper sha256:" in message
+    assert noises.store("whisper").read_bytes() == before
+    assert not (noises.cache / "noises.h5").exists()
+    again = done(noises.run(*asked, models / "whisper"))
+    assert "5 heard by whisper" in again.stdout
+
+
+def test_a_run_that_cannot_begin_leaves_nothing(noises: Noises, tmp_path: Path) -> None:
+    model = Path(save_whisper(tmp_path / "whisper"))
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        (model / name).unlink()
+    message = refused(noises.run("--transcriber", "whisper", "--whisper-model", model), 1)
+    assert "has no tokenizer, or that of another model" in message
+    assert not noises.cache.exists()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_run_says_what_is_kept(
+    noises: Noises, models: Path, number: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    transcribe, calls = WhisperTranscriber.transcribe, []
+
+    def interrupted(self: WhisperTranscriber, waveforms: list[Waveform]) -> list[Heard]:
+        calls.append(len(waveforms))
+        if len(calls) == 3:
+            signal.raise_signal(number)
+        return transcribe(self, waveforms)
+
+    monkeypatch.setattr(WhisperTranscriber, "transcribe", interrupted)
+    monkeypatch.setattr("extract.transcripts.options.Options", partial(Options, batch_size=2))
+    asked = ("--transcriber", "whisper", "--whisper-model", models / "whisper", "--device", "cpu")
+    message = refused(noises.run(*asked), 128 + number)
+    assert message.startswith(
+        f"Stopped as asked. The 4 transcripts of {noises.store('whisper')} are kept, and"
+    )
+    assert len(read_store(noises.store("whisper"))) == 4
+    assert "whisper: 5 heard" in done(noises.run(*asked)).stderr
+
+
 def test_recordings_that_cannot_be_decoded_are_named(noises: Noises, models: Path) -> None:
     path = noises.recordings["n05"]
     path.write_bytes(path.read_bytes()[:3000])  # the header is whole
     result = done(noises.run("--transcriber", "release,whisper", "--whisper-model", models / "whisper"))
-    assert "4 with a text of release, 4 heard by whisper" in result.stdout
+    said = "9 usable utterances: 4 with a text of release, 4 heard by whisper (0 of them empty), 1 that cannot be decoded."
+    assert said in result.stdout
     assert "1 cannot be decoded: n05 (unreadable)" in result.stderr
 
 
@@ -322,13 +380,17 @@ class TestDegrade:
         [
             ("--transcriber release --degrade 0.1,much", "is no list of rates"),
             ("--transcriber release --degrade 0.1,0.1", "gives a rate twice"),
-            ("--transcriber release --degrade 1.5", "give one above 0, up to 0.9"),
+            (
+                "--transcriber release --degrade 0.1,0.5,1.5",
+                "1.5 cannot be made: give one above 0, up to 0.9",
+            ),
             ("--transcriber release,whisper --degrade 0.1", "texts of one transcriber"),
             ("--transcriber azure --degrade 0.1", "no transcripts of noises by 'azure'"),
         ],
     )
     def test_bad_rates(self, arguments: str, says: str, noises: Noises) -> None:
         assert says in refused(noises.run(*shlex.split(arguments)), 2)
+        assert not noises.cache.exists()
 
 
 @pytest.mark.parametrize(
@@ -344,6 +406,7 @@ class TestDegrade:
         ("--transcriber ../x", "no list of transcribers"),
         ("--transcriber release,release", "give each once"),
         ("--transcriber whisper --whisper-model ./absent", "nor could it be had"),
+        ("--transcriber whisper --whisper-model ''", "--whisper-model is empty"),
         ("--transcriber whisper --min-duration 9 --max-duration 8", "exceeds --max-duration"),
     ],
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import builtins
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -102,13 +103,23 @@ def test_models_that_cannot_be_used(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(UsageError, match="holds no Whisper model"):
         whisper(str(tmp_path / "empty"))
-    with pytest.raises(SerError, match="holds no usable Whisper model"):
+    with pytest.raises(SerError, match="holds no usable Whisper model but a bert one"):
         whisper(save_text(tmp_path / "bert"))
     save_whisper(tmp_path / "cut")
     weights = tmp_path / "cut" / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:5000])
     with pytest.raises(SerError, match="holds no usable Whisper model"):
         whisper(str(tmp_path / "cut"))
+    # One that knows no word, and one that counts its tokens otherwise.
+    save_whisper(tmp_path / "mute")
+    english = Path(save_whisper(tmp_path / "english", multilingual=False))
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(english / name, tmp_path / "cut" / name)
+        (tmp_path / "mute" / name).unlink()
+    shutil.copy(tmp_path / "mute" / "model.safetensors", weights)
+    for folder in ("mute", "cut"):
+        with pytest.raises(SerError, match="has no tokenizer, or that of another model"):
+            whisper(str(tmp_path / folder))
 
 
 def test_a_name_the_hub_does_not_give(monkeypatch: pytest.MonkeyPatch) -> None:
