@@ -42,6 +42,11 @@ class Dropout:
             for piece, (name, (width, rate)) in zip(words, self._dropouts.items(), strict=True)
         }
 
+    @property
+    def streams(self) -> list[np.random.SFC64]:
+        """Of each run, on a CPU."""
+        return self._streams
+
     def _words(self, n: int) -> Tensor:
         """(R, n) int16, every value alike likely."""
         if self._on_cpu:

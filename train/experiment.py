@@ -15,7 +15,7 @@ from torch import Tensor
 from train.data import Corpus, Samples
 from train.dropout import Dropout
 from train.evaluation import Figure, evaluate
-from train.loop import LoopSettings, Training
+from train.loop import LoopSettings, PausedError, Training
 from train.memory import Held, choose, contents
 from train.model import Architecture, Network
 from train.objective import OBJECTIVES
@@ -98,6 +98,7 @@ class Trainer:
         self._store = store
         self.device = device
         self._keys = Keys(experiment, corpora, device)
+        self.pause: Callable[[], bool] = lambda: False  # asked after each epoch of a run that trains alone
         train = corpora[0].splits["train"]
         *layers, width = train.acoustic.shape[1:]
         self._network = Network(Architecture(width, train.text.shape[1], layers=sum(layers)))
@@ -137,7 +138,14 @@ class Trainer:
     ) -> tuple[list[Failure], list[Run]]:  # fmt: skip
         """Train one stage of a stack, evaluate and keep it; the runs that failed, and those that go on."""
         training = self.training(runs, number, start, kept)
-        trained = training.run(self.corpora[number - 1].splits["validation"], advance)
+        paused = self._store.paused(self._keys.of(runs[0], number)) if len(runs) == 1 else None
+        if paused is not None:
+            training.restore(paused)
+        try:
+            trained = training.run(self.corpora[number - 1].splits["validation"], advance, self.pause)
+        except PausedError:
+            self._store.pause(self._keys.of(runs[0], number), training.state())
+            raise
         failures = [Failure(run, number) for run, one in zip(runs, trained, strict=True) if one.diverged]
         going = [place for place, one in enumerate(trained) if not one.diverged]
         figures = self._figures(torch.stack([one.parameters for one in trained])[going])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -35,6 +36,19 @@ class Trained:
     diverged: bool = False  # the predictions stopped being finite
 
 
+class PausedError(Exception):
+    """Not an error: a stage was interrupted as asked."""
+
+
+@dataclass(frozen=True)
+class State:
+    """A stage between two epochs."""
+
+    tensors: dict[str, Tensor]
+    scores: list[list[float]]  # of each run
+    streams: list[Any]  # states of the random streams
+
+
 class Training:
     """A stage under way. Runs of a stack share the work of each step, and nothing else.
 
@@ -45,40 +59,68 @@ class Training:
         self.stage = stage
         self.strategy = strategy
         self._settings = settings
-        network = stage.network
-        flat = torch.nn.Parameter(stage.start.clone(), requires_grad=False)
-        self._optimiser = torch.optim.Adam([flat], lr=settings.learning_rate, fused=True)
-        self.parameters = network.unpack(flat.data)
-        self._gradient = network.unpack(torch.empty_like(stage.start))
-        self._flat = flat
+        self._flat = torch.nn.Parameter(stage.start.clone(), requires_grad=False)
+        self._optimiser = torch.optim.Adam([self._flat], lr=settings.learning_rate, fused=True)
+        self.parameters = stage.network.unpack(self._flat.data)
+        self._gradient = stage.network.unpack(torch.empty_like(stage.start))
+        self._best = stage.start.clone()
+        self._scores: list[list[float]] = [[] for _ in range(stage.runs)]
 
     @torch.inference_mode()
-    def run(self, validation: Samples, advance: Callable[[float], None] = lambda _: None) -> list[Trained]:
-        """Train to the end. `advance` is told of epochs done over all runs, those not needed included."""
-        settings, runs = self._settings, self.stage.runs
-        best = self.stage.start.clone()
-        scores: list[list[float]] = [[] for _ in range(runs)]
-        going = set(range(runs))
-        diverged: set[int] = set()
-        for _ in range(settings.epochs):
+    def run(
+        self,
+        validation: Samples,
+        advance: Callable[[float], None] = lambda _: None,
+        pause: Callable[[], bool] = lambda: False,
+    ) -> list[Trained]:
+        """Train to the end. `advance` is told of epochs done over all runs, those not needed included.
+
+        Raises PausedError when `pause` says so after an epoch; `state` is then where to go on from.
+        """
+        while going := [run for run in range(self.stage.runs) if not self._is_over(run)]:
             for index in self.strategy.batches():
                 self.step(index)
-            for run, score in enumerate(self.validate(validation)):
-                if run not in going:
-                    continue
-                scores[run].append(score)
-                peak = int(np.argmax(scores[run]))  # the first of equals
-                if not np.isfinite(score):
-                    diverged.add(run)
-                elif peak == len(scores[run]) - 1:
-                    best[run] = self.parameters.flat[run]
-                if run in diverged or len(scores[run]) - 1 - peak >= settings.patience:
-                    going.remove(run)
-                    advance(float(settings.epochs - len(scores[run])))
-                advance(1.0)
-            if not going:
-                break
-        return [Trained(best[run].clone(), scores[run], run in diverged) for run in range(runs)]
+            now = self.validate(validation)
+            for run in going:
+                scores = self._scores[run]
+                scores.append(now[run])
+                if _best_epoch(scores) == len(scores) - 1:
+                    self._best[run] = self.parameters.flat[run]
+                advance(1.0 + (self._settings.epochs - len(scores) if self._is_over(run) else 0))
+            if pause():
+                raise PausedError
+        return [
+            Trained(self._best[run].clone(), scores, not np.isfinite(scores[-1]))
+            for run, scores in enumerate(self._scores)
+        ]
+
+    def _is_over(self, run: int) -> bool:
+        """Whether a run has had its epochs, has not become better for too long, or has diverged."""
+        scores = self._scores[run]
+        if not scores:
+            return False
+        patient = len(scores) - 1 - _best_epoch(scores) < self._settings.patience
+        return not (np.isfinite(scores[-1]) and patient and len(scores) < self._settings.epochs)
+
+    def state(self) -> State:
+        """Everything that the epochs to come depend on; on a CPU."""
+        adam = self._optimiser.state[self._flat]
+        tensors = {"parameters": self._flat.data, "best": self._best, **adam}
+        return State(tensors, self._scores, [stream.state for stream in self._streams()])
+
+    def restore(self, state: State) -> None:
+        """Go on from where a Training of the same stage and settings was."""
+        adam = {name: value for name, value in state.tensors.items() if name not in ("parameters", "best")}
+        self._flat.data.copy_(state.tensors["parameters"])
+        self._best.copy_(state.tensors["best"])
+        self._optimiser.state[self._flat] = adam
+        self._scores = state.scores
+        for stream, saved in zip(self._streams(), state.streams, strict=True):
+            stream.state = saved
+
+    def _streams(self) -> list[np.random.BitGenerator]:
+        generators = [*self.stage.order, *self.stage.chance]
+        return [*self.stage.dropout.streams, *(generator.bit_generator for generator in generators)]
 
     @torch.inference_mode()
     def step(self, index: Tensor) -> None:
@@ -98,6 +140,11 @@ class Training:
         truth = validation.targets.cpu().numpy()
         predictions = self.stage.network.predict(self.parameters, validation).cpu().numpy()
         return [_mean_ccc(truth, prediction) for prediction in predictions]
+
+
+def _best_epoch(scores: list[float]) -> int:
+    """The first of equals; NaN is worse than everything."""
+    return int(np.argmax(np.nan_to_num(scores, nan=-np.inf)))
 
 
 def _mean_ccc(truth: npt.NDArray[np.float32], prediction: npt.NDArray[np.float32]) -> float:

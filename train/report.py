@@ -12,16 +12,20 @@ from common.errors import listing
 from train.experiment import NO_SAMPLER, Result
 
 BASELINE = "finetune"
+RANDOM = "random"
 SIGNIFICANT = 0.05
 _SPLIT = "test"
 _ROUNDING = 1e-12  # of differences that are equal
+
+
+Values = dict[tuple[int, tuple[str, str], str], dict[int, float]]  # stage, variant, corpus -> seed -> value
 
 
 def print_tables(results: Sequence[Result]) -> None:
     """Test figures of every stage, strategy and corpus: mean and standard deviation over seeds.
 
     One table per measure and dimension. A star marks p < 0.05 in a two-sided paired t-test over the seeds
-    against fine-tuning at the same stage.
+    against fine-tuning at the same stage, a dagger against the same strategy with a random memory.
     """
     shown = [result for result in results if result.split == _SPLIT]
     if not shown:
@@ -39,11 +43,7 @@ def print_tables(results: Sequence[Result]) -> None:
                 list(_lines(part, list(corpora))),
                 left=2,
             )
-    if seeds > 1 and {BASELINE} < {result.strategy for result in shown if result.stage > 1}:
-        say(
-            f"* p < {SIGNIFICANT:g} against {BASELINE} at the same stage (two-sided paired t-test over the seeds)."
-        )
-    say("CCC: concordance, 1 at best. UAR: mean recall of low, middle and high, each a third of the scale.")
+    _explain(shown, seeds)
     others = {
         f"{result.corpus} {result.split}" for result in results if result.split not in (_SPLIT, "validation")
     }
@@ -51,39 +51,49 @@ def print_tables(results: Sequence[Result]) -> None:
         say(f"In results.csv, not shown here: validation, {listing(sorted(others))}.")
 
 
+def _explain(shown: Sequence[Result], seeds: int) -> None:
+    later = [result for result in shown if result.stage > 1]
+    test = "(two-sided paired t-test over the seeds)"
+    if seeds > 1 and {BASELINE} < {result.strategy for result in later}:
+        say(f"* p < {SIGNIFICANT:g} against {BASELINE} at the same stage {test}.")
+    if seeds > 1 and {RANDOM} < {result.sampler for result in later} - {NO_SAMPLER}:
+        say(f"† p < {SIGNIFICANT:g} against the same strategy with a {RANDOM} memory {test}.")
+    say("CCC: concordance, 1 at best. UAR: mean recall of low, middle and high, each a third of the scale.")
+
+
 def _lines(part: Sequence[Result], corpora: Sequence[str]) -> Iterable[list[str]]:
     """A line per stage and variant; the first stage, which all variants share, once."""
-    values: dict[tuple[int, str, str], dict[int, float]] = {}
+    values: Values = {}
     stages: dict[int, str] = {}
-    variants: dict[str, None] = {}
-    samplers = {result.sampler for result in part} - {NO_SAMPLER}
+    variants: dict[tuple[str, str], None] = {}
     for result in part:
-        name = _variant(result, several=len(samplers) > 1)
-        values.setdefault((result.stage, name, result.corpus), {})[result.seed] = result.value
-        stages[result.stage], variants[name] = result.stage_name, None
+        variant = (result.strategy, result.sampler)
+        values.setdefault((result.stage, variant, result.corpus), {})[result.seed] = result.value
+        stages[result.stage], variants[variant] = result.stage_name, None
+    several = len({sampler for _, sampler in variants} - {NO_SAMPLER}) > 1
     for stage, stage_name in stages.items():
-        shown = {"all": next(iter(variants))} if stage == 1 else dict(zip(variants, variants, strict=True))
-        for label, variant in shown.items():
-            yield [stage_name, label, *(_cell(values, stage, variant, corpus) for corpus in corpora)]
+        for variant in list(variants)[:1] if stage == 1 else variants:
+            strategy, sampler = variant
+            label = f"{strategy} ({sampler})" if several and sampler != NO_SAMPLER else strategy
+            cells = [_cell(values, stage, variant, corpus, several) for corpus in corpora]
+            yield [stage_name, "all" if stage == 1 else label, *cells]
 
 
-def _variant(result: Result, several: bool) -> str:
-    return (
-        f"{result.strategy} ({result.sampler})"
-        if several and result.sampler != NO_SAMPLER
-        else result.strategy
-    )
-
-
-def _cell(values: dict[tuple[int, str, str], dict[int, float]], stage: int, variant: str, corpus: str) -> str:
+def _cell(values: Values, stage: int, variant: tuple[str, str], corpus: str, samplers: bool) -> str:
+    marks = 2 if samplers else 1  # room for them, so that the figures stand below each other
     ours = values.get((stage, variant, corpus), {})
     if not ours:
-        return "- "  # every run diverged
+        return "-" + " " * marks  # every run diverged
     mean = float(np.mean(list(ours.values())))
     if len(ours) < 2:  # noqa: PLR2004
-        return f"{mean:.3f} "
-    mark = "*" if _differs(ours, values.get((stage, BASELINE, corpus), {})) else " "
-    return f"{mean:.3f} ± {np.std(list(ours.values()), ddof=1):.3f}{mark}"
+        return f"{mean:.3f}" + " " * marks
+    strategy, sampler = variant
+    differs = {
+        "*": _differs(ours, values.get((stage, (BASELINE, NO_SAMPLER), corpus), {})),
+        "†": sampler != NO_SAMPLER and _differs(ours, values.get((stage, (strategy, RANDOM), corpus), {})),
+    }
+    shown = "".join(mark for mark, does in differs.items() if does)
+    return f"{mean:.3f} ± {np.std(list(ours.values()), ddof=1):.3f}{shown:{marks}}"
 
 
 def _differs(ours: dict[int, float], baseline: dict[int, float]) -> bool:

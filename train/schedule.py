@@ -7,8 +7,10 @@ between such small operations, all runs of a strategy are one stack.
 
 from __future__ import annotations
 
+import math
 import multiprocessing
 import signal
+import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -23,7 +25,10 @@ from common.cores import one_core_each
 from common.errors import SerError
 from train.data import Corpus, Source, load_corpora
 from train.experiment import Advance, Experiment, Failure, Keys, Run, Trainer, strategy_of
+from train.loop import PausedError
 from train.store import Store
+
+_TURN = 2.0  # seconds that a run trains at least before it makes room for another
 
 
 @dataclass(frozen=True)
@@ -137,7 +142,7 @@ def _side_by_side(
             while tasks and idle:
                 worker = idle.popleft()
                 busy[worker] = tasks.popleft()
-                worker.send(busy[worker])
+                worker.send((busy[worker], _is_near_the_end(len(tasks) + len(busy), len(workers))))
             for worker in [pipe for pipe in busy if pipe in wait(list(busy))]:
                 message = worker.recv()
                 if isinstance(message, Exception):
@@ -147,11 +152,19 @@ def _side_by_side(
                     continue
                 done = busy.pop(worker)
                 idle.append(worker)
+                if message is None:
+                    tasks.append(done)
+                    continue
                 failures += message
                 if isinstance(done, int) and not message:
                     tasks += todo.followers(done)
                 keep()
     return failures
+
+
+def _is_near_the_end(tasks: int, workers: int) -> bool:
+    """Whether the last tasks are to take turns, so that three of them take two workers one and a half times as long."""
+    return workers < tasks < 2 * workers
 
 
 @contextmanager
@@ -181,15 +194,20 @@ def _workers(experiment: Experiment, source: Source, folder: Path, jobs: int) ->
 
 
 def _work(main: Connection, experiment: Experiment, source: Source, folder: Path) -> None:
-    """A worker: a seed or a run comes in; epochs done go out as numbers, and in the end the list of failures."""
+    """A worker: a seed or a run comes in; epochs done go out as numbers, and in the end the list of failures, or None if
+    it is not at its end."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the main process is told too, and ends this one
     with one_core_each(), suppress(EOFError, ConnectionError):  # the main process is gone
         trainer = Trainer(experiment, load_corpora(source), Store(folder), torch.device(source.device))
         while True:
-            task = main.recv()
+            task, in_turns = main.recv()
+            turn_ends = time.monotonic() + (_TURN if in_turns else math.inf)
+            trainer.pause = lambda: time.monotonic() > turn_ends  # noqa: B023
             try:
                 first = isinstance(task, int)
                 main.send((trainer.first_stage if first else trainer.later_stages)([task], main.send))
+            except PausedError:
+                main.send(None)
             except ConnectionError:
                 raise
             except (SerError, OSError) as error:  # such as a full disk

@@ -14,13 +14,17 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
+from safetensors.torch import load, save
 from torch import Tensor
 
 from train.evaluation import Figure
+from train.loop import State
 from train.memory import Held
+
+_FINISHED, _PAUSED = ".safetensors", ".paused"
 
 
 @dataclass(frozen=True)
@@ -41,15 +45,34 @@ class Store:
 
     def save(self, key: str, parameters: Tensor, record: Record) -> None:
         """Keep the (P,) parameters and the record of a stage; on disk when this returns."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        aside = self._path(key).with_suffix(f".{os.getpid()}.partial")
         content = save({"parameters": parameters.cpu().contiguous()}, {"record": json.dumps(asdict(record))})
+        self._write(self._path(key), content)
+        self._path(key, _PAUSED).unlink(missing_ok=True)
+
+    def pause(self, key: str, state: State) -> None:
+        """Keep a stage that is to go on later, perhaps in another process."""
+        facts = json.dumps({"scores": state.scores, "streams": state.streams}, default=np.ndarray.tolist)
+        self._write(self._path(key, _PAUSED), save(state.tensors, {"facts": facts}))
+
+    def paused(self, key: str) -> State | None:
+        """The stage that `pause` kept, or None where there is none that can be read."""
+        try:
+            content = self._path(key, _PAUSED).read_bytes()
+            with safe_open(self._path(key, _PAUSED), "pt") as file:
+                facts = json.loads(file.metadata()["facts"])
+            return State(load(content), facts["scores"], facts["streams"])
+        except (OSError, SafetensorError, KeyError, TypeError, ValueError):
+            return None
+
+    def _write(self, path: Path, content: bytes) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        aside = path.with_suffix(f".{os.getpid()}.partial")
         try:
             with aside.open("wb") as file:
                 file.write(content)
                 file.flush()
                 os.fsync(file.fileno())
-            aside.replace(self._path(key))
+            aside.replace(path)
         finally:
             aside.unlink(missing_ok=True)
 
@@ -75,5 +98,5 @@ class Store:
                 rows.append(file.get_tensor("parameters"))
         return torch.stack(rows)
 
-    def _path(self, key: str) -> Path:
-        return self.folder / f"{key}.safetensors"
+    def _path(self, key: str, suffix: str = _FINISHED) -> Path:
+        return self.folder / f"{key}{suffix}"

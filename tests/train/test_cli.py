@@ -142,6 +142,36 @@ def test_the_closing_table_is_the_results(caches: Path, tmp_path: Path) -> None:
                     assert line.split(maxsplit=2)[2].split() == " ".join(cells).split()
 
 
+def test_samplers_are_held_against_a_random_memory(caches: Path, tmp_path: Path) -> None:
+    """Daggers of the table, recomputed from results.csv."""
+    samplers = ["--sampler", "random", "--sampler", "emotion", "--sampler", "density"]
+    command = ["--cache", caches, "--seeds", 4, "--strategy", "experience-replay", *samplers]
+    result = run(*command, "--output", tmp_path / "r")
+    table = rows(tmp_path / "r")
+    printed = result.output.split("CCC of valence, test split")[1].splitlines()
+    daggers = 0
+    for stage, label in ((2, "P+M"), (3, "P+M+I")):
+        for sampler in ("random", "emotion", "density"):
+            (line,) = [
+                line
+                for line in printed[:10]
+                if line.split()[:3] == [label, "experience-replay", f"({sampler})"]
+            ]
+            cells = line.split(maxsplit=3)[3].replace(" ± ", "±").split()
+            for cell, corpus in zip(cells, ("msp-podcast", "msp-improv", "iemocap"), strict=True):
+                ours, base = (
+                    [float(row["value"]) for row in table
+                     if (row["sampler"], row["stage"], row["corpus"], row["split"], row["dimension"], row["metric"])
+                     == (name, str(stage), corpus, "test", "valence", "ccc")]
+                    for name in (sampler, "random")
+                )  # fmt: skip
+                dagger = sampler != "random" and ttest_rel(ours, base).pvalue < 0.05
+                assert cell == f"{np.mean(ours):.3f}±{np.std(ours, ddof=1):.3f}{'†' if dagger else ''}"
+                daggers += dagger
+    assert daggers == result.output.split("CCC of valence, test split")[1].split("UAR of")[0].count("†")
+    assert "† p < 0.05 against the same strategy with a random memory" in result.output
+
+
 def test_observed_scale(caches: Path, tmp_path: Path) -> None:
     for scale in ("declared", "observed"):
         command = ["--cache", caches, "--seed", 0, "--strategy", "finetune", "--label-scale", scale]

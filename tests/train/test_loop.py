@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,7 +11,8 @@ import torch
 
 from tests.train.reference import PlainModel, plain, plain_training
 from tests.train.worlds import begin, learnable, network, parameters, samples
-from train.loop import LoopSettings
+from train.loop import LoopSettings, PausedError, Training
+from train.store import Store
 from train.strategies import STRATEGIES, StrategySettings
 
 NO_DROPOUT = {"trunk_dropout": 0.0, "text_dropout": 0.0, "head_dropout": 0.0}
@@ -84,6 +86,32 @@ def test_a_stage_stops_when_patience_ends_and_keeps_its_best_epoch() -> None:
         training.parameters.flat[0] = one.parameters
         assert training.validate(validation)[0] == pytest.approx(one.scores[best], abs=1e-6)
     assert sum(told) == 4 * 200  # the bar reaches its end all the same
+
+
+@pytest.mark.parametrize("name", STRATEGIES)
+def test_paused_and_gone_on_with_it_is_the_same_to_the_bit(name: str, tmp_path: Path) -> None:
+    """After every epoch, through the store, in a Training made anew."""
+    loop = LoopSettings(batch_size=16, epochs=6, patience=2, learning_rate=1e-2)
+    settings, store, validation = StrategySettings(gem_batch=8), Store(tmp_path), samples(20, 3)
+
+    def fresh() -> Training:
+        return begin(name, samples(50, 0), [samples(20, 1), samples(30, 2)], (1,), settings, loop=loop)
+
+    (unbroken,) = fresh().run(validation)
+    pauses = 0
+    while True:
+        training = fresh()
+        if (state := store.paused("key")) is not None:
+            training.restore(state)
+        try:
+            (broken,) = training.run(validation, pause=lambda: True)
+            break
+        except PausedError:
+            store.pause("key", training.state())
+            pauses += 1
+    assert pauses == len(unbroken.scores)
+    assert broken.scores == unbroken.scores
+    assert torch.equal(broken.parameters, unbroken.parameters)
 
 
 def test_a_run_that_diverges_stops_alone() -> None:

@@ -190,6 +190,37 @@ def test_jobs_make_no_difference(caches: Path, tmp_path: Path) -> None:
         assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
 
 
+def test_the_last_runs_take_turns(caches: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three runs on two workers are handed back and forth, and come to the same."""
+    turns: list[tuple[int, bool]] = []
+    decide = schedule._is_near_the_end
+
+    def noted(tasks: int, workers: int) -> bool:
+        turns.append((tasks, decide(tasks, workers)))
+        return turns[-1][1]
+
+    monkeypatch.setattr(schedule, "_is_near_the_end", noted)
+    command = [
+        "--cache",
+        caches,
+        "--seeds",
+        3,
+        "--strategy",
+        "finetune",
+        "--epochs",
+        1500,
+        "--patience",
+        1500,
+    ]
+    command += ["--stages", "msp-podcast"]
+    assert run(*command, "--output", tmp_path / "one").exit_code == 0
+    assert run(*command, "--jobs", 2, "--output", tmp_path / "two", trained=tmp_path / "t").exit_code == 0
+    assert (tmp_path / "one/results.csv").read_bytes() == (tmp_path / "two/results.csv").read_bytes()
+    assert (3, True) in turns
+    assert len(turns) > 3
+    assert not list((tmp_path / "t").glob("*.paused"))
+
+
 def test_more_jobs_than_cores_are_not_used(
     caches: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
