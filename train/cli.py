@@ -276,12 +276,12 @@ def _train(
     import torch
 
     from train import schedule
-    from train.experiment import Keys, results
     from train.report import print_tables
-    from train.results import prepare_folder, write_memory, write_results
+    from train.results import prepare_folder, results, write_memory, write_results
+    from train.runs import Keys
     from train.store import Store
 
-    store, keys = Store(trained), Keys(plan, corpora, torch.device(source.device))
+    store, keys = Store(trained), Keys(plan.loop, plan.strategy, corpora, torch.device(source.device))
     todo = schedule.plan(plan, corpora, store, torch.device(source.device))
     target = output or Path("runs") / f"{datetime.now():%Y%m%d-%H%M%S}-{_name(strategies)}"
     prepare_folder(target, plan, source, corpora)
@@ -309,10 +309,10 @@ def _train(
 
 def _told(failures: Sequence[Failure], plan: Experiment) -> str:
     """One sentence on the runs that diverged."""
-    from train.experiment import stage_name, strategy_of
+    from train.experiment import stage_name
 
     places = [
-        f"{'all strategies' if failure.run.variant is None else strategy_of(failure.run)}, seed {failure.run.seed}, "
+        f"{'all strategies' if failure.run.variant is None else failure.run.strategy}, seed {failure.run.seed}, "
         f"stage {stage_name(plan.stages[: failure.stage])}"
         for failure in failures
     ]

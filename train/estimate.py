@@ -10,7 +10,8 @@ import torch
 
 from common.cores import one_core_each
 from train.data import Corpus
-from train.experiment import Experiment, Run, Trainer, stage_name, strategy_of
+from train.experiment import Experiment, Trainer, stage_name
+from train.runs import Run
 from train.schedule import Plan
 from train.store import Store
 
@@ -36,7 +37,7 @@ def estimate(
     trainer = Trainer(experiment, corpora, store, device)
     by_strategy: dict[str, list[Run]] = {}
     for run in todo.later:
-        by_strategy.setdefault(strategy_of(run), []).append(run)
+        by_strategy.setdefault(run.strategy, []).append(run)
     lines = []
     with one_core_each(), torch.inference_mode():
         if todo.first:
@@ -59,7 +60,7 @@ def _line(trainer: Trainer, experiment: Experiment, runs: Sequence[Run], number:
     shared = len(runs) / len(together)
     return Line(
         stage_name(experiment.stages[:number]),
-        strategy_of(runs[0]) if number > 1 else "all",
+        runs[0].strategy if number > 1 else "all",
         len(runs),
         len(batches),
         step,

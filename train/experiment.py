@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import zlib
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -19,23 +17,13 @@ from train.loop import LoopSettings, PausedError, Training
 from train.memory import Held, choose, contents
 from train.model import Architecture, Network
 from train.objective import OBJECTIVES
+from train.runs import Keys, Run, Variant
 from train.store import Record, Store
 from train.strategies import STRATEGIES, Kept, Stage, StrategySettings
 
-NO_SAMPLER = "none"  # of a strategy that keeps no memory
 LETTERS = {"msp-podcast": "P", "msp-improv": "M", "iemocap": "I"}  # the paper's names of the stages
-METHOD = 1  # to be raised when the same experiment would give other results, lest old stages be taken for new
 
 Advance = Callable[[float], None]
-
-
-@dataclass(frozen=True)
-class Variant:
-    """One line of a table: a strategy and, where it keeps a memory, who gets in and how many."""
-
-    strategy: str
-    sampler: str = NO_SAMPLER
-    memory_size: int = 0  # per earlier corpus
 
 
 @dataclass(frozen=True)
@@ -50,37 +38,11 @@ class Experiment:
 
 
 @dataclass(frozen=True)
-class Run:
-    """One variant with one seed; the first stage is common to all variants and belongs to none."""
-
-    variant: Variant | None
-    seed: int
-
-
-@dataclass(frozen=True)
 class Failure:
     """A run that stopped, and where."""
 
     run: Run
     stage: int
-
-
-@dataclass(frozen=True)
-class Result:
-    """One row of results.csv."""
-
-    strategy: str
-    sampler: str
-    memory_size: int
-    seed: int
-    stage: int  # from 1
-    stage_name: str  # P, P+M, ...
-    corpus: str
-    split: str
-    dimension: str
-    metric: str
-    value: float
-    n: int
 
 
 class Trainer:
@@ -97,7 +59,7 @@ class Trainer:
         self.corpora = corpora
         self._store = store
         self.device = device
-        self._keys = Keys(experiment, corpora, device)
+        self._keys = Keys(experiment.loop, experiment.strategy, corpora, device)
         self.pause: Callable[[], bool] = lambda: False  # asked after each epoch of a run that trains alone
         train = corpora[0].splits["train"]
         *layers, width = train.acoustic.shape[1:]
@@ -175,25 +137,20 @@ class Trainer:
             order=[_generator(run.seed, number, "order") for run in runs],
             chance=[_generator(run.seed, number, "strategy") for run in runs],
         )
-        strategy = STRATEGIES[strategy_of(runs[0])](stage, self._experiment.strategy)
+        strategy = STRATEGIES[runs[0].strategy](stage, self._experiment.strategy)
         return Training(stage, strategy, loop)
 
     def keep(self, runs: Sequence[Run], number: int, parameters: Tensor) -> tuple[Kept, list[list[Held]]]:
         """What a stack's strategy carries on from stage `number`, and what each run's memory of it holds."""
-        strategy, corpus = STRATEGIES[strategy_of(runs[0])], self.corpora[number - 1]
+        strategy, corpus = STRATEGIES[runs[0].strategy], self.corpora[number - 1]
         train = corpus.splits["train"]
         allowed: Samples | None = train if strategy.earlier == "corpora" else None
         held: list[list[Held]] = [[] for _ in runs]
         if strategy.earlier == "memory":
             chosen = [
-                choose(
-                    train,
-                    run.variant.sampler,
-                    run.variant.memory_size,
-                    _generator(run.seed, number, "memory"),
-                )
+                choose(train, variant.sampler, variant.memory_size, _generator(run.seed, number, "memory"))
                 for run in runs
-                if run.variant
+                if (variant := run.variant)
             ]
             allowed = train.select(torch.from_numpy(np.concatenate(chosen)))
             held = [contents(corpus, rows) for rows in chosen]
@@ -218,45 +175,6 @@ class Trainer:
                 self._store.save(key, parameters[0], record)
 
 
-class Keys:
-    """Fingerprints of finished stages."""
-
-    def __init__(self, experiment: Experiment, corpora: Sequence[Corpus], device: torch.device) -> None:
-        self._experiment = experiment
-        self._digests = [corpus.digest for corpus in corpora]
-        self._common = {
-            "method": METHOD,
-            "torch": torch.__version__,
-            "device": device.type,
-            "loop": asdict(experiment.loop),
-        }
-        # Of other corpora than those trained on, the same model has other figures.
-        names = [corpus.name for corpus in corpora]
-        self.evaluated = _digest({"names": names, "digests": self._digests})
-
-    def of(self, run: Run, number: int) -> str:
-        """Of stage `number`: all that made it what it is, and nothing else."""
-        facts = {**self._common, "seed": run.seed, "corpora": self._digests[:number]}
-        if number > 1 and run.variant is not None:
-            strategy = STRATEGIES[run.variant.strategy]
-            facts |= {"variant": asdict(run.variant), "options": self._experiment.strategy.of(strategy)}
-        return _digest(facts)
-
-
-def results(experiment: Experiment, corpora: Sequence[Corpus], store: Store, keys: Keys) -> Iterator[Result]:
-    """All figures that are there, by variant, seed, stage, corpus and split."""
-    for variant in experiment.variants:
-        for seed in experiment.seeds:
-            for number in range(1, len(corpora) + 1):
-                record = store.record(keys.of(Run(variant, seed), number))
-                if record is not None and record.evaluated == keys.evaluated:
-                    name = stage_name(experiment.stages[:number])
-                    for figure in record.figures:
-                        yield Result(
-                            **vars(variant), seed=seed, stage=number, stage_name=name, **vars(figure)
-                        )
-
-
 def variants(strategies: Sequence[str], samplers: Sequence[str], memory_size: int) -> tuple[Variant, ...]:
     """Each strategy once per sampler, or once where it keeps no memory; `gem:random` names its own sampler."""
     made: dict[Variant, None] = {}
@@ -266,10 +184,6 @@ def variants(strategies: Sequence[str], samplers: Sequence[str], memory_size: in
         for sampler in [own] if own else samplers:
             made[Variant(strategy, sampler, memory_size) if with_memory else Variant(strategy)] = None
     return tuple(made)
-
-
-def strategy_of(run: Run) -> str:
-    return run.variant.strategy if run.variant else "finetune"
 
 
 def stage_name(stages: Sequence[str]) -> str:
@@ -284,7 +198,3 @@ def _stream(seed: int, stage: int, purpose: str) -> np.random.SeedSequence:
 
 def _generator(seed: int, stage: int, purpose: str) -> np.random.Generator:
     return np.random.Generator(np.random.PCG64(_stream(seed, stage, purpose)))
-
-
-def _digest(facts: object) -> str:
-    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()

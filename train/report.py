@@ -9,7 +9,8 @@ from scipy.stats import ttest_rel
 
 from common.console import say, table
 from common.errors import listing
-from train.experiment import NO_SAMPLER, Result
+from train.results import Result
+from train.runs import NO_SAMPLER
 
 BASELINE = "finetune"
 RANDOM = "random"

@@ -6,8 +6,8 @@ import csv
 import json
 import os
 import platform
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict, astuple, fields
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, astuple, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +16,45 @@ import torch
 from common import __version__
 from common.errors import UsageError
 from train.data import Corpus, Source
-from train.experiment import NO_SAMPLER, Experiment, Keys, Result, Run
+from train.experiment import Experiment, stage_name
 from train.memory import Held
+from train.runs import NO_SAMPLER, Keys, Run
 from train.store import Store
 
 _CONFIG = "config.json"
 _GROWING = ("variants", "seeds")  # what may be added to a run
+
+
+@dataclass(frozen=True)
+class Result:
+    """One row of results.csv."""
+
+    strategy: str
+    sampler: str
+    memory_size: int
+    seed: int
+    stage: int  # from 1
+    stage_name: str  # P, P+M, ...
+    corpus: str
+    split: str
+    dimension: str
+    metric: str
+    value: float
+    n: int
+
+
+def results(experiment: Experiment, corpora: Sequence[Corpus], store: Store, keys: Keys) -> Iterator[Result]:
+    """All figures that are there, by variant, seed, stage, corpus and split."""
+    for variant in experiment.variants:
+        for seed in experiment.seeds:
+            for number in range(1, len(corpora) + 1):
+                record = store.record(keys.of(Run(variant, seed), number))
+                if record is not None and record.evaluated == keys.evaluated:
+                    name = stage_name(experiment.stages[:number])
+                    for figure in record.figures:
+                        yield Result(
+                            **vars(variant), seed=seed, stage=number, stage_name=name, **vars(figure)
+                        )
 
 
 def prepare_folder(folder: Path, experiment: Experiment, source: Source, corpora: Sequence[Corpus]) -> None:

@@ -24,8 +24,9 @@ import torch
 from common.cores import one_core_each
 from common.errors import SerError
 from train.data import Corpus, Source, load_corpora
-from train.experiment import Advance, Experiment, Failure, Keys, Run, Trainer, strategy_of
+from train.experiment import Advance, Experiment, Failure, Trainer
 from train.loop import PausedError
+from train.runs import Keys, Run
 from train.store import Store
 
 _TURN = 2.0  # seconds that a run trains at least before it makes room for another
@@ -46,7 +47,7 @@ class Plan:
 
 def plan(experiment: Experiment, corpora: Sequence[Corpus], store: Store, device: torch.device) -> Plan:
     """Compare an experiment with what is finished."""
-    keys = Keys(experiment, corpora, device)
+    keys = Keys(experiment.loop, experiment.strategy, corpora, device)
 
     def missing(run: Run, number: int) -> bool:
         return store.record(keys.of(run, number)) is None
@@ -104,7 +105,7 @@ def _stacked(trainer: Trainer, todo: Plan, advance: Advance, keep: Callable[[], 
     stacks: dict[tuple[str, int], list[Run]] = {}
     for run in todo.later:
         if run.seed not in lost and run.variant is not None:
-            stacks.setdefault((strategy_of(run), run.variant.memory_size), []).append(run)
+            stacks.setdefault((run.strategy, run.variant.memory_size), []).append(run)
     for runs in stacks.values():
         failures += _halving(trainer.later_stages, runs, advance)
         keep()

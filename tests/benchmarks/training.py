@@ -30,9 +30,10 @@ from common.cache import CacheInfo, write_cache
 from common.cores import cores, one_core_each
 from tests.train.reference import PlainModel, plain_ccc_loss
 from train.data import Source, load_corpora
-from train.experiment import Experiment, Run, Trainer, variants
+from train.experiment import Experiment, Trainer, variants
 from train.loop import LoopSettings
 from train.model import Architecture, Network
+from train.runs import Run
 from train.schedule import carry_out, plan
 from train.store import Store
 from train.strategies import StrategySettings

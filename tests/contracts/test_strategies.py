@@ -16,8 +16,10 @@ from hypothesis import strategies as st
 from tests.train.worlds import begin, corpora, network, parameters, samples
 from train import cli
 from train.data import Source
-from train.experiment import Experiment, Keys, results, variants
+from train.experiment import Experiment, variants
 from train.loop import LoopSettings, Trained
+from train.results import results
+from train.runs import Keys
 from train.samplers import SAMPLERS
 from train.schedule import carry_out, plan
 from train.store import Store
@@ -106,7 +108,9 @@ class TestStrategy:
         source, device = Source(tmp_path, STAGES), torch.device("cpu")
         todo = plan(experiment, made, store, device)
         assert carry_out(experiment, source, made, store, todo, 1, lambda _: None, lambda: None) == []
-        rows = list(results(experiment, made, store, Keys(experiment, made, device)))
+        rows = list(
+            results(experiment, made, store, Keys(experiment.loop, experiment.strategy, made, device))
+        )
         assert {row.stage_name for row in rows} == {"P", "P+M", "P+M+I"}
         # stages x corpora x evaluated splits x dimensions x measures
         assert len(rows) == 3 * 3 * 2 * 2 * 2

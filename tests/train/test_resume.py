@@ -18,8 +18,10 @@ import torch
 from tests.train.test_cli import QUICK, caches, refused, rows, run
 from tests.train.worlds import STAGES, corpora, write_caches
 from train import schedule
-from train.experiment import Experiment, Failure, Keys, Run, Trainer, results, variants
+from train.experiment import Experiment, Failure, Trainer, variants
 from train.loop import LoopSettings, Training
+from train.results import results
+from train.runs import Keys, Run
 from train.store import Store
 
 assert caches  # the fixture
@@ -262,7 +264,7 @@ class TestStacks:
 
     def values(self, folder: Path) -> dict[tuple[object, ...], float]:
         made, device = corpora(), torch.device("cpu")
-        keys = Keys(self.experiment(), made, device)
+        keys = Keys(self.experiment().loop, self.experiment().strategy, made, device)
         return {
             (r.strategy, r.sampler, r.seed, r.stage, r.corpus, r.split, r.dimension, r.metric): r.value
             for r in results(self.experiment(), made, Store(folder), keys)
