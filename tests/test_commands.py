@@ -82,7 +82,9 @@ def test_help_names_what_can_be_chosen() -> None:
 
 
 @pytest.mark.parametrize("line", [line for line in README.splitlines() if line.startswith("ser-")])
-def test_the_readmes_commands_parse(line: str) -> None:
+def test_the_readmes_commands_parse(line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.toml").write_text('strategy = ["ewc", "gem:speaker"]\n')
     name, *arguments = shlex.split(line, comments=True)
     command(name).make_context(name, arguments)
 
