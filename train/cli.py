@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 import click
+from click.core import ParameterSource
 
 from common import __version__
 from common.cache import EMBEDDINGS
@@ -227,19 +228,10 @@ def main(
     stage_names = tuple(name.strip() for name in stages.split(","))
     if len(set(stage_names)) != len(stage_names) or not all(stage_names):
         raise UsageError(f"--stages {stages!r} must name different caches, separated by commas.")
-    if memory_size == 1 and loss == "ccc":
-        raise UsageError(
-            "--memory-size 1 teaches nothing with --loss ccc, the CCC of one utterance: keep 2 or more."
-        )
-    if gem_batch == 1 and loss == "ccc":
-        raise UsageError(
-            "--gem-batch 1 tells nothing with --loss ccc, the CCC of one utterance: take 2 or more."
-        )
-    if seeds is not None and seed_list:
-        raise UsageError("Give --seeds N or --seed S, not both.")
     for item in strategies:
         _check_strategy(item)
     _known("sampler", samplers, SAMPLERS)
+    chosen_seeds = _seeds(seeds, seed_list)
     jobs = _jobs(jobs)
 
     # Everything from here on needs torch, which --help and wrong usage should not wait for.
@@ -252,12 +244,13 @@ def main(
     plan = experiments.Experiment(
         variants=experiments.variants(_once(strategies), _once(samplers), memory_size),
         stages=stage_names,
-        seeds=_once(seed_list) or tuple(range(seeds or 5)),
+        seeds=chosen_seeds,
         loop=LoopSettings(loss, learning_rate, batch_size, epochs, patience),
         strategy=StrategySettings(
             replay_share, gem_margin, gem_batch, der_alpha, der_beta, ewc_strength, lwf_strength
         ),
     )
+    _refuse_single_samples(plan)
     folder = cache or Path(os.environ.get("SER_CACHE") or "cache")
     source = data.Source(folder, stage_names, label_scale, layer, str(resolve_device(device)))
     source = _streamed_if_large(source, data.open_caches(source), memory_share)
@@ -276,33 +269,39 @@ def _train(
     import torch
 
     from train import schedule
+    from train.experiment import network_for
     from train.report import print_tables
-    from train.results import prepare_folder, results, write_memory, write_results
+    from train.results import alone_in, prepare_folder, results, write_memory, write_results
     from train.runs import Keys
     from train.store import Store
 
     store, keys = Store(trained), Keys(plan.loop, plan.strategy, corpora, torch.device(source.device))
+    source = dataclasses.replace(source, digests=tuple(corpus.digest for corpus in corpora))
     todo = schedule.plan(plan, corpora, store, torch.device(source.device))
     target = output or Path("runs") / f"{datetime.now():%Y%m%d-%H%M%S}-{_name(strategies)}"
-    prepare_folder(target, plan, source, corpora)
-    if todo.epochs_kept:
-        say_kept = todo.epochs_kept // plan.loop.epochs
-        notice(f"{say_kept} of {say_kept + todo.epochs // plan.loop.epochs} stages are finished already.")
+    with alone_in(target):
+        prepare_folder(target, plan, source, corpora)
+        if todo.finished:
+            notice(f"{todo.finished} of {todo.finished + len(todo.untrained)} stages are finished already.")
+        if todo.untrained:
+            store.prepare(4 * network_for(corpora).size * len(todo.untrained))
 
-    def keep() -> None:
-        write_results(target / "results.csv", results(plan, corpora, store, keys))
-        write_memory(target / "memory.csv", plan, corpora, store, keys)
+        def keep() -> None:
+            write_results(target / "results.csv", results(plan, corpora, store, keys))
+            write_memory(target / "memory.csv", plan, corpora, store, keys)
 
-    try:
-        with progress("training", todo.epochs, "epochs") as advance:
-            failures = schedule.carry_out(plan, source, corpora, store, todo, jobs, advance, keep)
-    except KeyboardInterrupt:
-        raise InterruptedTrainingError(
-            f"Stopped as asked: finished stages are kept in {trained}; run the same command again to go on."
-        ) from None
-    keep()
-    print_tables(list(results(plan, corpora, store, keys)))
-    say(f"All figures: {target / 'results.csv'}")
+        try:
+            with progress("training", len(todo.untrained) * plan.loop.epochs, "epochs") as advance:
+                failures = schedule.carry_out(plan, source, corpora, store, todo, jobs, advance, keep)
+        except KeyboardInterrupt:
+            raise InterruptedTrainingError(
+                f"Stopped as asked: finished stages are kept in {trained}; run the same command again to go on."
+            ) from None
+        keep()
+    measured = list(results(plan, corpora, store, keys))
+    if measured:
+        print_tables(measured)
+        say(f"All figures: {target / 'results.csv'}")
     if failures:
         raise SerError(_told(failures, plan))
 
@@ -311,14 +310,15 @@ def _told(failures: Sequence[Failure], plan: Experiment) -> str:
     """One sentence on the runs that diverged."""
     from train.experiment import stage_name
 
+    ordered = sorted(failures, key=lambda failure: (failure.stage, failure.run.seed, failure.run.strategy))
     places = [
-        f"{'all strategies' if failure.run.variant is None else failure.run.strategy}, seed {failure.run.seed}, "
-        f"stage {stage_name(plan.stages[: failure.stage])}"
-        for failure in failures
+        f"{'all strategies' if failure.run.variant is None else failure.run.strategy} with seed {failure.run.seed} "
+        f"at stage {stage_name(plan.stages[: failure.stage])}"
+        for failure in ordered
     ]
     return (
-        f"The predictions stopped being finite in {listing(places)}: lower --learning-rate. "
-        "What else was asked for is in the results."
+        f"The predictions stopped being finite, of {listing(places)}: lower --learning-rate. "
+        "All other runs were finished."
     )
 
 
@@ -333,6 +333,9 @@ def _estimate(plan: Experiment, source: Source, corpora: Sequence[Corpus], train
     device = torch.device(source.device)
     store = Store(trained)
     todo = schedule.plan(plan, corpora, store, device)
+    if not todo.untrained:
+        say("Everything is finished already: without --dry-run the tables are printed at once.")
+        return
     lines = estimate(plan, corpora, store, todo, device)
     rows = []
     for line in lines:
@@ -366,6 +369,30 @@ def _streamed_if_large(source: Source, caches: Sequence[FeatureCache], share: fl
 
 def _gigabytes(size: float) -> str:
     return f"{size / 1e9:.3g} GB"
+
+
+def _seeds(number: int | None, listed: tuple[int, ...]) -> tuple[int, ...]:
+    """Seeds 0 to N - 1, or those listed; what is typed goes before what a file says."""
+    if number is not None and listed:
+        source = click.get_current_context().get_parameter_source
+        typed = {name for name in ("seeds", "seed_list") if source(name) is ParameterSource.COMMANDLINE}
+        if len(typed) != 1:
+            raise UsageError("Give --seeds N or --seed S, not both.")
+        number, listed = (number, ()) if typed == {"seeds"} else (None, listed)
+    return _once(listed) or tuple(range(number or 5))
+
+
+def _refuse_single_samples(plan: Experiment) -> None:
+    """The CCC of one utterance is nothing to learn from."""
+    for variant in plan.variants if plan.loop.loss == "ccc" else ():
+        if variant.memory_size == 1:
+            raise UsageError(
+                "--memory-size 1 teaches nothing with --loss ccc, the CCC of one utterance: keep 2 or more."
+            )
+        if plan.strategy.gem_batch == 1 and variant.strategy in ("gem", "a-gem"):
+            raise UsageError(
+                "--gem-batch 1 tells nothing with --loss ccc, the CCC of one utterance: take 2 or more."
+            )
 
 
 def _jobs(wanted: int | None) -> int:

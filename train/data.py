@@ -30,7 +30,6 @@ WEIGHTED = "weighted"  # all cached layers, with weights that are learned
 # Rows beyond memory are read in runs of _BLOCK, and those of _WINDOW are in memory, and shuffled, together.
 _BLOCK = 256
 _WINDOW = 64 * _BLOCK
-_DIGESTED = 512  # rows of embeddings that a corpus's digest looks at
 
 
 class Batch(NamedTuple):
@@ -185,6 +184,7 @@ class Source:
     )
     device: str = "cpu"
     streamed: bool = False  # the embeddings are more than memory should hold
+    digests: tuple[str, ...] = ()  # of the corpora, where they are known already
 
 
 def open_caches(source: Source) -> list[FeatureCache]:
@@ -215,10 +215,14 @@ def load_corpora(source: Source) -> list[Corpus]:
 
     Raises SerError when one lacks a train or validation split, or the layer asked for.
     """
-    return [_load(name, FeatureCache(cache_path(source.folder, name)), source) for name in source.names]
+    digests = source.digests or (None,) * len(source.names)
+    return [
+        _load(name, FeatureCache(cache_path(source.folder, name)), source, digest)
+        for name, digest in zip(source.names, digests, strict=True)
+    ]
 
 
-def _load(name: str, cache: FeatureCache, source: Source) -> Corpus:
+def _load(name: str, cache: FeatureCache, source: Source, digest: str | None) -> Corpus:
     targets = np.stack([_scaled(cache, dimension, source.label_scale) for dimension in DIMENSIONS], axis=1)
     names = cache.read("speaker")
     speakers = sorted(set(names) - {"Unknown"})
@@ -246,7 +250,7 @@ def _load(name: str, cache: FeatureCache, source: Source) -> Corpus:
         name,
         {split: _part(everything, index) for split, index in where.items()},
         tuple(speakers),
-        _digest(cache, targets, names, splits, acoustic, text),
+        digest or _digest(cache, targets, names, splits, acoustic, text),
     )
 
 
@@ -269,12 +273,13 @@ def _scaled(cache: FeatureCache, dimension: str, label_scale: str) -> npt.NDArra
 
 
 def _digest(cache: FeatureCache, *columns: npt.NDArray[np.generic]) -> str:
-    """Of a cache's fingerprint and of what is in it: of large columns, rows spread over the whole."""
+    """Of a cache's fingerprint and of what is in it, every row."""
     digest = hashlib.sha256(cache.info.fingerprint.encode())
     for column in columns:
-        spread = column[:: max(1, len(column) // _DIGESTED)] if column.ndim > 1 else column
-        content = "\0".join(map(str, spread)).encode() if column.dtype == object else spread.tobytes()
-        digest.update(f"{column.shape}".encode() + content)
+        digest.update(f"{column.shape}".encode())
+        for start in range(0, len(column), _WINDOW):
+            part = column[start : start + _WINDOW]
+            digest.update("\0".join(part).encode() if column.dtype == object else part.tobytes())
     return digest.hexdigest()
 
 

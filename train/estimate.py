@@ -35,16 +35,11 @@ def estimate(
 ) -> list[Line]:
     """A line for every stage and strategy with something left to do."""
     trainer = Trainer(experiment, corpora, store, device)
-    by_strategy: dict[str, list[Run]] = {}
-    for run in todo.later:
-        by_strategy.setdefault(run.strategy, []).append(run)
-    lines = []
+    alike: dict[tuple[int, str], list[Run]] = {}
+    for number, run in todo.untrained:
+        alike.setdefault((number, run.strategy), []).append(run)
     with one_core_each(), torch.inference_mode():
-        if todo.first:
-            lines.append(_line(trainer, experiment, [Run(None, seed) for seed in todo.first], 1))
-        for number in range(2, len(corpora) + 1):
-            lines += [_line(trainer, experiment, runs, number) for runs in by_strategy.values()]
-    return lines
+        return [_line(trainer, experiment, runs, number) for (number, _), runs in alike.items()]
 
 
 def _line(trainer: Trainer, experiment: Experiment, runs: Sequence[Run], number: int) -> Line:

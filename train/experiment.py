@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from common.errors import UsageError
 from train.data import Corpus, Samples
 from train.dropout import Dropout
 from train.evaluation import Figure, evaluate
@@ -61,9 +62,7 @@ class Trainer:
         self.device = device
         self._keys = Keys(experiment.loop, experiment.strategy, corpora, device)
         self.pause: Callable[[], bool] = lambda: False  # asked after each epoch of a run that trains alone
-        train = corpora[0].splits["train"]
-        *layers, width = train.acoustic.shape[1:]
-        self._network = Network(Architecture(width, train.text.shape[1], layers=sum(layers)))
+        self._network = network_for(corpora)
 
     @torch.inference_mode()
     def first_stage(self, seeds: Sequence[int], advance: Advance) -> list[Failure]:
@@ -175,12 +174,21 @@ class Trainer:
                 self._store.save(key, parameters[0], record)
 
 
+def network_for(corpora: Sequence[Corpus]) -> Network:
+    """As wide as the embeddings are."""
+    train = corpora[0].splits["train"]
+    *layers, width = train.acoustic.shape[1:]
+    return Network(Architecture(width, train.text.shape[1], layers=sum(layers)))
+
+
 def variants(strategies: Sequence[str], samplers: Sequence[str], memory_size: int) -> tuple[Variant, ...]:
     """Each strategy once per sampler, or once where it keeps no memory; `gem:random` names its own sampler."""
     made: dict[Variant, None] = {}
     for item in strategies:
         strategy, _, own = item.partition(":")
         with_memory = STRATEGIES[strategy].earlier == "memory"
+        if own and not with_memory:
+            raise UsageError(f"--strategy {item}: {strategy} keeps no memory, so leave :{own} out.")
         for sampler in [own] if own else samplers:
             made[Variant(strategy, sampler, memory_size) if with_memory else Variant(strategy)] = None
     return tuple(made)

@@ -26,6 +26,8 @@ def project(gradients: Tensor, memories: Tensor, margin: float = 0.0) -> Tensor:
     algebra is done in float64, so the answer is exact whatever the scale of the gradients; there is no ridge.
     Up to 6 memories nothing waits for the CPU. A run without a violated constraint gets its gradient back.
     """
+    if gradients.device.type == "mps":  # which knows no float64
+        return project(gradients.cpu(), memories.cpu(), margin).to(gradients.device)
     violated = (torch.einsum("rkp,rp->rk", memories, gradients) < 0).any(dim=1)
     if violated.device.type == "cpu" and not violated.any():
         return gradients

@@ -62,15 +62,19 @@ def _use(context: click.Context, text: str, origin: str) -> None:
     }
 
 
-def _value(option: click.Parameter, value: Any, origin: str, key: str) -> Any:
-    """As click would have it from the command line."""
-    if isinstance(value, dict) or (
-        isinstance(value, list) and any(isinstance(item, (dict, list)) for item in value)
+def _value(option: click.Parameter, value: Any, origin: str, key: str) -> str | list[str]:
+    """As it would be typed, so that the same is allowed."""
+    values = value if isinstance(value, list) else [value]
+    if not values or not all(
+        isinstance(item, (str, int, float)) and not isinstance(item, bool) for item in values
     ):
-        raise click.UsageError(f"{key} of {origin} must be a value or a list of values.")
+        raise click.UsageError(f"{key} of {origin} must be a text or number, or a list of some.")
+    typed = [str(item) for item in values]
     if isinstance(option, click.Option) and option.multiple:
-        return [str(item) for item in value] if isinstance(value, list) else [str(value)]
-    return ",".join(map(str, value)) if isinstance(value, list) else value
+        return typed
+    if len(typed) > 1 and key != "stages":
+        raise click.UsageError(f"{key} of {origin} must be one value, not {len(typed)}.")
+    return ",".join(typed)
 
 
 class AllOrNumber(click.ParamType):  # type: ignore[type-arg, unused-ignore]  # generic since click 8.4

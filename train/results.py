@@ -7,11 +7,13 @@ import json
 import os
 import platform
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, astuple, dataclass, fields
 from pathlib import Path
 from typing import Any
 
 import torch
+from filelock import FileLock, Timeout
 
 from common import __version__
 from common.errors import UsageError
@@ -57,6 +59,22 @@ def results(experiment: Experiment, corpora: Sequence[Corpus], store: Store, key
                         )
 
 
+@contextmanager
+def alone_in(folder: Path) -> Iterator[None]:
+    """Hold the folder: two runs at once would take each other's rows away.
+
+    Raises UsageError when another run holds it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(folder / ".lock", timeout=0):
+            yield
+    except Timeout:
+        raise UsageError(
+            f"Another ser-train is writing to {folder}: wait for it, or give another --output."
+        ) from None
+
+
 def prepare_folder(folder: Path, experiment: Experiment, source: Source, corpora: Sequence[Corpus]) -> None:
     """Make the folder and write its config.json, everything needed to run it again.
 
@@ -82,8 +100,11 @@ def prepare_folder(folder: Path, experiment: Experiment, source: Source, corpora
     if old is None and (folder / "results.csv").exists():
         raise UsageError(f"{folder} already holds results of another program: give another --output.")
     if old is not None and not _is_part(old, config):
+        if _is_part(config, old):
+            raise UsageError(
+                f"{folder} already holds more than this: ask for all of it, or give another --output."
+            )
         raise UsageError(f"{folder} already holds another experiment: give another --output, or remove it.")
-    folder.mkdir(parents=True, exist_ok=True)
     _write(folder / _CONFIG, json.dumps(config, indent=2) + "\n")
 
 

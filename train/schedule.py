@@ -11,6 +11,7 @@ import math
 import multiprocessing
 import signal
 import time
+import traceback
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -37,9 +38,9 @@ class Plan:
     """What is left to do of an experiment."""
 
     first: tuple[int, ...]  # seeds whose first stage is to be trained
-    later: tuple[Run, ...]  # runs of which later stages are
-    epochs: int  # at most, of all these
-    epochs_kept: int  # at most, of what is finished
+    later: tuple[Run, ...]  # runs of which later stages are, or are to be evaluated on other corpora
+    untrained: tuple[tuple[int, Run], ...]  # every stage (from 1) that is to be trained
+    finished: int  # stages that are not
 
     def followers(self, seed: int) -> list[Run]:
         return [run for run in self.later if run.seed == seed]
@@ -60,11 +61,10 @@ def plan(experiment: Experiment, corpora: Sequence[Corpus], store: Store, device
     first = [seed for seed in experiment.seeds if stale(Run(None, seed), 1)]
     runs = [Run(variant, seed) for seed in experiment.seeds for variant in experiment.variants]
     later = [run for run in runs if any(stale(run, number) for number in stages)]
-    untrained = sum(missing(Run(None, seed), 1) for seed in experiment.seeds)
-    untrained += sum(missing(run, number) for run in runs for number in stages)
-    whole = len(experiment.seeds) + len(runs) * len(stages)
-    epochs = experiment.loop.epochs
-    return Plan(tuple(first), tuple(later), untrained * epochs, (whole - untrained) * epochs)
+    whole = [(1, Run(None, seed)) for seed in experiment.seeds]
+    whole += [(number, run) for number in stages for run in runs]
+    untrained = tuple((number, run) for number, run in whole if missing(run, number))
+    return Plan(tuple(first), tuple(later), untrained, len(whole) - len(untrained))
 
 
 def carry_out(
@@ -211,5 +211,6 @@ def _work(main: Connection, experiment: Experiment, source: Source, folder: Path
                 main.send(None)
             except ConnectionError:
                 raise
-            except (SerError, OSError) as error:  # such as a full disk
+            except Exception as error:
+                error.add_note(traceback.format_exc())
                 main.send(error)

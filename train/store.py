@@ -7,8 +7,11 @@ any time, and is then made again.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
+import shutil
+import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -20,6 +23,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load, save
 from torch import Tensor
 
+from common.errors import SerError
 from train.evaluation import Figure
 from train.loop import State
 from train.memory import Held
@@ -42,11 +46,30 @@ class Store:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self._read: dict[str, tuple[int, Record]] = {}  # when it was written, and what it said
+
+    def prepare(self, size: int) -> None:
+        """Make sure that `size` bytes can be written before work is done that could not be kept.
+
+        Raises SerError in one sentence otherwise.
+        """
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=self.folder):
+                free = shutil.disk_usage(self.folder).free
+        except OSError as error:
+            raise self._refusal(error) from error
+        if free < size:
+            raise SerError(
+                f"Finished stages need {size / 1e6:,.0f} MB and {self.folder} has {free / 1e6:,.0f} MB left: "
+                "make room, or give another folder as --trained."
+            )
 
     def save(self, key: str, parameters: Tensor, record: Record) -> None:
         """Keep the (P,) parameters and the record of a stage; on disk when this returns."""
-        content = save({"parameters": parameters.cpu().contiguous()}, {"record": json.dumps(asdict(record))})
-        self._write(self._path(key), content)
+        parameters = parameters.cpu().contiguous()
+        facts = {"record": json.dumps(asdict(record)), "checksum": _checksum(parameters)}
+        self._write(self._path(key), save({"parameters": parameters}, facts))
         self._path(key, _PAUSED).unlink(missing_ok=True)
 
     def pause(self, key: str, state: State) -> None:
@@ -73,20 +96,24 @@ class Store:
                 file.flush()
                 os.fsync(file.fileno())
             aside.replace(path)
+        except OSError as error:
+            raise self._refusal(error) from error
         finally:
             aside.unlink(missing_ok=True)
 
+    def _refusal(self, error: OSError) -> SerError:
+        return SerError(
+            f"Finished stages cannot be kept in {self.folder} ({error.strerror}): what is there stays; "
+            "mend that, or give another folder as --trained."
+        )
+
     def record(self, key: str) -> Record | None:
-        """The record of a stage, or None where there is none that can be read."""
+        """The record of a stage, or None where there is none, or one that was damaged."""
         try:
-            with safe_open(self._path(key), "pt") as file:
-                content: dict[str, Any] = json.loads(file.metadata()["record"])
-            return Record(
-                content["scores"],
-                [Held(**item) for item in content["memory"]],
-                [Figure(**item) for item in content["figures"]],
-                content["evaluated"],
-            )
+            written = self._path(key).stat().st_mtime_ns
+            if self._read.get(key, (0, None))[0] != written:
+                self._read[key] = written, _read(self._path(key))
+            return self._read[key][1]
         except (OSError, SafetensorError, KeyError, TypeError, ValueError):
             return None
 
@@ -100,3 +127,21 @@ class Store:
 
     def _path(self, key: str, suffix: str = _FINISHED) -> Path:
         return self.folder / f"{key}{suffix}"
+
+
+def _read(path: Path) -> Record:
+    """Raises ValueError where the parameters are not those that were written."""
+    with safe_open(path, "pt") as file:
+        content: dict[str, Any] = json.loads(file.metadata()["record"])
+        if file.metadata()["checksum"] != _checksum(file.get_tensor("parameters")):
+            raise ValueError
+    return Record(
+        content["scores"],
+        [Held(**item) for item in content["memory"]],
+        [Figure(**item) for item in content["figures"]],
+        content["evaluated"],
+    )
+
+
+def _checksum(parameters: Tensor) -> str:
+    return hashlib.sha256(parameters.numpy().tobytes()).hexdigest()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 import tempfile
 from collections import Counter
 from pathlib import Path
@@ -16,6 +17,7 @@ from scipy.stats import ttest_rel
 
 from tests.train.worlds import write_caches
 from train.cli import main
+from train.results import alone_in
 
 QUICK = [
     "--epochs",
@@ -214,6 +216,7 @@ class TestBadInput:
             (["--stages", "iemocap,iemocap"], "must name different caches"),
             (["--seeds", "3", "--seed", "1"], "Give --seeds N or --seed S, not both."),
             (["--stages", "a/iemocap.h5"], "give names of caches such as iemocap"),
+            (["--strategy", "finetune:speaker"], "finetune keeps no memory, so leave :speaker out."),
             (["--memory-size", "1"], "teaches nothing with --loss ccc"),
             (["--learning-rate", "nan"], "nan is not a finite number"),
             (["--device", "cuda"], "Device 'cuda' is not available here"),
@@ -232,8 +235,9 @@ class TestBadInput:
         command = ["--cache", caches, "--strategy", "gem", "--output", tmp_path / "r"]
         assert run(*command, "--seeds", 2).exit_code == 0
         before = (tmp_path / "r/results.csv").read_bytes()
+        assert "already holds more than this" in refused(run(*command, "--seed", 1), 2)
         for other in (
-            ["--seed", 1],
+            ["--seed", 9],
             ["--seeds", 2, "--epochs", 4],
             ["--seeds", 2, "--label-scale", "observed"],
         ):
@@ -244,11 +248,31 @@ class TestBadInput:
         assert "already holds results of another program" in refused(run(*command, "--seeds", 2), 2)
         assert (tmp_path / "r/results.csv").read_bytes() == before
 
+    def test_two_runs_do_not_write_to_one_folder(self, caches: Path, tmp_path: Path) -> None:
+        with alone_in(tmp_path / "r"):
+            message = refused(run("--cache", caches, "--seed", 0, "--output", tmp_path / "r"), 2)
+        assert "Another ser-train is writing to" in message
+
+    def test_what_cannot_be_kept_is_not_begun(
+        self, caches: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        (tmp_path / "file").write_text("")
+        command = ["--cache", caches, "--seed", 0, "--strategy", "finetune", "--output", tmp_path / "r"]
+        message = refused(run(*command, trained=tmp_path / "file/below"), 1)
+        assert message.startswith("Finished stages cannot be kept in ")
+        usage = shutil.disk_usage(tmp_path)
+        monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=1_000_000))
+        message = refused(run(*command), 1)
+        assert "Finished stages need 3 MB and " in message
+        assert "has 1 MB left: make room" in message
+
     def test_a_diverging_run_names_itself_and_the_others_go_on(self, caches: Path, tmp_path: Path) -> None:
         command = ["--cache", caches, "--seed", 0, "--strategy", "finetune", "--strategy", "lwf"]
         result = run(*command, "--lwf-strength", "1e39", "--output", tmp_path / "r")
         message = refused(result, 1)
-        assert message.startswith("The predictions stopped being finite in lwf, seed 0, stage P+M: lower")
+        assert message.startswith(
+            "The predictions stopped being finite, of lwf with seed 0 at stage P+M: lower"
+        )
         assert {(row["strategy"], row["stage_name"]) for row in rows(tmp_path / "r")} == {
             ("finetune", "P"), ("finetune", "P+M"), ("finetune", "P+M+I"), ("lwf", "P"),
         }  # fmt: skip
@@ -256,7 +280,9 @@ class TestBadInput:
 
     def test_a_first_stage_that_diverges(self, caches: Path, tmp_path: Path) -> None:
         command = ["--cache", caches, "--seed", 0, "--learning-rate", "1e30", "--loss", "mse"]
-        assert "in all strategies, seed 0, stage P: " in refused(run(*command, "--output", tmp_path / "r"), 1)
+        assert "of all strategies with seed 0 at stage P: " in refused(
+            run(*command, "--output", tmp_path / "r"), 1
+        )
 
     def test_caches_that_were_changed(self, tmp_path: Path) -> None:
         for column, value, says in (
