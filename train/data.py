@@ -203,7 +203,7 @@ def open_caches(source: Source) -> list[FeatureCache]:
         raise SerError(f"There is no cache of {listing(absent)} in {source.folder}: make it with {commands}")
     caches = [FeatureCache(cache_path(source.folder, name)) for name in source.names]
     for cache in caches:
-        _same_encoders(caches[0], cache)
+        _same_encoders(caches[0], cache, source.layer)
         cache.validate()
         if cache.info.limit:
             notice(f"{cache.path} is a trial: it was extracted with --limit {cache.info.limit}.")
@@ -289,9 +289,11 @@ def _of_layer(cache: FeatureCache, layer: str | None) -> npt.NDArray[np.float32]
     if layers == "last":
         if layer is None:
             return cache.mapped("acoustic")
+        remedy = (
+            "." if cache.info.acoustic_encoder == "log-mel" else ", or extract it again with --layers all."
+        )
         raise UsageError(
-            f"{cache.path} holds the last hidden states only, so leave --layer {layer} out, "
-            "or extract it again with --layers all."
+            f"{cache.path} holds the last hidden states only, so leave --layer {layer} out{remedy}"
         )
     if layer == WEIGHTED:
         return cache.mapped("acoustic")
@@ -304,13 +306,15 @@ def _of_layer(cache: FeatureCache, layer: str | None) -> npt.NDArray[np.float32]
     return cache.mapped("acoustic")[:, numbers.index(layer)]
 
 
-def _same_encoders(first: FeatureCache, other: FeatureCache) -> None:
-    names = ("acoustic_encoder", "text_encoder")
-    # The same weights in another folder are the same encoder: the revision tells, not the name.
+def _same_encoders(first: FeatureCache, other: FeatureCache, layer: str | None) -> None:
+    one_layer = layer not in (None, WEIGHTED)
+    # The same weights in another folder are the same encoder: the revision tells, not the name. And where a single
+    # layer is used, it does not matter which others lie beside it.
+    alike_or_not = {"acoustic_encoder", "text_encoder"} | ({"acoustic_layers"} if one_layer else set())
     differing = [
         key
         for key in ENCODER_ATTRIBUTES
-        if key not in names and getattr(first.info, key) != getattr(other.info, key)
+        if key not in alike_or_not and getattr(first.info, key) != getattr(other.info, key)
     ]
     if differing:
         key = differing[0]
@@ -321,8 +325,9 @@ def _same_encoders(first: FeatureCache, other: FeatureCache) -> None:
             f"{getattr(other.info, key)}): extract one of them again with the other's encoders."
         )
     for name in EMBEDDINGS:
-        if first.shapes[name][1:] != other.shapes[name][1:]:
+        ours, theirs = (cache.shapes[name][-1 if one_layer else 1 :] for cache in (first, other))
+        if ours != theirs:
             raise SerError(
-                f"The {name} rows of {first.path} and {other.path} differ in shape, {first.shapes[name][1:]} and "
-                f"{other.shapes[name][1:]}: one of the files was changed; extract it again."
+                f"The {name} rows of {first.path} and {other.path} differ in shape, {ours} and {theirs}: "
+                "one of the files was changed; extract it again."
             )

@@ -319,6 +319,14 @@ class TestLayers:
         assert rows(tmp_path / "9") != rows(tmp_path / "r")
         assert rows(tmp_path / "weighted") != rows(tmp_path / "r")
 
+    def test_a_layer_that_all_caches_have(self, layered: Path, tmp_path: Path) -> None:
+        """Whatever other layers lie beside it in one of them."""
+        write_caches(tmp_path / "other", acoustic_layers="9,7")
+        (tmp_path / "other/iemocap.h5").replace(layered / "iemocap.h5")
+        command = ["--cache", layered, "--seed", 0, "--strategy", "finetune", "--output", tmp_path / "r"]
+        assert "different encoders" in refused(run(*command, "--layer", "weighted"), 1)
+        assert run(*command, "--layer", "7").exit_code == 0
+
     def test_layers_that_are_not_there(self, layered: Path, caches: Path) -> None:
         assert "holds the layers 7,9: --layer 8 is not among them" in refused(
             run("--cache", layered, "--layer", "8"), 2
