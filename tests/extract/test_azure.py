@@ -102,6 +102,7 @@ def refused(result: Result, exit_code: int) -> str:
 def test_every_utterance_is_sent_once_and_kept(make: Make) -> None:
     place = make()
     place.azure.texts["n03"] = ""  # nobody speaks
+    place.azure.delay = 0.2  # long enough for two requests to meet
     result = place.run("--language", "en-US", "--concurrency", "2", *AGREED)
     assert result.exit_code == 0, result.output
     assert place.texts() == place.all_texts()
