@@ -20,11 +20,11 @@ from torch import Tensor
 
 from common.cores import cores, one_core_each
 from common.errors import SerError
+from common.interruption import InterruptedRunError, on_signals
 from extract import audio
 from extract.audio import SAMPLING_RATE, Waveform
 from extract.corpora import Utterance
 from extract.encoders import AcousticEncoder, TextEncoder
-from extract.interruption import InterruptedRunError, on_signals
 from extract.screening import out_of_bounds
 from extract.shards import Part, PartRows, Shards
 

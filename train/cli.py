@@ -19,6 +19,7 @@ from common.cache import EMBEDDINGS
 from common.console import Command, Number, clock, notice, progress, say, table
 from common.cores import cores, memory
 from common.errors import SerError, UsageError, listing
+from common.interruption import InterruptedRunError
 from train import recipes
 from train.samplers import SAMPLERS
 
@@ -29,12 +30,6 @@ if TYPE_CHECKING:
 
 _T = TypeVar("_T")
 STRATEGIES = ("finetune", "experience-replay", "gem", "a-gem", "der++", "ewc", "lwf", "joint")
-
-
-class InterruptedTrainingError(SerError):
-    """Ctrl-C: what is finished is kept."""
-
-    exit_code = 128 + signal.SIGINT
 
 
 EXAMPLES = """
@@ -294,8 +289,9 @@ def _train(
             with progress("training", len(todo.untrained) * plan.loop.epochs, "epochs") as advance:
                 failures = schedule.carry_out(plan, source, corpora, store, todo, jobs, advance, keep)
         except KeyboardInterrupt:
-            raise InterruptedTrainingError(
-                f"Stopped as asked: finished stages are kept in {trained}; run the same command again to go on."
+            raise InterruptedRunError(
+                f"Stopped as asked: finished stages are kept in {trained}; run the same command again to go on.",
+                signal.SIGINT,
             ) from None
         keep()
     measured = list(results(plan, corpora, store, keys))

@@ -12,9 +12,9 @@ from pathlib import Path
 
 from common.console import notice
 from common.errors import SerError, listing
+from common.interruption import InterruptedRunError, on_signals
 from extract import audio
 from extract.audio import SAMPLING_RATE, Waveform
-from extract.interruption import InterruptedRunError, on_signals
 from extract.transcripts.contract import Heard, RefusedError, Transcriber
 from extract.transcripts.patience import ExhaustedError, Patience, StoppedError
 from extract.transcripts.store import Transcript, TranscriptStore
