@@ -23,8 +23,8 @@ import h5py
 import numpy as np
 import numpy.typing as npt
 
-from common.errors import SerError, listing
-from common.manifests import SPLIT_NAME, extraction_of
+from ser_memory.common.errors import SerError, listing
+from ser_memory.common.manifests import SPLIT_NAME, extraction_of
 
 FORMAT = "ser-feature-cache"
 FORMAT_VERSION = 1

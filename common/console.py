@@ -15,7 +15,7 @@ from typing import Any
 
 import click
 
-from common.errors import SerError
+from ser_memory.common.errors import SerError
 
 _PLAIN_INTERVAL = 10.0  # seconds between progress lines where there is no terminal
 _WORTH_A_LINE = 2.0  # seconds; of what is over sooner, nothing is said

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from common.errors import UsageError
+from ser_memory.common.errors import UsageError
 
 if TYPE_CHECKING:
     import torch

@@ -9,10 +9,10 @@ from pathlib import Path
 import click
 import numpy as np
 
-from common import __version__
-from common.cache import COLUMNS, EMBEDDINGS, TEXT_COLUMNS, CacheInfo, FeatureCache
-from common.console import Command, say, table
-from common.errors import UsageError, listing
+from ser_memory.common import __version__
+from ser_memory.common.cache import COLUMNS, EMBEDDINGS, TEXT_COLUMNS, CacheInfo, FeatureCache
+from ser_memory.common.console import Command, say, table
+from ser_memory.common.errors import UsageError, listing
 
 _BAR = 40  # characters of the longest bar of a histogram
 _HISTOGRAM_BINS = 8

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-from common.errors import SerError
+from ser_memory.common.errors import SerError
 
 
 class InterruptedRunError(SerError):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from common.errors import SerError
+from ser_memory.common.errors import SerError
 
 N_BINS = 3  # low, middle, high
 # Ratings fall on bin edges (3 of 1 to 7 is -1/3), and -1/3 in float32 lies just below -1/3.

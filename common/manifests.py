@@ -36,7 +36,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from common.errors import SerError, UsageError, listing
+from ser_memory.common.errors import SerError, UsageError, listing
 
 SPLIT_NAME = re.compile(r"train|validation|test[0-9]*")
 SPLIT_BY = ("speaker", "session", "split")
@@ -105,7 +105,7 @@ class Manifest:
 
 def shipped() -> list[str]:
     """Names of the corpora that come with the project."""
-    folder = resources.files("data_manifests")
+    folder = resources.files("ser_memory.data_manifests")
     return sorted(item.name.removesuffix(".toml") for item in folder.iterdir() if item.name.endswith(".toml"))
 
 
@@ -121,7 +121,7 @@ def load(corpus: str, protocol: str | None = None) -> Manifest:
     Raises UsageError for an unknown corpus or protocol, SerError for a manifest that says too little.
     """
     if corpus in shipped():
-        source = str(resources.files("data_manifests") / f"{corpus}.toml")
+        source = str(resources.files("ser_memory.data_manifests") / f"{corpus}.toml")
     elif corpus.endswith(".toml"):
         source = corpus
     else:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from common.labels import N_BINS, to_bins
+from ser_memory.common.labels import N_BINS, to_bins
 
 
 def ccc(truth: npt.ArrayLike, prediction: npt.ArrayLike) -> float:
@@ -35,7 +35,7 @@ def ccc(truth: npt.ArrayLike, prediction: npt.ArrayLike) -> float:
 def uar(truth: npt.ArrayLike, prediction: npt.ArrayLike, n_bins: int = N_BINS) -> float:
     """Unweighted average recall of binned values, in [0, 1].
 
-    Both (N,) inputs, in [-1, 1], are cut by `common.labels.to_bins`; the recall of each bin that occurs in
+    Both (N,) inputs, in [-1, 1], are cut by `ser_memory.common.labels.to_bins`; the recall of each bin that occurs in
     the truth counts alike, whatever its size. Bins absent from the truth do not count.
 
     Raises ValueError on shapes that differ, empty input, or values that are not finite.

@@ -1,1 +1,1 @@
-"""One TOML per corpus; `common.manifests` documents the form and reads them."""
+"""One TOML per corpus; `ser_memory.common.manifests` documents the form and reads them."""

@@ -19,7 +19,7 @@ Waveform = npt.NDArray[np.float32]  # (samples,)
 
 
 class UnusableAudioError(Exception):
-    """A recording without a row; `reason` is one of `common.cache.REASONS`."""
+    """A recording without a row; `reason` is one of `ser_memory.common.cache.REASONS`."""
 
     def __init__(self, reason: str) -> None:
         super().__init__(reason)

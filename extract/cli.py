@@ -7,12 +7,18 @@ from typing import Any
 
 import click
 
-from common import __version__, manifests
-from common.cache import FeatureCache
-from common.console import Command, say
-from common.errors import listing
-from extract.options import cache_folder, check_durations, release_root, root_option, utterance_options
-from extract.transcripts.options import sources_of, transcriber_options
+from ser_memory.common import __version__, manifests
+from ser_memory.common.cache import FeatureCache
+from ser_memory.common.console import Command, say
+from ser_memory.common.errors import listing
+from ser_memory.extract.options import (
+    cache_folder,
+    check_durations,
+    release_root,
+    root_option,
+    utterance_options,
+)
+from ser_memory.extract.transcripts.options import sources_of, transcriber_options
 
 ACOUSTIC_ENCODER = "facebook/wav2vec2-base"
 TEXT_ENCODER = "google-bert/bert-base-uncased"
@@ -114,10 +120,10 @@ def main(
     sources = sources_of(manifest.name, folder, device, transcripts, **engine)
 
     # Everything from here on needs torch, which --help and wrong usage should not wait for.
-    from common.devices import resolve_devices
-    from extract.encoders import Options, load_acoustic, load_text
-    from extract.pipeline import Settings, extract_corpus
-    from extract.workers import Worker, per_core
+    from ser_memory.common.devices import resolve_devices
+    from ser_memory.extract.encoders import Options, load_acoustic, load_text
+    from ser_memory.extract.pipeline import Settings, extract_corpus
+    from ser_memory.extract.workers import Worker, per_core
 
     devices = resolve_devices(device)
     options = Options(layers, pooling, precision)

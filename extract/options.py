@@ -9,8 +9,8 @@ from typing import Any, TypeVar
 
 import click
 
-from common.console import Number
-from common.errors import UsageError
+from ser_memory.common.console import Number
+from ser_memory.common.errors import UsageError
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 

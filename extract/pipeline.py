@@ -13,19 +13,19 @@ from pathlib import Path
 import numpy as np
 from filelock import FileLock, Timeout
 
-from common import __version__
-from common.cache import CacheInfo, FeatureCache, Pieces, cache_path, write_cache
-from common.console import notice, progress
-from common.errors import SerError, UsageError, listing
-from common.manifests import ANY_OTHER, Manifest
-from extract.audio import SAMPLING_RATE
-from extract.corpora import UNKNOWN, Utterance, read_release
-from extract.encoders import AcousticEncoder
-from extract.screening import Screening, screen, spread, summary
-from extract.shards import Shards, plan_parts
-from extract.transcripts.files import read_transcripts, tell_of_strangers, with_transcripts
-from extract.transcripts.sources import Sources
-from extract.workers import Job, Worker, encode_parts
+from ser_memory.common import __version__
+from ser_memory.common.cache import CacheInfo, FeatureCache, Pieces, cache_path, write_cache
+from ser_memory.common.console import notice, progress
+from ser_memory.common.errors import SerError, UsageError, listing
+from ser_memory.common.manifests import ANY_OTHER, Manifest
+from ser_memory.extract.audio import SAMPLING_RATE
+from ser_memory.extract.corpora import UNKNOWN, Utterance, read_release
+from ser_memory.extract.encoders import AcousticEncoder
+from ser_memory.extract.screening import Screening, screen, spread, summary
+from ser_memory.extract.shards import Shards, plan_parts
+from ser_memory.extract.transcripts.files import read_transcripts, tell_of_strangers, with_transcripts
+from ser_memory.extract.transcripts.sources import Sources
+from ser_memory.extract.workers import Job, Worker, encode_parts
 
 _GLIMPSE = 4096  # bytes
 

@@ -7,10 +7,10 @@ from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from common.cache import REASONS
-from common.errors import SerError
-from extract import audio
-from extract.corpora import Utterance
+from ser_memory.common.cache import REASONS
+from ser_memory.common.errors import SerError
+from ser_memory.extract import audio
+from ser_memory.extract.corpora import Utterance
 
 _MOST = (
     0.5  # a share beyond which missing transcripts are a mistake in the command, not a trait of the corpus

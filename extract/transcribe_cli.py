@@ -9,14 +9,20 @@ from typing import Any
 
 import click
 
-from common import __version__, manifests
-from common.console import Command, progress, say
-from common.errors import SerError, UsageError, listing
-from common.manifests import Manifest
-from extract.options import cache_folder, check_durations, release_root, root_option, utterance_options
-from extract.transcripts.comparison import Told, print_comparison
-from extract.transcripts.options import sources_of, transcriber_options
-from extract.transcripts.sources import RELEASE, Sources, split_names
+from ser_memory.common import __version__, manifests
+from ser_memory.common.console import Command, progress, say
+from ser_memory.common.errors import SerError, UsageError, listing
+from ser_memory.common.manifests import Manifest
+from ser_memory.extract.options import (
+    cache_folder,
+    check_durations,
+    release_root,
+    root_option,
+    utterance_options,
+)
+from ser_memory.extract.transcripts.comparison import Told, print_comparison
+from ser_memory.extract.transcripts.options import sources_of, transcriber_options
+from ser_memory.extract.transcripts.sources import RELEASE, Sources, split_names
 
 EXAMPLES = """
 \b
@@ -93,8 +99,8 @@ def main(
 def _transcribe(
     manifest: Manifest, root: Path, sources: Sources, durations: tuple[float, float], limit: int | None
 ) -> None:
-    from extract.corpora import read_release
-    from extract.screening import screen, spread, summary
+    from ser_memory.extract.corpora import read_release
+    from ser_memory.extract.screening import screen, spread, summary
 
     if sources.engine is None:
         raise UsageError(
@@ -134,9 +140,9 @@ def _compare(found: list[tuple[Manifest, Path]], cache: Path, names: list[str]) 
 
 def _told(manifest: Manifest, root: Path, cache: Path, name: str) -> Told:
     """What one transcriber tells of one corpus, without hearing anything."""
-    from extract.corpora import read_release
-    from extract.transcripts.store import read_store, store_path, stored_transcribers
-    from extract.transcripts.suspicion import REPETITION, is_repetitive
+    from ser_memory.extract.corpora import read_release
+    from ser_memory.extract.transcripts.store import read_store, store_path, stored_transcribers
+    from ser_memory.extract.transcripts.suspicion import REPETITION, is_repetitive
 
     turns = read_release(root, manifest)
     splits = {turn.id: turn.split for turn in turns}
@@ -162,9 +168,9 @@ def _degrade(
     found: list[tuple[Manifest, Path]], cache: Path, names: list[str], rates: list[float], seed: int
 ) -> None:
     """Write the stores of all rates and corpora, or, where one of them cannot be made, none."""
-    from extract.transcripts.degrade import degrade
-    from extract.transcripts.quality import total, word_errors
-    from extract.transcripts.store import Transcript, store_path, write_store
+    from ser_memory.extract.transcripts.degrade import degrade
+    from ser_memory.extract.transcripts.quality import total, word_errors
+    from ser_memory.extract.transcripts.store import Transcript, store_path, write_store
 
     if len(names) > 1:
         raise UsageError(f"--degrade takes the texts of one transcriber, not of {listing(names)}.")
@@ -184,7 +190,7 @@ def _degrade(
 
 
 def _rates(asked: str) -> list[float]:
-    from extract.transcripts.degrade import check_rate
+    from ser_memory.extract.transcripts.degrade import check_rate
 
     try:
         rates = [float(each) for each in asked.split(",")]

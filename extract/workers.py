@@ -18,15 +18,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from common.cores import cores, one_core_each
-from common.errors import SerError
-from common.interruption import InterruptedRunError, on_signals
-from extract import audio
-from extract.audio import SAMPLING_RATE, Waveform
-from extract.corpora import Utterance
-from extract.encoders import AcousticEncoder, TextEncoder
-from extract.screening import out_of_bounds
-from extract.shards import Part, PartRows, Shards
+from ser_memory.common.cores import cores, one_core_each
+from ser_memory.common.errors import SerError
+from ser_memory.common.interruption import InterruptedRunError, on_signals
+from ser_memory.extract import audio
+from ser_memory.extract.audio import SAMPLING_RATE, Waveform
+from ser_memory.extract.corpora import Utterance
+from ser_memory.extract.encoders import AcousticEncoder, TextEncoder
+from ser_memory.extract.screening import out_of_bounds
+from ser_memory.extract.shards import Part, PartRows, Shards
 
 # Seconds of audio in a batch, padding included. A CPU is busy with one utterance, and more only crowd its
 # caches; a GPU is kept busy by these, and where they do not fit they are halved.

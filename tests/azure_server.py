@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
-from extract.audio import load
-from extract.transcripts.azure import wav
+from ser_memory.extract.audio import load
+from ser_memory.extract.transcripts.azure import wav
 
 KEY = "0123456789abcdef-this-key-must-never-be-seen"
 

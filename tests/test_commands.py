@@ -14,10 +14,10 @@ import click
 import pytest
 from click.testing import CliRunner
 
-from common import manifests
-from train.objective import OBJECTIVES
-from train.samplers import SAMPLERS
-from train.strategies import STRATEGIES
+from ser_memory.common import manifests
+from ser_memory.train.objective import OBJECTIVES
+from ser_memory.train.samplers import SAMPLERS
+from ser_memory.train.strategies import STRATEGIES
 
 PROJECT = Path(__file__).parent.parent
 SCRIPTS: dict[str, str] = tomllib.loads((PROJECT / "pyproject.toml").read_text())["project"]["scripts"]

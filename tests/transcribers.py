@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from extract.transcripts import Options
+from ser_memory.extract.transcripts import Options
 from tests.azure_server import KEY, Azure, serving
 from tests.models import save_whisper
 
@@ -37,7 +37,7 @@ def faster_whisper(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Op
 
 def spare_threads(monkeypatch: pytest.MonkeyPatch) -> None:
     """One thread: CTranslate2 also sets how many torch has, for all tests that follow."""
-    monkeypatch.setattr("extract.transcripts.faster_whisper._cores", lambda: 1)
+    monkeypatch.setattr("ser_memory.extract.transcripts.faster_whisper._cores", lambda: 1)
 
 
 def save_converted(folder: Path) -> str:

@@ -14,19 +14,19 @@ from typing import TYPE_CHECKING, TypeVar
 import click
 from click.core import ParameterSource
 
-from common import __version__
-from common.cache import EMBEDDINGS
-from common.console import Command, Number, clock, notice, progress, say, table
-from common.cores import cores, memory
-from common.errors import SerError, UsageError, listing
-from common.interruption import InterruptedRunError
-from train import recipes
-from train.samplers import SAMPLERS
+from ser_memory.common import __version__
+from ser_memory.common.cache import EMBEDDINGS
+from ser_memory.common.console import Command, Number, clock, notice, progress, say, table
+from ser_memory.common.cores import cores, memory
+from ser_memory.common.errors import SerError, UsageError, listing
+from ser_memory.common.interruption import InterruptedRunError
+from ser_memory.train import recipes
+from ser_memory.train.samplers import SAMPLERS
 
 if TYPE_CHECKING:
-    from common.cache import FeatureCache
-    from train.data import Corpus, Source
-    from train.experiment import Experiment, Failure
+    from ser_memory.common.cache import FeatureCache
+    from ser_memory.train.data import Corpus, Source
+    from ser_memory.train.experiment import Experiment, Failure
 
 _T = TypeVar("_T")
 STRATEGIES = ("finetune", "experience-replay", "gem", "a-gem", "der++", "ewc", "lwf", "joint")
@@ -230,11 +230,11 @@ def main(
     jobs = _jobs(jobs)
 
     # Everything from here on needs torch, which --help and wrong usage should not wait for.
-    from common.devices import resolve_device
-    from train import data
-    from train import experiment as experiments
-    from train.loop import LoopSettings
-    from train.strategies import StrategySettings
+    from ser_memory.common.devices import resolve_device
+    from ser_memory.train import data
+    from ser_memory.train import experiment as experiments
+    from ser_memory.train.loop import LoopSettings
+    from ser_memory.train.strategies import StrategySettings
 
     plan = experiments.Experiment(
         variants=experiments.variants(_once(strategies), _once(samplers), memory_size),
@@ -263,12 +263,12 @@ def _train(
 ) -> None:  # fmt: skip
     import torch
 
-    from train import schedule
-    from train.experiment import network_for
-    from train.report import print_tables
-    from train.results import alone_in, prepare_folder, results, write_memory, write_results
-    from train.runs import Keys
-    from train.store import Store
+    from ser_memory.train import schedule
+    from ser_memory.train.experiment import network_for
+    from ser_memory.train.report import print_tables
+    from ser_memory.train.results import alone_in, prepare_folder, results, write_memory, write_results
+    from ser_memory.train.runs import Keys
+    from ser_memory.train.store import Store
 
     store, keys = Store(trained), Keys(plan.loop, plan.strategy, corpora, torch.device(source.device))
     source = dataclasses.replace(source, digests=tuple(corpus.digest for corpus in corpora))
@@ -304,7 +304,7 @@ def _train(
 
 def _told(failures: Sequence[Failure], plan: Experiment) -> str:
     """One sentence on the runs that diverged."""
-    from train.experiment import stage_name
+    from ser_memory.train.experiment import stage_name
 
     ordered = sorted(failures, key=lambda failure: (failure.stage, failure.run.seed, failure.run.strategy))
     places = [
@@ -322,9 +322,9 @@ def _estimate(plan: Experiment, source: Source, corpora: Sequence[Corpus], train
     """Print what is left to train and how long it takes at most, from a few steps of each kind."""
     import torch
 
-    from train import schedule
-    from train.estimate import estimate
-    from train.store import Store
+    from ser_memory.train import schedule
+    from ser_memory.train.estimate import estimate
+    from ser_memory.train.store import Store
 
     device = torch.device(source.device)
     store = Store(trained)

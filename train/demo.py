@@ -7,8 +7,8 @@ from pathlib import Path
 
 import click
 
-from common import __version__
-from common.console import Command, progress, say
+from ser_memory.common import __version__
+from ser_memory.common.console import Command, progress, say
 
 EXPLANATION = """\
 This demonstration downloads nothing and uses nobody's recordings. Its speech is simulated, in the layouts of
@@ -48,8 +48,8 @@ def main(output: Path, seeds: int) -> None:
     Runs the real ser-extract and ser-train on simulated releases, and prints the commands it runs.
     What an earlier demonstration left in the folder is used again.
     """
-    from extract.cli import main as ser_extract
-    from train.cli import main as ser_train
+    from ser_memory.extract.cli import main as ser_extract
+    from ser_memory.train.cli import main as ser_train
 
     say(EXPLANATION)
     releases, (acoustic, text) = _simulated(output / "releases"), _encoders(output / "encoders")
@@ -70,7 +70,7 @@ def main(output: Path, seeds: int) -> None:
 
 def _simulated(folder: Path) -> Path:
     """The simulated releases, made unless they are there; a folder under its final name is whole."""
-    from train.simulation import plan, write_releases
+    from ser_memory.train.simulation import plan, write_releases
 
     if not folder.exists():
         aside = folder.with_name(f"{folder.name}.partial")
@@ -82,7 +82,7 @@ def _simulated(folder: Path) -> Path:
 
 
 def _encoders(folder: Path) -> tuple[Path, Path]:
-    from train.simulation import write_encoders
+    from ser_memory.train.simulation import write_encoders
 
     return write_encoders(folder)
 

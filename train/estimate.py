@@ -8,12 +8,12 @@ from dataclasses import dataclass
 
 import torch
 
-from common.cores import one_core_each
-from train.data import Corpus
-from train.experiment import Experiment, Trainer, stage_name
-from train.runs import Run
-from train.schedule import Plan
-from train.store import Store
+from ser_memory.common.cores import one_core_each
+from ser_memory.train.data import Corpus
+from ser_memory.train.experiment import Experiment, Trainer, stage_name
+from ser_memory.train.runs import Run
+from ser_memory.train.schedule import Plan
+from ser_memory.train.store import Store
 
 _STEPS = 5  # timed, after one that is not
 

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from common.metrics import ccc, uar
-from train.data import DIMENSIONS, Corpus
-from train.model import Network, Parameters
+from ser_memory.common.metrics import ccc, uar
+from ser_memory.train.data import DIMENSIONS, Corpus
+from ser_memory.train.model import Network, Parameters
 
 METRICS = {"ccc": ccc, "uar": uar}
 

@@ -10,17 +10,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from common.errors import UsageError
-from train.data import Corpus, Samples
-from train.dropout import Dropout
-from train.evaluation import Figure, evaluate
-from train.loop import LoopSettings, PausedError, Training
-from train.memory import Held, choose, contents
-from train.model import Architecture, Network
-from train.objective import OBJECTIVES
-from train.runs import Keys, Run, Variant
-from train.store import Record, Store
-from train.strategies import STRATEGIES, Kept, Stage, StrategySettings
+from ser_memory.common.errors import UsageError
+from ser_memory.train.data import Corpus, Samples
+from ser_memory.train.dropout import Dropout
+from ser_memory.train.evaluation import Figure, evaluate
+from ser_memory.train.loop import LoopSettings, PausedError, Training
+from ser_memory.train.memory import Held, choose, contents
+from ser_memory.train.model import Architecture, Network
+from ser_memory.train.objective import OBJECTIVES
+from ser_memory.train.runs import Keys, Run, Variant
+from ser_memory.train.store import Record, Store
+from ser_memory.train.strategies import STRATEGIES, Kept, Stage, StrategySettings
 
 LETTERS = {"msp-podcast": "P", "msp-improv": "M", "iemocap": "I"}  # the paper's names of the stages
 

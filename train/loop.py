@@ -11,9 +11,9 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from common.metrics import ccc
-from train.data import DIMENSIONS, Samples
-from train.strategies import Stage, Strategy
+from ser_memory.common.metrics import ccc
+from ser_memory.train.data import DIMENSIONS, Samples
+from ser_memory.train.strategies import Stage, Strategy
 
 
 @dataclass(frozen=True)

@@ -9,9 +9,9 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from common.labels import to_bins
-from train.data import UNKNOWN_SPEAKER, Corpus, Samples
-from train.samplers import SAMPLERS, Embeddings
+from ser_memory.common.labels import to_bins
+from ser_memory.train.data import UNKNOWN_SPEAKER, Corpus, Samples
+from ser_memory.train.samplers import SAMPLERS, Embeddings
 
 
 @dataclass(frozen=True)

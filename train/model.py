@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from train.data import Samples
+from ser_memory.train.data import Samples
 
 _EPS = 1e-5  # of LayerNorm
 _SLOPE = 0.01  # of LeakyReLU

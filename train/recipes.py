@@ -9,14 +9,14 @@ from typing import Any
 
 import click
 
-from common.errors import listing
+from ser_memory.common.errors import listing
 
 _OF_THE_MACHINE = {"dry-run", "experiment", "help", "preset", "version"}  # say nothing about an experiment
 
 
 def presets() -> list[str]:
     """Names of the experiments that come with the program."""
-    files = resources.files("train.presets").iterdir()
+    files = resources.files("ser_memory.train.presets").iterdir()
     return sorted(item.name.removesuffix(".toml") for item in files if item.name.endswith(".toml"))
 
 
@@ -24,7 +24,7 @@ def use_preset(context: click.Context, parameter: click.Parameter, name: str | N
     """Callback of --preset."""
     del parameter
     if name is not None:
-        text = (resources.files("train.presets") / f"{name}.toml").read_text(encoding="utf-8")
+        text = (resources.files("ser_memory.train.presets") / f"{name}.toml").read_text(encoding="utf-8")
         _use(context, text, f"The preset {name}")
 
 

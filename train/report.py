@@ -7,10 +7,10 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 from scipy.stats import ttest_rel
 
-from common.console import say, table
-from common.errors import listing
-from train.results import Result
-from train.runs import NO_SAMPLER
+from ser_memory.common.console import say, table
+from ser_memory.common.errors import listing
+from ser_memory.train.results import Result
+from ser_memory.train.runs import NO_SAMPLER
 
 BASELINE = "finetune"
 RANDOM = "random"

@@ -16,13 +16,13 @@ from typing import Any
 import torch
 from filelock import FileLock, Timeout
 
-from common import __version__
-from common.errors import UsageError
-from train.data import Corpus, Source
-from train.experiment import Experiment, stage_name
-from train.memory import Held
-from train.runs import NO_SAMPLER, Keys, Run
-from train.store import Store
+from ser_memory.common import __version__
+from ser_memory.common.errors import UsageError
+from ser_memory.train.data import Corpus, Source
+from ser_memory.train.experiment import Experiment, stage_name
+from ser_memory.train.memory import Held
+from ser_memory.train.runs import NO_SAMPLER, Keys, Run
+from ser_memory.train.store import Store
 
 _CONFIG = "config.json"
 _GROWING = ("variants", "seeds")  # what may be added to a run

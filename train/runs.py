@@ -9,9 +9,9 @@ from dataclasses import asdict, dataclass
 
 import torch
 
-from train.data import Corpus
-from train.loop import LoopSettings
-from train.strategies import STRATEGIES, StrategySettings
+from ser_memory.train.data import Corpus
+from ser_memory.train.loop import LoopSettings
+from ser_memory.train.strategies import STRATEGIES, StrategySettings
 
 NO_SAMPLER = "none"  # of a strategy that keeps no memory
 METHOD = 1  # to be raised when the same run would give other results, lest old stages be taken for new

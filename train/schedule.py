@@ -22,13 +22,13 @@ from typing import Any
 
 import torch
 
-from common.cores import one_core_each
-from common.errors import SerError
-from train.data import Corpus, Source, load_corpora
-from train.experiment import Advance, Experiment, Failure, Trainer
-from train.loop import PausedError
-from train.runs import Keys, Run
-from train.store import Store
+from ser_memory.common.cores import one_core_each
+from ser_memory.common.errors import SerError
+from ser_memory.train.data import Corpus, Source, load_corpora
+from ser_memory.train.experiment import Advance, Experiment, Failure, Trainer
+from ser_memory.train.loop import PausedError
+from ser_memory.train.runs import Keys, Run
+from ser_memory.train.store import Store
 
 _TURN = 2.0  # seconds that a run trains at least before it makes room for another
 

@@ -23,10 +23,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from common.errors import SerError
-from train.evaluation import Figure
-from train.loop import State
-from train.memory import Held
+from ser_memory.common.errors import SerError
+from ser_memory.train.evaluation import Figure
+from ser_memory.train.loop import State
+from ser_memory.train.memory import Held
 
 _FINISHED, _PAUSED = ".safetensors", ".paused"
 

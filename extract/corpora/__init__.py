@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from common.errors import SerError, listing
-from common.manifests import Manifest
-from extract.corpora import iemocap, msp_improv, msp_podcast, table
-from extract.corpora.utterance import UNKNOWN, Utterance
+from ser_memory.common.errors import SerError, listing
+from ser_memory.common.manifests import Manifest
+from ser_memory.extract.corpora import iemocap, msp_improv, msp_podcast, table
+from ser_memory.extract.corpora.utterance import UNKNOWN, Utterance
 
 Reader = Callable[[Path, Manifest], list[Utterance]]
 

@@ -7,9 +7,9 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from common.errors import SerError
-from common.manifests import Manifest
-from extract.corpora.files import (
+from ser_memory.common.errors import SerError
+from ser_memory.common.manifests import Manifest
+from ser_memory.extract.corpora.files import (
     RECORDINGS,
     TEXTS,
     by_stem,
@@ -19,8 +19,8 @@ from extract.corpora.files import (
     split_of,
     unique,
 )
-from extract.corpora.utterance import UNKNOWN, Utterance
-from extract.tables import read_text
+from ser_memory.extract.corpora.utterance import UNKNOWN, Utterance
+from ser_memory.extract.tables import read_text
 
 # Ses01F_impro01_M004: session 1, in which the woman wore the markers; the man speaks, in his turn 4.
 _TURN = re.compile(r"Ses(?P<session>\d{2})[FM]_\w+_(?P<letter>[FM])[^\W_]*")

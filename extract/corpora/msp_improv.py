@@ -7,9 +7,9 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from common.errors import SerError
-from common.manifests import Manifest
-from extract.corpora.files import (
+from ser_memory.common.errors import SerError
+from ser_memory.common.manifests import Manifest
+from ser_memory.extract.corpora.files import (
     RECORDINGS,
     TEXTS,
     by_stem,
@@ -19,8 +19,8 @@ from extract.corpora.files import (
     split_of,
     unique,
 )
-from extract.corpora.utterance import UNKNOWN, Utterance
-from extract.tables import read_text
+from ser_memory.extract.corpora.utterance import UNKNOWN, Utterance
+from ser_memory.extract.tables import read_text
 
 # MSP-IMPROV-S01A-F01-P-FM01: sentence and intended emotion, speaker, scenario, genders, turn.
 _TURN = re.compile(r"MSP-IMPROV-[^-]+-(?P<speaker>[FM](?P<session>\d+))-[^-]+-[^-]+")

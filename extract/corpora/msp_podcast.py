@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path, PurePath
 
-from common.errors import SerError
-from common.manifests import Manifest
-from extract.corpora.files import RECORDINGS, TEXTS, by_stem, label_files, unique
-from extract.corpora.table import rows, utterance
-from extract.corpora.utterance import Utterance
-from extract.tables import read_text
+from ser_memory.common.errors import SerError
+from ser_memory.common.manifests import Manifest
+from ser_memory.extract.corpora.files import RECORDINGS, TEXTS, by_stem, label_files, unique
+from ser_memory.extract.corpora.table import rows, utterance
+from ser_memory.extract.corpora.utterance import Utterance
+from ser_memory.extract.tables import read_text
 
 
 def read(root: Path, manifest: Manifest) -> list[Utterance]:

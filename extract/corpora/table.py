@@ -7,9 +7,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePath
 
-from common.errors import SerError, listing
-from common.manifests import Manifest
-from extract.corpora.files import (
+from ser_memory.common.errors import SerError, listing
+from ser_memory.common.manifests import Manifest
+from ser_memory.extract.corpora.files import (
     RECORDINGS,
     TEXTS,
     by_stem,
@@ -20,8 +20,8 @@ from extract.corpora.files import (
     unique,
     walk,
 )
-from extract.corpora.utterance import UNKNOWN, Utterance
-from extract.tables import read_table, read_text, what_it_has
+from ser_memory.extract.corpora.utterance import UNKNOWN, Utterance
+from ser_memory.extract.tables import read_table, read_text, what_it_has
 
 _REQUIRED = ("file", "activation", "valence")
 _OPTIONAL = ("id", "speaker", "gender", "session", "split", "transcript", "dominance")

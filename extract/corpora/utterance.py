@@ -15,7 +15,7 @@ class Utterance:
 
     Readers list every turn that has a label or a recording and drop none: a missing recording is
     `audio=None`, a missing label NaN, a missing transcript None. Whether that excludes the turn is
-    decided, and counted by reason, in one place: `extract.screening`.
+    decided, and counted by reason, in one place: `ser_memory.extract.screening`.
     """
 
     id: str  # the recording's file stem

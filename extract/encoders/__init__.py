@@ -10,8 +10,8 @@ from pathlib import Path
 
 import torch
 
-from common.errors import UsageError
-from extract.encoders.contract import (
+from ser_memory.common.errors import UsageError
+from ser_memory.extract.encoders.contract import (
     EXACT,
     POOLINGS,
     PRECISIONS,
@@ -20,11 +20,11 @@ from extract.encoders.contract import (
     TextEncoder,
     relative_error,
 )
-from extract.encoders.loading import loading
-from extract.encoders.log_mel import LogMelEncoder
-from extract.encoders.text import BertEncoder
-from extract.encoders.wav2vec2 import Wav2Vec2Encoder
-from extract.encoders.whisper import WhisperEncoder
+from ser_memory.extract.encoders.loading import loading
+from ser_memory.extract.encoders.log_mel import LogMelEncoder
+from ser_memory.extract.encoders.text import BertEncoder
+from ser_memory.extract.encoders.wav2vec2 import Wav2Vec2Encoder
+from ser_memory.extract.encoders.whisper import WhisperEncoder
 
 Loader = Callable[[str, torch.device | str, Options], AcousticEncoder]
 

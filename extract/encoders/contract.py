@@ -12,8 +12,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from common.errors import UsageError
-from extract.audio import Waveform
+from ser_memory.common.errors import UsageError
+from ser_memory.extract.audio import Waveform
 
 EXACT = 1e-5  # relative: a batched row may differ from the utterance alone by rounding only
 States = tuple[Tensor, Tensor]  # (B, T, D) of one layer, and the (B,) valid frames of each utterance

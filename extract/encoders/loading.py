@@ -10,8 +10,8 @@ from typing import Any
 
 import torch
 
-from common.errors import SerError, UsageError
-from extract.revisions import digest
+from ser_memory.common.errors import SerError, UsageError
+from ser_memory.extract.revisions import digest
 
 _CONFIG_FILE = "config.json"
 # Weights a checkpoint may lack without harm: neither takes part in inference of hidden states.

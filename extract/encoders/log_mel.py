@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch.nn.utils.rnn import pad_sequence
 
-from common.errors import UsageError
-from extract.audio import SAMPLING_RATE, Waveform
-from extract.encoders.contract import LAST, AcousticEncoder, Options, States
+from ser_memory.common.errors import UsageError
+from ser_memory.extract.audio import SAMPLING_RATE, Waveform
+from ser_memory.extract.encoders.contract import LAST, AcousticEncoder, Options, States
 
 BANDS = 40
 _WINDOW, _HOP, _FFT = 400, 160, 512  # samples: 25 ms every 10 ms

@@ -11,7 +11,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from extract.encoders.contract import valid
+from ser_memory.extract.encoders.contract import valid
 
 
 class Padding:

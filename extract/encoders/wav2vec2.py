@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from common.errors import SerError
-from extract.audio import SAMPLING_RATE, Waveform
-from extract.encoders.contract import (
+from ser_memory.common.errors import SerError
+from ser_memory.extract.audio import SAMPLING_RATE, Waveform
+from ser_memory.extract.encoders.contract import (
     EXACT,
     AcousticEncoder,
     Options,
@@ -22,8 +22,8 @@ from extract.encoders.contract import (
     relative_error,
     valid,
 )
-from extract.encoders.loading import load_model, revision
-from extract.encoders.padding import Padding
+from ser_memory.extract.encoders.loading import load_model, revision
+from ser_memory.extract.encoders.padding import Padding
 
 
 class Wav2Vec2Encoder(AcousticEncoder):

@@ -6,9 +6,9 @@ from typing import Any, cast
 
 import torch
 
-from extract.audio import SAMPLING_RATE, Waveform
-from extract.encoders.contract import AcousticEncoder, Options, States, parse_layers
-from extract.encoders.loading import load_model, revision
+from ser_memory.extract.audio import SAMPLING_RATE, Waveform
+from ser_memory.extract.encoders.contract import AcousticEncoder, Options, States, parse_layers
+from ser_memory.extract.encoders.loading import load_model, revision
 
 
 class WhisperEncoder(AcousticEncoder):

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from extract.transcripts import azure, faster_whisper, whisper
-from extract.transcripts.contract import Options, Transcriber
+from ser_memory.extract.transcripts import azure, faster_whisper, whisper
+from ser_memory.extract.transcripts.contract import Options, Transcriber
 
 TRANSCRIBERS: dict[str, Callable[[Options], Transcriber]] = {
     "whisper": whisper.load,

@@ -13,11 +13,11 @@ from urllib.parse import urlsplit
 
 import numpy as np
 
-from common.errors import SerError, UsageError
-from extract.transcripts.contract import Heard, Options, RefusedError, TryAgainError
+from ser_memory.common.errors import SerError, UsageError
+from ser_memory.extract.transcripts.contract import Heard, Options, RefusedError, TryAgainError
 
 if TYPE_CHECKING:
-    from extract.audio import Waveform
+    from ser_memory.extract.audio import Waveform
 
 ENDPOINT_VARIABLE, KEY_VARIABLE = "AZURE_SPEECH_ENDPOINT", "AZURE_SPEECH_API_KEY"  # as in Microsoft's samples
 EXTRA = "azure"

@@ -6,9 +6,9 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from common.console import table
-from common.errors import SerError
-from extract.transcripts.quality import NORMALISATION, Errors, total, word_errors, worst
+from ser_memory.common.console import table
+from ser_memory.common.errors import SerError
+from ser_memory.extract.transcripts.quality import NORMALISATION, Errors, total, word_errors, worst
 
 _WORST = 5  # utterances shown per transcriber
 _WIDTH = 60  # characters of a text shown

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
-    from extract.audio import Waveform
+    from ser_memory.extract.audio import Waveform
 
 WHISPER_MODEL = "openai/whisper-base.en"
 

@@ -7,8 +7,8 @@ from functools import cache
 
 import numpy as np
 
-from common.errors import SerError, UsageError
-from extract.transcripts.quality import normalised, total, word_errors
+from ser_memory.common.errors import SerError, UsageError
+from ser_memory.extract.transcripts.quality import normalised, total, word_errors
 
 SUBSTITUTE, DELETE, INSERT = range(3)
 # About how recognisers err.

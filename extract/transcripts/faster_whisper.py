@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from common.errors import SerError, UsageError, listing
-from extract.revisions import digest
-from extract.transcripts.contract import Heard, Options
-from extract.transcripts.whisper import most_tokens
+from ser_memory.common.errors import SerError, UsageError, listing
+from ser_memory.extract.revisions import digest
+from ser_memory.extract.transcripts.contract import Heard, Options
+from ser_memory.extract.transcripts.whisper import most_tokens
 
 if TYPE_CHECKING:
-    from extract.audio import Waveform
+    from ser_memory.extract.audio import Waveform
 
 EXTRA = "faster-whisper"
 _OPENAI = "openai/whisper-"  # its checkpoints go by what follows, converted: base.en, small, ...

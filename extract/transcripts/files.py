@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from common.console import notice
-from common.errors import SerError, UsageError, listing
-from extract.corpora import Utterance
-from extract.tables import read_table, what_it_has
+from ser_memory.common.console import notice
+from ser_memory.common.errors import SerError, UsageError, listing
+from ser_memory.extract.corpora import Utterance
+from ser_memory.extract.tables import read_table, what_it_has
 
 _COLUMNS = ("id", "text")
 _PICKLES = (".pkl", ".pickle", ".pck", ".p", ".joblib", ".dill")

@@ -10,15 +10,15 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
-from common.console import notice
-from common.errors import SerError, listing
-from common.interruption import InterruptedRunError, on_signals
-from extract import audio
-from extract.audio import SAMPLING_RATE, Waveform
-from extract.transcripts.contract import Heard, RefusedError, Transcriber
-from extract.transcripts.patience import ExhaustedError, Patience, StoppedError
-from extract.transcripts.store import Transcript, TranscriptStore
-from extract.transcripts.suspicion import flags
+from ser_memory.common.console import notice
+from ser_memory.common.errors import SerError, listing
+from ser_memory.common.interruption import InterruptedRunError, on_signals
+from ser_memory.extract import audio
+from ser_memory.extract.audio import SAMPLING_RATE, Waveform
+from ser_memory.extract.transcripts.contract import Heard, RefusedError, Transcriber
+from ser_memory.extract.transcripts.patience import ExhaustedError, Patience, StoppedError
+from ser_memory.extract.transcripts.store import Transcript, TranscriptStore
+from ser_memory.extract.transcripts.suspicion import flags
 
 # Refusals in a row, none heard between: then it is not the recordings that are at fault.
 _MOST_REFUSALS = 5

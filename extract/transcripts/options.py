@@ -8,11 +8,11 @@ from typing import Any, TypeVar
 
 import click
 
-from common.console import Number
-from extract.transcripts import Options
-from extract.transcripts.contract import WHISPER_MODEL
-from extract.transcripts.cost import Spending
-from extract.transcripts.sources import Sources, parse
+from ser_memory.common.console import Number
+from ser_memory.extract.transcripts import Options
+from ser_memory.extract.transcripts.contract import WHISPER_MODEL
+from ser_memory.extract.transcripts.cost import Spending
+from ser_memory.extract.transcripts.sources import Sources, parse
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 

@@ -8,9 +8,9 @@ import time
 from collections.abc import Callable
 from typing import TypeVar
 
-from common.console import clock, notice
-from common.errors import SerError
-from extract.transcripts.contract import RefusedError, TryAgainError
+from ser_memory.common.console import clock, notice
+from ser_memory.common.errors import SerError
+from ser_memory.extract.transcripts.contract import RefusedError, TryAgainError
 
 Reply = TypeVar("Reply")
 

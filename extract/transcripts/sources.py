@@ -7,13 +7,13 @@ from contextlib import closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from common.console import progress
-from common.errors import UsageError, listing
-from extract.corpora import Utterance
-from extract.transcripts import TRANSCRIBERS, VERSIONS
-from extract.transcripts.contract import Options
-from extract.transcripts.cost import Spending
-from extract.transcripts.store import (
+from ser_memory.common.console import progress
+from ser_memory.common.errors import UsageError, listing
+from ser_memory.extract.corpora import Utterance
+from ser_memory.extract.transcripts import TRANSCRIBERS, VERSIONS
+from ser_memory.extract.transcripts.contract import Options
+from ser_memory.extract.transcripts.cost import Spending
+from ser_memory.extract.transcripts.store import (
     Transcript,
     TranscriptStore,
     read_store,
@@ -84,8 +84,8 @@ class Sources:
 
         The store is opened once nothing but the hearing can fail: until then nothing is made.
         """
-        from extract.transcripts.hearing import Recording, hear, tell
-        from extract.transcripts.patience import Patience
+        from ser_memory.extract.transcripts.hearing import Recording, hear, tell
+        from ser_memory.extract.transcripts.patience import Patience
 
         assert self.engine is not None
         recordings = [Recording(each.id, each.audio, seconds) for each, seconds in missing if each.audio]

@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from common.errors import SerError, UsageError, listing
-from extract.revisions import digest
-from extract.transcripts.contract import Heard, Options
+from ser_memory.common.errors import SerError, UsageError, listing
+from ser_memory.extract.revisions import digest
+from ser_memory.extract.transcripts.contract import Heard, Options
 
 if TYPE_CHECKING:
     import torch
 
-    from extract.audio import Waveform
+    from ser_memory.extract.audio import Waveform
 
 _RATE = 16_000  # Hz
 _START, _NO_TIMESTAMPS = "<|startoftranscript|>", "<|notimestamps|>"
@@ -29,7 +29,7 @@ _POSITIONS, _PROMPT = 448, 8  # tokens a decoder of the published models has roo
 
 def load(options: Options) -> WhisperTranscriber:
     """By Hugging Face name or local folder. Raises SerError when it cannot be loaded or used as asked."""
-    from common.devices import resolve_devices
+    from ser_memory.common.devices import resolve_devices
 
     model, processor = _from_pretrained(options.model)
     device = resolve_devices(options.device)[0]  # one card hears; the encoders may have several

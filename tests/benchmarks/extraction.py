@@ -25,10 +25,10 @@ import soundfile
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from extract.corpora import Utterance
-from extract.encoders import Options, load_acoustic, relative_error
-from extract.shards import Shards, plan_parts
-from extract.workers import Job, Worker, encode_parts, per_core
+from ser_memory.extract.corpora import Utterance
+from ser_memory.extract.encoders import Options, load_acoustic, relative_error
+from ser_memory.extract.shards import Shards, plan_parts
+from ser_memory.extract.workers import Job, Worker, encode_parts, per_core
 
 Run = Callable[[list[Path]], np.ndarray]  # recordings -> (N, 768)
 Way = tuple[str, Callable[..., Run], tuple[object, ...]]

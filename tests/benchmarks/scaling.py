@@ -19,13 +19,13 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
-from common.cache import CacheInfo, FeatureCache
-from extract.corpora import Utterance
-from extract.encoders import load_acoustic, load_text
-from extract.pipeline import merge
-from extract.screening import Screening
-from extract.shards import PartRows, Shards, plan_parts
-from extract.workers import Job, Worker, encode_parts, per_core
+from ser_memory.common.cache import CacheInfo, FeatureCache
+from ser_memory.extract.corpora import Utterance
+from ser_memory.extract.encoders import load_acoustic, load_text
+from ser_memory.extract.pipeline import merge
+from ser_memory.extract.screening import Screening
+from ser_memory.extract.shards import PartRows, Shards, plan_parts
+from ser_memory.extract.workers import Job, Worker, encode_parts, per_core
 from tests.models import save_acoustic, save_text
 
 INFO = CacheInfo(

@@ -26,17 +26,17 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
-from common.cache import CacheInfo, write_cache
-from common.cores import cores, one_core_each
+from ser_memory.common.cache import CacheInfo, write_cache
+from ser_memory.common.cores import cores, one_core_each
+from ser_memory.train.data import Source, load_corpora
+from ser_memory.train.experiment import Experiment, Trainer, variants
+from ser_memory.train.loop import LoopSettings
+from ser_memory.train.model import Architecture, Network
+from ser_memory.train.runs import Run
+from ser_memory.train.schedule import carry_out, plan
+from ser_memory.train.store import Store
+from ser_memory.train.strategies import StrategySettings
 from tests.train.reference import PlainModel, plain_ccc_loss
-from train.data import Source, load_corpora
-from train.experiment import Experiment, Trainer, variants
-from train.loop import LoopSettings
-from train.model import Architecture, Network
-from train.runs import Run
-from train.schedule import carry_out, plan
-from train.store import Store
-from train.strategies import StrategySettings
 
 warnings.filterwarnings("ignore", category=DeprecationWarning)  # Avalanche's of itself
 NAMES = ("msp-podcast", "msp-improv", "iemocap")

@@ -15,8 +15,8 @@ import h5py
 import numpy as np
 import pytest
 
-from common.cache import COLUMNS, CacheInfo, FeatureCache, write_cache
-from common.errors import SerError
+from ser_memory.common.cache import COLUMNS, CacheInfo, FeatureCache, write_cache
+from ser_memory.common.errors import SerError
 
 
 def info(**changes: Any) -> CacheInfo:

@@ -8,8 +8,8 @@ import click
 import pytest
 from click.testing import CliRunner, Result
 
-from common import console
-from common.errors import SerError, UsageError, listing
+from ser_memory.common import console
+from ser_memory.common.errors import SerError, UsageError, listing
 
 
 def failing(error: Exception) -> Result:

@@ -8,8 +8,8 @@ import h5py
 import numpy as np
 from click.testing import CliRunner, Result
 
-from common.cache import write_cache
-from common.inspection import main
+from ser_memory.common.cache import write_cache
+from ser_memory.common.inspection import main
 from tests.common.test_cache import columns, info
 
 

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from common import manifests
-from common.errors import SerError, UsageError
-from common.manifests import SPLIT_NAME, Protocol
+from ser_memory.common import manifests
+from ser_memory.common.errors import SerError, UsageError
+from ser_memory.common.manifests import SPLIT_NAME, Protocol
 
 GOOD = """\
 name = "own"

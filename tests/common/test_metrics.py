@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from sklearn.metrics import recall_score
 
-from common.labels import to_bins, to_unit
-from common.metrics import ccc, uar
+from ser_memory.common.labels import to_bins, to_unit
+from ser_memory.common.metrics import ccc, uar
 
 values = hnp.arrays(np.float64, st.integers(2, 40), elements=st.floats(-2, 2, width=32))
 pairs = st.integers(2, 40).flatmap(

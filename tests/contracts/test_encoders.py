@@ -10,9 +10,9 @@ import torch
 import transformers
 from transformers import AutoFeatureExtractor, AutoModel, AutoTokenizer
 
-from common.errors import SerError, UsageError
-from extract.audio import SAMPLING_RATE, Waveform
-from extract.encoders import (
+from ser_memory.common.errors import SerError, UsageError
+from ser_memory.extract.audio import SAMPLING_RATE, Waveform
+from ser_memory.extract.encoders import (
     ACOUSTIC_ENCODERS,
     EXACT,
     POOLINGS,
@@ -21,7 +21,7 @@ from extract.encoders import (
     load_text,
     relative_error,
 )
-from extract.encoders.wav2vec2 import Wav2Vec2Encoder
+from ser_memory.extract.encoders.wav2vec2 import Wav2Vec2Encoder
 from tests.models import ACOUSTIC, save_acoustic, save_text, save_whisper
 
 # Padding within the batch for these; the others fall back to batches of equal length.

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from common import manifests
-from common.manifests import SPLIT_NAME, Manifest
-from extract.corpora import READERS, Utterance
-from extract.corpora.utterance import UNKNOWN
+from ser_memory.common import manifests
+from ser_memory.common.manifests import SPLIT_NAME, Manifest
+from ser_memory.extract.corpora import READERS, Utterance
+from ser_memory.extract.corpora.utterance import UNKNOWN
 from tests.releases import BUILDERS, Truth
 
 Release = tuple[Truth, Manifest, Path]

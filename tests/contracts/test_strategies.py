@@ -13,17 +13,17 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ser_memory.train import cli
+from ser_memory.train.data import Source
+from ser_memory.train.experiment import Experiment, variants
+from ser_memory.train.loop import LoopSettings, Trained
+from ser_memory.train.results import results
+from ser_memory.train.runs import Keys
+from ser_memory.train.samplers import SAMPLERS
+from ser_memory.train.schedule import carry_out, plan
+from ser_memory.train.store import Store
+from ser_memory.train.strategies import STRATEGIES, StrategySettings
 from tests.train.worlds import begin, corpora, network, parameters, samples
-from train import cli
-from train.data import Source
-from train.experiment import Experiment, variants
-from train.loop import LoopSettings, Trained
-from train.results import results
-from train.runs import Keys
-from train.samplers import SAMPLERS
-from train.schedule import carry_out, plan
-from train.store import Store
-from train.strategies import STRATEGIES, StrategySettings
 
 QUICK = LoopSettings(batch_size=16, epochs=3, patience=3, learning_rate=1e-3)
 STAGES = ("msp-podcast", "msp-improv", "iemocap")

@@ -8,9 +8,9 @@ from contextlib import closing
 
 import pytest
 
-from extract.audio import Waveform, load
-from extract.transcripts import TRANSCRIBERS, VERSIONS, Options, Transcriber
-from extract.transcripts.contract import Heard
+from ser_memory.extract.audio import Waveform, load
+from ser_memory.extract.transcripts import TRANSCRIBERS, VERSIONS, Options, Transcriber
+from ser_memory.extract.transcripts.contract import Heard
 from tests.recordings import write_noises
 from tests.transcribers import BUILDERS
 

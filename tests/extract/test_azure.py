@@ -18,9 +18,9 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
-from extract.transcribe_cli import main
-from extract.transcripts.patience import Patience
-from extract.transcripts.store import read_store
+from ser_memory.extract.transcribe_cli import main
+from ser_memory.extract.transcripts.patience import Patience
+from ser_memory.extract.transcripts.store import read_store
 from tests.azure_server import KEY, Azure, serving
 from tests.recordings import write_noises
 
@@ -142,7 +142,7 @@ def test_a_fault_is_overcome(fault: str, make: Make) -> None:
 
 
 def test_a_reply_that_takes_too_long_is_not_waited_for(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("extract.transcripts.azure._TIMEOUT", 0.15)
+    monkeypatch.setattr("ser_memory.extract.transcripts.azure._TIMEOUT", 0.15)
     place = make(3, lambda n, name: "slow" if n == 0 else "")
     result = place.run(*AGREED)
     assert result.exit_code == 0, result.output

@@ -10,12 +10,12 @@ import pytest
 import soundfile
 from click.testing import CliRunner, Result
 
-from common import manifests
-from common.cache import FeatureCache
-from extract.audio import load
-from extract.cli import main
-from extract.corpora import READERS
-from extract.encoders import EXACT, load_acoustic, load_text, relative_error
+from ser_memory.common import manifests
+from ser_memory.common.cache import FeatureCache
+from ser_memory.extract.audio import load
+from ser_memory.extract.cli import main
+from ser_memory.extract.corpora import READERS
+from ser_memory.extract.encoders import EXACT, load_acoustic, load_text, relative_error
 from tests.models import save_acoustic, save_text, save_whisper
 from tests.releases import BUILDERS, Truth
 
@@ -159,10 +159,10 @@ def test_a_folder_that_is_only_read_from(
     truth = BUILDERS["iemocap"](tmp_path / "release")
     command = ["--corpus", truth.corpus, "--root", tmp_path / "release", "--cache", tmp_path, *encoders]
     with monkeypatch.context() as patch:
-        patch.setattr("extract.pipeline.FileLock", Denied)
+        patch.setattr("ser_memory.extract.pipeline.FileLock", Denied)
         assert "Permission denied" in refused(run(*command), 1)
     assert run(*command).exit_code == 0
-    monkeypatch.setattr("extract.pipeline.FileLock", Denied)
+    monkeypatch.setattr("ser_memory.extract.pipeline.FileLock", Denied)
     result = run(*command)
     assert result.exit_code == 0, result.output
     assert "already has this content; nothing to do" in result.stderr

@@ -15,9 +15,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from common import manifests
-from common.errors import SerError
-from extract.corpora import READERS, UNKNOWN, Utterance
+from ser_memory.common import manifests
+from ser_memory.common.errors import SerError
+from ser_memory.extract.corpora import READERS, UNKNOWN, Utterance
 from tests.releases import (
     TABLE_MANIFEST,
     Truth,

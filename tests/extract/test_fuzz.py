@@ -8,13 +8,13 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
-from common.cache import REASONS
-from extract.corpora import Utterance
-from extract.encoders import load_acoustic, load_text
-from extract.pipeline import Chosen
-from extract.screening import screen
-from extract.shards import Shards, plan_parts
-from extract.workers import Job, Worker, encode_parts
+from ser_memory.common.cache import REASONS
+from ser_memory.extract.corpora import Utterance
+from ser_memory.extract.encoders import load_acoustic, load_text
+from ser_memory.extract.pipeline import Chosen
+from ser_memory.extract.screening import screen
+from ser_memory.extract.shards import Shards, plan_parts
+from ser_memory.extract.workers import Job, Worker, encode_parts
 from tests.models import save_acoustic, save_text
 
 FILES = int(os.environ.get("SER_FUZZ_FILES", "100"))  # in the long run 2,000 and more

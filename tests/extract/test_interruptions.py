@@ -18,14 +18,14 @@ import pytest
 import soundfile
 import torch
 
-from common import manifests
-from common.cache import FeatureCache
-from common.errors import SerError
-from extract.audio import Waveform
-from extract.encoders import AcousticEncoder, Options, load_acoustic, load_text
-from extract.pipeline import Settings, extract_corpus
-from extract.shards import Shards, plan_parts
-from extract.workers import Worker, per_core
+from ser_memory.common import manifests
+from ser_memory.common.cache import FeatureCache
+from ser_memory.common.errors import SerError
+from ser_memory.extract.audio import Waveform
+from ser_memory.extract.encoders import AcousticEncoder, Options, load_acoustic, load_text
+from ser_memory.extract.pipeline import Settings, extract_corpus
+from ser_memory.extract.shards import Shards, plan_parts
+from ser_memory.extract.workers import Worker, per_core
 from tests.models import save_acoustic, save_text
 
 TURNS = 60

@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from common.errors import SerError, UsageError
-from extract.transcripts.store import (
+from ser_memory.common.errors import SerError, UsageError
+from ser_memory.extract.transcripts.store import (
     Transcript,
     TranscriptStore,
     read_store,

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from common.errors import SerError
-from extract.tables import read_table
+from ser_memory.common.errors import SerError
+from ser_memory.extract.tables import read_table
 
 
 def read(path: Path, content: str | bytes) -> list[dict[str, str | None]]:

@@ -18,22 +18,22 @@ import jiwer
 import pytest
 from click.testing import CliRunner, Result
 
-from common import manifests
-from common.cache import FeatureCache
-from extract.audio import Waveform
-from extract.cli import main as ser_extract
-from extract.corpora import Utterance, read_release
-from extract.transcribe_cli import main as ser_transcribe
-from extract.transcripts.contract import Heard, Options
-from extract.transcripts.files import read_transcripts
-from extract.transcripts.quality import normalised
-from extract.transcripts.store import Transcript, read_store, write_store
-from extract.transcripts.whisper import WhisperTranscriber
+from ser_memory.common import manifests
+from ser_memory.common.cache import FeatureCache
+from ser_memory.extract.audio import Waveform
+from ser_memory.extract.cli import main as ser_extract
+from ser_memory.extract.corpora import Utterance, read_release
+from ser_memory.extract.transcribe_cli import main as ser_transcribe
+from ser_memory.extract.transcripts.contract import Heard, Options
+from ser_memory.extract.transcripts.files import read_transcripts
+from ser_memory.extract.transcripts.quality import normalised
+from ser_memory.extract.transcripts.store import Transcript, read_store, write_store
+from ser_memory.extract.transcripts.whisper import WhisperTranscriber
+from ser_memory.train.simulation import plan, write_releases
 from tests.azure_server import KEY, Azure, serving
 from tests.models import save_acoustic, save_text, save_whisper
 from tests.recordings import write_noises
 from tests.transcribers import save_converted, spare_threads
-from train.simulation import plan, write_releases
 
 SMALL = 0.01
 TEXTS = {"n00": "It was late.", "n01": "We left - so soon!", "n03": "[LAUGHTER]", "n04": "a lovely day"}
@@ -70,7 +70,7 @@ def podcast(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("releases")
     first = plan(SMALL)[:1]
     with pytest.MonkeyPatch.context() as monkeypatch:
-        monkeypatch.setattr("train.simulation.releases.plan", lambda scale: first)
+        monkeypatch.setattr("ser_memory.train.simulation.releases.plan", lambda scale: first)
         write_releases(root, SMALL)
     return root / "msp-podcast"
 
@@ -258,7 +258,7 @@ def test_an_interrupted_run_says_what_is_kept(
         return transcribe(self, waveforms)
 
     monkeypatch.setattr(WhisperTranscriber, "transcribe", interrupted)
-    monkeypatch.setattr("extract.transcripts.options.Options", partial(Options, batch_size=2))
+    monkeypatch.setattr("ser_memory.extract.transcripts.options.Options", partial(Options, batch_size=2))
     asked = ("--transcriber", "whisper", "--whisper-model", models / "whisper", "--device", "cpu")
     message = refused(noises.run(*asked), 128 + number)
     assert message.startswith(

@@ -12,11 +12,11 @@ import pytest
 import torch
 from transformers import WhisperForConditionalGeneration, WhisperProcessor
 
-from common.errors import SerError, UsageError
-from extract.audio import Waveform
-from extract.transcripts import TRANSCRIBERS, Options
-from extract.transcripts.suspicion import FEW_WORDS, ON_SILENCE, REPETITION, flags, is_repetitive
-from extract.transcripts.whisper import WhisperTranscriber, load, pieces
+from ser_memory.common.errors import SerError, UsageError
+from ser_memory.extract.audio import Waveform
+from ser_memory.extract.transcripts import TRANSCRIBERS, Options
+from ser_memory.extract.transcripts.suspicion import FEW_WORDS, ON_SILENCE, REPETITION, flags, is_repetitive
+from ser_memory.extract.transcripts.whisper import WhisperTranscriber, load, pieces
 from tests.models import save_text, save_whisper
 
 

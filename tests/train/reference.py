@@ -9,9 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from common.metrics import ccc
-from train.data import Samples
-from train.model import Architecture, Network
+from ser_memory.common.metrics import ccc
+from ser_memory.train.data import Samples
+from ser_memory.train.model import Architecture, Network
 
 
 class PlainModel(nn.Module):

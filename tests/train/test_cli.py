@@ -15,9 +15,9 @@ import pytest
 from click.testing import CliRunner, Result
 from scipy.stats import ttest_rel
 
+from ser_memory.train.cli import main
+from ser_memory.train.results import alone_in
 from tests.train.worlds import write_caches
-from train.cli import main
-from train.results import alone_in
 
 QUICK = [
     "--epochs",

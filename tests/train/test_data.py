@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 import torch
 
-from common.cache import EMBEDDINGS, FeatureCache
+from ser_memory.common.cache import EMBEDDINGS, FeatureCache
+from ser_memory.train import data
+from ser_memory.train.data import Pool, Source, load_corpora
 from tests.train.worlds import samples, write_caches
-from train import data
-from train.data import Pool, Source, load_corpora
 
 
 def test_splits_are_the_rows_of_the_cache(tmp_path: Path) -> None:

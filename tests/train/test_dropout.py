@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from train.dropout import Dropout
+from ser_memory.train.dropout import Dropout
 
 PLACES = {"a": (64, 0.2), "b": (33, 0.1), "c": (5, 0.0)}
 

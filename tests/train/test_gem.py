@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 import torch
 
+from ser_memory.train import projection
+from ser_memory.train.data import Samples
+from ser_memory.train.strategies import StrategySettings
 from tests.train.reference import flat_gradient, plain, plain_ccc_loss
 from tests.train.worlds import begin, samples
-from train import projection
-from train.data import Samples
-from train.strategies import StrategySettings
 
 
 def brute_force(g: np.ndarray, memories: np.ndarray) -> np.ndarray:

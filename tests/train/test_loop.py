@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 import torch
 
+from ser_memory.train.loop import LoopSettings, PausedError, Training
+from ser_memory.train.store import Store
+from ser_memory.train.strategies import STRATEGIES, StrategySettings
 from tests.train.reference import PlainModel, plain, plain_training
 from tests.train.worlds import begin, learnable, network, parameters, samples
-from train.loop import LoopSettings, PausedError, Training
-from train.store import Store
-from train.strategies import STRATEGIES, StrategySettings
 
 NO_DROPOUT = {"trunk_dropout": 0.0, "text_dropout": 0.0, "head_dropout": 0.0}
 

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import torch
 
-from common.metrics import ccc
+from ser_memory.common.metrics import ccc
+from ser_memory.train.model import Architecture, Network
+from ser_memory.train.objective import OBJECTIVES, ccc_loss, mse_loss
 from tests.train.reference import flat_gradient, plain, plain_ccc_loss
 from tests.train.worlds import ACOUSTIC_WIDTH, TEXT_WIDTH, network, parameters, samples
-from train.model import Architecture, Network
-from train.objective import OBJECTIVES, ccc_loss, mse_loss
 
 
 def inputs(runs: int, rows: int, layers: int = 0) -> tuple[torch.Tensor, torch.Tensor]:

@@ -15,14 +15,14 @@ import h5py
 import pytest
 import torch
 
+from ser_memory.train import schedule
+from ser_memory.train.experiment import Experiment, Failure, Trainer, variants
+from ser_memory.train.loop import LoopSettings, Training
+from ser_memory.train.results import results
+from ser_memory.train.runs import Keys, Run
+from ser_memory.train.store import Store
 from tests.train.test_cli import QUICK, caches, refused, rows, run
 from tests.train.worlds import STAGES, corpora, write_caches
-from train import schedule
-from train.experiment import Experiment, Failure, Trainer, variants
-from train.loop import LoopSettings, Training
-from train.results import results
-from train.runs import Keys, Run
-from train.store import Store
 
 assert caches  # the fixture
 ALL = ["--strategy", "finetune", "--strategy", "gem", "--strategy", "experience-replay:speaker"]
@@ -110,7 +110,7 @@ def test_what_cannot_be_trusted_is_trained_again(tmp_path: Path, monkeypatch: py
 
 
 def start(*arguments: object) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "train.cli", *QUICK, *map(str, arguments)]
+    command = [sys.executable, "-m", "ser_memory.train.cli", *QUICK, *map(str, arguments)]
     return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
 
 
@@ -226,7 +226,7 @@ def test_the_last_runs_take_turns(caches: Path, tmp_path: Path, monkeypatch: pyt
 def test_more_jobs_than_cores_are_not_used(
     caches: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from train import cli
+    from ser_memory.train import cli
 
     monkeypatch.setattr(cli, "cores", lambda: 1)
     result = run(

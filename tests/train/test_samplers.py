@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from scipy.stats import chisquare
 
+from ser_memory.train.samplers import SAMPLERS
 from tests.contracts.test_strategies import corpus, even, tally
-from train.samplers import SAMPLERS
 
 Array = npt.NDArray[np.int64]
 Made = tuple[Array, Array, npt.NDArray[np.float32], int, int]

@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 import soundfile
 
-from common import manifests
-from common.errors import UsageError
-from extract.corpora import READERS, Utterance
-from train.simulation import plan, write_encoders, write_releases
-from train.simulation.rooms import HALL, STAGE, STUDIO, Environment, place
-from train.simulation.voice import SAMPLING_RATE, Array, Audio, Gender, Speaker, speak, syllables
-from train.simulation.words import COMMON, FLAVOURS, sentence, vocabulary
+from ser_memory.common import manifests
+from ser_memory.common.errors import UsageError
+from ser_memory.extract.corpora import READERS, Utterance
+from ser_memory.train.simulation import plan, write_encoders, write_releases
+from ser_memory.train.simulation.rooms import HALL, STAGE, STUDIO, Environment, place
+from ser_memory.train.simulation.voice import SAMPLING_RATE, Array, Audio, Gender, Speaker, speak, syllables
+from ser_memory.train.simulation.words import COMMON, FLAVOURS, sentence, vocabulary
 
 SMALL = 0.01
 CORPORA = ("msp-podcast", "msp-improv", "iemocap")

@@ -10,13 +10,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from common.cache import CacheInfo, write_cache
-from train.data import Corpus, Samples
-from train.dropout import Dropout
-from train.loop import LoopSettings, Training
-from train.model import Architecture, Network
-from train.objective import OBJECTIVES
-from train.strategies import STRATEGIES, Stage, StrategySettings
+from ser_memory.common.cache import CacheInfo, write_cache
+from ser_memory.train.data import Corpus, Samples
+from ser_memory.train.dropout import Dropout
+from ser_memory.train.loop import LoopSettings, Training
+from ser_memory.train.model import Architecture, Network
+from ser_memory.train.objective import OBJECTIVES
+from ser_memory.train.strategies import STRATEGIES, Stage, StrategySettings
 
 ACOUSTIC_WIDTH, TEXT_WIDTH = 6, 5
 STAGES = ("msp-podcast", "msp-improv", "iemocap")

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from train.strategies.a_gem import AveragedGEM
-from train.strategies.base import Kept, Stage, Strategy, StrategySettings
-from train.strategies.der import DarkExperienceReplay
-from train.strategies.ewc import ElasticWeightConsolidation
-from train.strategies.experience_replay import ExperienceReplay
-from train.strategies.finetune import FineTune
-from train.strategies.gem import GEM
-from train.strategies.joint import Joint
-from train.strategies.lwf import LearningWithoutForgetting
+from ser_memory.train.strategies.a_gem import AveragedGEM
+from ser_memory.train.strategies.base import Kept, Stage, Strategy, StrategySettings
+from ser_memory.train.strategies.der import DarkExperienceReplay
+from ser_memory.train.strategies.ewc import ElasticWeightConsolidation
+from ser_memory.train.strategies.experience_replay import ExperienceReplay
+from ser_memory.train.strategies.finetune import FineTune
+from ser_memory.train.strategies.gem import GEM
+from ser_memory.train.strategies.joint import Joint
+from ser_memory.train.strategies.lwf import LearningWithoutForgetting
 
 STRATEGIES: dict[str, type[Strategy]] = {
     "finetune": FineTune,

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from train.data import Batch
-from train.strategies.base import together
-from train.strategies.gem import GEM
+from ser_memory.train.data import Batch
+from ser_memory.train.strategies.base import together
+from ser_memory.train.strategies.gem import GEM
 
 
 class AveragedGEM(GEM):

@@ -10,10 +10,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from train.data import Batch, Pool, Samples
-from train.dropout import Dropout
-from train.model import Network, Parameters
-from train.objective import Objective
+from ser_memory.train.data import Batch, Pool, Samples
+from ser_memory.train.dropout import Dropout
+from ser_memory.train.model import Network, Parameters
+from ser_memory.train.objective import Objective
 
 
 @dataclass(frozen=True)

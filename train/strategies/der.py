@@ -5,10 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from train.data import Samples
-from train.model import Network, Parameters
-from train.objective import mse_loss
-from train.strategies.base import (
+from ser_memory.train.data import Samples
+from ser_memory.train.model import Network, Parameters
+from ser_memory.train.objective import mse_loss
+from ser_memory.train.strategies.base import (
     Kept,
     Stage,
     Strategy,

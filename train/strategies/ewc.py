@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from train.data import Samples
-from train.model import Network, Parameters
-from train.strategies.base import Kept, Strategy
+from ser_memory.train.data import Samples
+from ser_memory.train.model import Network, Parameters
+from ser_memory.train.strategies.base import Kept, Strategy
 
 _ROWS = 1024  # looked at together
 

@@ -9,8 +9,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from train.data import Pool
-from train.strategies.base import Stage, Strategy, StrategySettings
+from ser_memory.train.data import Pool
+from ser_memory.train.strategies.base import Stage, Strategy, StrategySettings
 
 
 class ExperienceReplay(Strategy):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from train.strategies.base import Strategy
+from ser_memory.train.strategies.base import Strategy
 
 
 class FineTune(Strategy):

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from train.data import Batch
-from train.model import Parameters
-from train.projection import project
-from train.strategies.base import Stage, Strategy, StrategySettings, draw, remembered, take
+from ser_memory.train.data import Batch
+from ser_memory.train.model import Parameters
+from ser_memory.train.projection import project
+from ser_memory.train.strategies.base import Stage, Strategy, StrategySettings, draw, remembered, take
 
 
 class GEM(Strategy):

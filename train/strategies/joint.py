@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from train.data import Pool
-from train.strategies.base import Stage, Strategy, StrategySettings
+from ser_memory.train.data import Pool
+from ser_memory.train.strategies.base import Stage, Strategy, StrategySettings
 
 
 class Joint(Strategy):

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from train.objective import mse_loss
-from train.strategies.base import Stage, Strategy, StrategySettings, take
+from ser_memory.train.objective import mse_loss
+from ser_memory.train.strategies.base import Stage, Strategy, StrategySettings, take
 
 
 class LearningWithoutForgetting(Strategy):
