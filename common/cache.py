@@ -23,7 +23,9 @@ import h5py
 import numpy as np
 import numpy.typing as npt
 
+from ser_memory.common.conventions import RATED, in_split_order
 from ser_memory.common.errors import SerError, listing
+from ser_memory.common.files import replacing
 from ser_memory.common.manifests import SPLIT_NAME, extraction_of
 
 FORMAT = "ser-feature-cache"
@@ -31,7 +33,7 @@ FORMAT_VERSION = 1
 SUFFIX = ".h5"
 
 TEXT_COLUMNS = ("id", "speaker", "gender", "split", "transcript")  # (N,) UTF-8
-NUMBER_COLUMNS = ("duration", "activation", "valence", "dominance")  # (N,) float32
+NUMBER_COLUMNS = ("duration", *RATED)  # (N,) float32
 EMBEDDINGS = ("acoustic", "text")  # (N, D), or (N, L, D) with several layers, and (N, E) float32
 COLUMNS = TEXT_COLUMNS + NUMBER_COLUMNS + EMBEDDINGS
 ENCODER_ATTRIBUTES = (
@@ -47,7 +49,7 @@ REASONS = ("too short", "too long", "missing", "unreadable", "not finite", "no l
 _WRONG = {
     "split": "not train, validation, test, test2 and so on",
     "duration": "not between min_duration and max_duration",
-    **dict.fromkeys(("activation", "valence", "dominance"), "not finite or outside the scale"),
+    **dict.fromkeys(RATED, "not finite or outside the scale"),
     **dict.fromkeys(EMBEDDINGS, "not finite"),
 }
 _BLOCK = 8192  # rows looked at together
@@ -159,7 +161,7 @@ class FeatureCache:
         if column == "duration":
             low, high = self.info.min_duration, self.info.max_duration
             right &= (values > 0) & (values >= low * (1 - _ROUNDING)) & (values <= high * (1 + _ROUNDING))
-        if column in ("activation", "valence", "dominance"):
+        if column in RATED:
             low, high = self.info.scale_min - _ROUNDING, self.info.scale_max + _ROUNDING
             right &= (values >= low) & (values <= high)
         if column == "dominance":
@@ -179,12 +181,8 @@ class FeatureCache:
 
     def describe(self) -> dict[str, int]:
         """Rows per split, in the order train, validation, test, test2, ..."""
-        names, counts = np.unique(self.read("split"), return_counts=True)
-        order = sorted(
-            zip(names, counts, strict=True),
-            key=lambda item: (item[0] != "train", "val" not in item[0], item[0]),
-        )
-        return {str(name): int(count) for name, count in order}
+        counts = Counter(self.read("split"))
+        return {split: counts[split] for split in in_split_order(counts)}
 
 
 @dataclass(frozen=True)
@@ -207,33 +205,27 @@ def write_cache(path: Path, info: CacheInfo, columns: Mapping[str, npt.ArrayLike
     """
     pieces = {name: column for name, column in columns.items() if isinstance(column, Pieces)}
     arrays = _checked(columns)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(path.name + ".partial")
     size = _size(arrays, pieces)
     try:
-        _reserve(aside, size)
-        with h5py.File(aside, "w", libver="v110") as file:
-            for name in COLUMNS:
-                if name in pieces:
-                    _write_pieces(file, name, pieces[name], arrays["id"])
-                else:
-                    file.create_dataset(name, data=arrays[name])
-            for key, value in asdict(info).items():
-                file.attrs[key] = json.dumps(value, sort_keys=True) if key == "dropped" else value
-            file.attrs[_DIGEST] = _digest(file)
-            # The two attributes that make it a cache come last: a file without them was cut off.
-            file.attrs["format"] = FORMAT
-            file.attrs["format_version"] = FORMAT_VERSION
-        flush_to_disk(aside)
-        aside.replace(path)
-        flush_to_disk(path.parent)
+        with replacing(path) as partial:
+            _reserve(partial, size)
+            with h5py.File(partial, "w", libver="v110") as file:
+                for name in COLUMNS:
+                    if name in pieces:
+                        _write_pieces(file, name, pieces[name], arrays["id"])
+                    else:
+                        file.create_dataset(name, data=arrays[name])
+                for key, value in asdict(info).items():
+                    file.attrs[key] = json.dumps(value, sort_keys=True) if key == "dropped" else value
+                file.attrs[_DIGEST] = _digest(file)
+                # The two attributes that make it a cache come last: a file without them was cut off.
+                file.attrs["format"] = FORMAT
+                file.attrs["format_version"] = FORMAT_VERSION
     except (OSError, RuntimeError) as error:  # HDF5 raises the second when the disk fills up at its close
         raise SerError(
             f"The cache {path} could not be written ({_reason(error)}): it needs about "
             f"{math.ceil(size / 1e6):,} MB of free space."
         ) from error
-    finally:
-        aside.unlink(missing_ok=True)
 
 
 def cache_path(folder: Path, corpus: str) -> Path:
@@ -377,15 +369,6 @@ def _check_columns(file: h5py.File, path: Path) -> dict[str, tuple[int, ...]]:
     if shapes["id"][0] == 0:
         raise SerError(f"{path} holds no utterance: {again}.")
     return shapes
-
-
-def flush_to_disk(path: Path) -> None:
-    """Wait until a file's content, or a folder's list of files, would survive a power cut."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def _reason(error: Exception) -> str:

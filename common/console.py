@@ -9,16 +9,17 @@ import math
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import click
 
 from ser_memory.common.errors import SerError
+from ser_memory.common.reporting import Advance
 
 _PLAIN_INTERVAL = 10.0  # seconds between progress lines where there is no terminal
-_WORTH_A_LINE = 2.0  # seconds; of what is over sooner, nothing is said
+_WORTH_A_LINE = 2.0  # seconds; a task that ends sooner gets no line
 
 
 class Command(click.Command):
@@ -46,11 +47,6 @@ class _Failure(click.ClickException):
 def say(line: str = "") -> None:
     """A line of the result, on standard output."""
     click.echo(line)
-
-
-def notice(line: str) -> None:
-    """A line about the work, on standard error."""
-    click.echo(line, err=True)
 
 
 class Number(click.FloatRange):
@@ -98,19 +94,25 @@ def _rich_table(title: str, headers: Sequence[str], rows: Sequence[Sequence[str]
     Console(highlight=False).print(drawn)
 
 
+class Terminal:
+    """Reports on standard error: a moving bar on a terminal, a line now and then elsewhere."""
+
+    def notice(self, line: str) -> None:
+        click.echo(line, err=True)
+
+    def progress(
+        self, label: str, total: float, unit: str, done: float = 0.0
+    ) -> AbstractContextManager[Advance]:
+        """Show how far a long task is, its rate and the time left."""
+        show = _rich_progress if sys.stderr.isatty() else _plain_progress
+        return show(label, total, unit, done)
+
+
+TERMINAL = Terminal()
+
+
 @contextmanager
-def progress(label: str, total: float, unit: str, done: float = 0.0) -> Iterator[Callable[[float], None]]:
-    """Show how far a long task is, its rate and the time left; yields a function that adds to the amount done.
-
-    `done` is what an earlier run has done already.
-    """
-    show = _rich_progress if sys.stderr.isatty() else _plain_progress
-    with show(label, total, unit, done) as advance:
-        yield advance
-
-
-@contextmanager
-def _rich_progress(label: str, total: float, unit: str, done: float) -> Iterator[Callable[[float], None]]:
+def _rich_progress(label: str, total: float, unit: str, done: float) -> Iterator[Advance]:
     from rich.console import Console
     from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
     from rich.text import Text
@@ -134,7 +136,7 @@ def _rich_progress(label: str, total: float, unit: str, done: float) -> Iterator
 
 
 @contextmanager
-def _plain_progress(label: str, total: float, unit: str, done: float) -> Iterator[Callable[[float], None]]:
+def _plain_progress(label: str, total: float, unit: str, done: float) -> Iterator[Advance]:
     start = last = time.monotonic()
     before = done
 
@@ -146,12 +148,14 @@ def _plain_progress(label: str, total: float, unit: str, done: float) -> Iterato
             last = now
             rate = (done - before) / (now - start)
             left = (total - done) / rate if rate else 0.0
-            notice(f"{label}: {done:,.0f} of {total:,.0f} {unit}, {rate:,.1f} {unit}/s, {clock(left)} left")
+            TERMINAL.notice(
+                f"{label}: {done:,.0f} of {total:,.0f} {unit}, {rate:,.1f} {unit}/s, {clock(left)} left"
+            )
 
     yield advance
     elapsed = time.monotonic() - start
     if elapsed >= _WORTH_A_LINE:
-        notice(f"{label}: {done - before:,.0f} {unit} in {clock(elapsed)}")
+        TERMINAL.notice(f"{label}: {done - before:,.0f} {unit} in {clock(elapsed)}")
 
 
 def clock(seconds: float) -> str:

@@ -31,7 +31,9 @@ from __future__ import annotations
 import math
 import re
 import tomllib
+from collections.abc import Iterable
 from dataclasses import dataclass, field
+from functools import cache
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -47,6 +49,7 @@ _OUTSIDE_SCALE = ("refuse", "drop")
 _KNOWN_KEYS = (
     "name",
     "title",
+    "letter",
     "layout",
     "scale",
     "outside_scale",
@@ -96,6 +99,7 @@ class Manifest:
     transcripts: tuple[str, ...] = ()
     columns: dict[str, str] = field(default_factory=dict)
     expected: dict[str, int] = field(default_factory=dict)
+    letter: str = ""  # of its stage in the paper's names, where the corpus comes with the project
 
     def release_of(self, turns: int) -> str:
         """The release that holds this many turns, else a plain count."""
@@ -107,6 +111,16 @@ def shipped() -> list[str]:
     """Names of the corpora that come with the project."""
     folder = resources.files("ser_memory.data_manifests")
     return sorted(item.name.removesuffix(".toml") for item in folder.iterdir() if item.name.endswith(".toml"))
+
+
+def stage_name(corpora: Iterable[str]) -> str:
+    """`P+M` for msp-podcast, then msp-improv; corpora that do not come with the project keep their names."""
+    return "+".join(_letters().get(name) or name for name in corpora)
+
+
+@cache
+def _letters() -> dict[str, str]:
+    return {name: load(name).letter for name in shipped()}
 
 
 def extraction_of(name: str) -> str:
@@ -165,6 +179,7 @@ def _parse(table: dict[str, Any], source: str, protocol: str | None) -> Manifest
     return Manifest(
         name=name,
         title=str(table.get("title", name)),
+        letter=str(table.get("letter", "")),
         layout=str(table["layout"]),
         scale_min=low,
         scale_max=high,

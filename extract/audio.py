@@ -10,7 +10,7 @@ import numpy.typing as npt
 import soundfile
 import soxr
 
-SAMPLING_RATE = 16_000  # Hz, what every encoder here was trained on
+from ser_memory.common.conventions import SAMPLING_RATE
 
 _UNTOLD = 0x7FFF_0000  # bytes: from here on a WAV's length is what programs write that do not know it yet
 _TOLERATED = 0.1  # seconds that a WAV may lack: some programs count its header as sound

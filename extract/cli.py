@@ -120,7 +120,7 @@ def main(
     sources = sources_of(manifest.name, folder, device, transcripts, **engine)
 
     # Everything from here on needs torch, which --help and wrong usage should not wait for.
-    from ser_memory.common.devices import resolve_devices
+    from ser_memory.common.machine import resolve_devices
     from ser_memory.extract.encoders import Options, load_acoustic, load_text
     from ser_memory.extract.pipeline import Settings, extract_corpus
     from ser_memory.extract.workers import Worker, per_core

@@ -15,11 +15,11 @@ from filelock import FileLock, Timeout
 
 from ser_memory.common import __version__
 from ser_memory.common.cache import CacheInfo, FeatureCache, Pieces, cache_path, write_cache
-from ser_memory.common.console import notice, progress
+from ser_memory.common.conventions import SAMPLING_RATE, UNKNOWN
 from ser_memory.common.errors import SerError, UsageError, listing
 from ser_memory.common.manifests import ANY_OTHER, Manifest
-from ser_memory.extract.audio import SAMPLING_RATE
-from ser_memory.extract.corpora import UNKNOWN, Utterance, read_release
+from ser_memory.common.reporting import notice, progress
+from ser_memory.extract.corpora import Utterance, read_release
 from ser_memory.extract.encoders import AcousticEncoder
 from ser_memory.extract.screening import Screening, screen, spread, summary
 from ser_memory.extract.shards import Shards, plan_parts

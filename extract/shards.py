@@ -17,9 +17,9 @@ import numpy.typing as npt
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
-from ser_memory.common.cache import flush_to_disk
-from ser_memory.common.console import notice
 from ser_memory.common.errors import SerError
+from ser_memory.common.files import flush_to_disk
+from ser_memory.common.reporting import notice
 
 # Seconds of audio in a part: a kill costs at most what is under way. Long corpora have parts as long as pays for their
 # files, shorter ones at least so many, down to a length below which there would be only more files.

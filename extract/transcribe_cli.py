@@ -10,9 +10,10 @@ from typing import Any
 import click
 
 from ser_memory.common import __version__, manifests
-from ser_memory.common.console import Command, progress, say
+from ser_memory.common.console import Command, say
 from ser_memory.common.errors import SerError, UsageError, listing
 from ser_memory.common.manifests import Manifest
+from ser_memory.common.reporting import progress
 from ser_memory.extract.options import (
     cache_folder,
     check_durations,

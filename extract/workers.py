@@ -18,11 +18,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ser_memory.common.cores import cores, one_core_each
+from ser_memory.common.conventions import SAMPLING_RATE
 from ser_memory.common.errors import SerError
 from ser_memory.common.interruption import InterruptedRunError, on_signals
+from ser_memory.common.machine import cores, one_core_each
 from ser_memory.extract import audio
-from ser_memory.extract.audio import SAMPLING_RATE, Waveform
+from ser_memory.extract.audio import Waveform
 from ser_memory.extract.corpora import Utterance
 from ser_memory.extract.encoders import AcousticEncoder, TextEncoder
 from ser_memory.extract.screening import out_of_bounds

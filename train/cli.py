@@ -16,10 +16,11 @@ from click.core import ParameterSource
 
 from ser_memory.common import __version__
 from ser_memory.common.cache import EMBEDDINGS
-from ser_memory.common.console import Command, Number, clock, notice, progress, say, table
-from ser_memory.common.cores import cores, memory
+from ser_memory.common.console import Command, Number, clock, say, table
 from ser_memory.common.errors import SerError, UsageError, listing
 from ser_memory.common.interruption import InterruptedRunError
+from ser_memory.common.machine import cores, memory
+from ser_memory.common.reporting import notice, progress
 from ser_memory.train import recipes
 from ser_memory.train.samplers import SAMPLERS
 
@@ -230,7 +231,7 @@ def main(
     jobs = _jobs(jobs)
 
     # Everything from here on needs torch, which --help and wrong usage should not wait for.
-    from ser_memory.common.devices import resolve_device
+    from ser_memory.common.machine import resolve_device
     from ser_memory.train import data
     from ser_memory.train import experiment as experiments
     from ser_memory.train.loop import LoopSettings
@@ -304,7 +305,7 @@ def _train(
 
 def _told(failures: Sequence[Failure], plan: Experiment) -> str:
     """One sentence on the runs that diverged."""
-    from ser_memory.train.experiment import stage_name
+    from ser_memory.common.manifests import stage_name
 
     ordered = sorted(failures, key=lambda failure: (failure.stage, failure.run.seed, failure.run.strategy))
     places = [

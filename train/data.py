@@ -18,10 +18,10 @@ import torch
 from torch import Tensor
 
 from ser_memory.common.cache import EMBEDDINGS, ENCODER_ATTRIBUTES, SUFFIX, FeatureCache, cache_path
-from ser_memory.common.console import notice
 from ser_memory.common.errors import SerError, UsageError, listing
 from ser_memory.common.labels import to_unit
 from ser_memory.common.manifests import extraction_of
+from ser_memory.common.reporting import notice
 
 DIMENSIONS = ("activation", "valence")  # the columns of every target and prediction, in this order
 UNKNOWN_SPEAKER = -1

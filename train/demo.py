@@ -8,7 +8,8 @@ from pathlib import Path
 import click
 
 from ser_memory.common import __version__
-from ser_memory.common.console import Command, progress, say
+from ser_memory.common.console import Command, say
+from ser_memory.common.reporting import progress
 
 EXPLANATION = """\
 This demonstration downloads nothing and uses nobody's recordings. Its speech is simulated, in the layouts of
@@ -70,7 +71,7 @@ def main(output: Path, seeds: int) -> None:
 
 def _simulated(folder: Path) -> Path:
     """The simulated releases, made unless they are there; a folder under its final name is whole."""
-    from ser_memory.train.simulation import plan, write_releases
+    from ser_memory.extract.simulation import plan, write_releases
 
     if not folder.exists():
         aside = folder.with_name(f"{folder.name}.partial")
@@ -82,7 +83,7 @@ def _simulated(folder: Path) -> Path:
 
 
 def _encoders(folder: Path) -> tuple[Path, Path]:
-    from ser_memory.train.simulation import write_encoders
+    from ser_memory.extract.simulation import write_encoders
 
     return write_encoders(folder)
 

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 
 import torch
 
-from ser_memory.common.cores import one_core_each
+from ser_memory.common.machine import one_core_each
+from ser_memory.common.manifests import stage_name
 from ser_memory.train.data import Corpus
-from ser_memory.train.experiment import Experiment, Trainer, stage_name
+from ser_memory.train.experiment import Experiment, Trainer
 from ser_memory.train.runs import Run
 from ser_memory.train.schedule import Plan
 from ser_memory.train.store import Store

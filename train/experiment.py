@@ -22,8 +22,6 @@ from ser_memory.train.runs import Keys, Run, Variant
 from ser_memory.train.store import Record, Store
 from ser_memory.train.strategies import STRATEGIES, Kept, Stage, StrategySettings
 
-LETTERS = {"msp-podcast": "P", "msp-improv": "M", "iemocap": "I"}  # the paper's names of the stages
-
 Advance = Callable[[float], None]
 
 
@@ -192,11 +190,6 @@ def variants(strategies: Sequence[str], samplers: Sequence[str], memory_size: in
         for sampler in [own] if own else samplers:
             made[Variant(strategy, sampler, memory_size) if with_memory else Variant(strategy)] = None
     return tuple(made)
-
-
-def stage_name(stages: Sequence[str]) -> str:
-    """`P+M` for msp-podcast and msp-improv; other corpora keep their names."""
-    return "+".join(LETTERS.get(stage, stage) for stage in stages)
 
 
 def _stream(seed: int, stage: int, purpose: str) -> np.random.SeedSequence:

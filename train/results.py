@@ -18,8 +18,9 @@ from filelock import FileLock, Timeout
 
 from ser_memory.common import __version__
 from ser_memory.common.errors import UsageError
+from ser_memory.common.manifests import stage_name
 from ser_memory.train.data import Corpus, Source
-from ser_memory.train.experiment import Experiment, stage_name
+from ser_memory.train.experiment import Experiment
 from ser_memory.train.memory import Held
 from ser_memory.train.runs import NO_SAMPLER, Keys, Run
 from ser_memory.train.store import Store

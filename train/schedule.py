@@ -22,8 +22,8 @@ from typing import Any
 
 import torch
 
-from ser_memory.common.cores import one_core_each
 from ser_memory.common.errors import SerError
+from ser_memory.common.machine import one_core_each
 from ser_memory.train.data import Corpus, Source, load_corpora
 from ser_memory.train.experiment import Advance, Experiment, Failure, Trainer
 from ser_memory.train.loop import PausedError

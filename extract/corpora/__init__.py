@@ -8,7 +8,7 @@ from pathlib import Path
 from ser_memory.common.errors import SerError, listing
 from ser_memory.common.manifests import Manifest
 from ser_memory.extract.corpora import iemocap, msp_improv, msp_podcast, table
-from ser_memory.extract.corpora.utterance import UNKNOWN, Utterance
+from ser_memory.extract.corpora.utterance import Utterance
 
 Reader = Callable[[Path, Manifest], list[Utterance]]
 
@@ -29,4 +29,4 @@ def read_release(root: Path, manifest: Manifest) -> list[Utterance]:
     return READERS[manifest.layout](root, manifest)
 
 
-__all__ = ["READERS", "UNKNOWN", "Reader", "Utterance", "read_release"]
+__all__ = ["READERS", "Reader", "Utterance", "read_release"]

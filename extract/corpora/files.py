@@ -9,10 +9,11 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import fields
 from pathlib import Path
 
-from ser_memory.common.console import notice
+from ser_memory.common.conventions import UNKNOWN
 from ser_memory.common.errors import SerError, listing
 from ser_memory.common.manifests import Manifest
-from ser_memory.extract.corpora.utterance import UNKNOWN, Utterance
+from ser_memory.common.reporting import notice
+from ser_memory.extract.corpora.utterance import Utterance
 
 RECORDINGS = frozenset({".wav", ".flac", ".ogg", ".opus", ".mp3", ".aif", ".aiff"})
 TEXTS = frozenset({".txt"})

@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+from ser_memory.common.conventions import UNKNOWN
 from ser_memory.common.errors import SerError
 from ser_memory.common.manifests import Manifest
 from ser_memory.extract.corpora.files import (
@@ -19,7 +20,7 @@ from ser_memory.extract.corpora.files import (
     split_of,
     unique,
 )
-from ser_memory.extract.corpora.utterance import UNKNOWN, Utterance
+from ser_memory.extract.corpora.utterance import Utterance
 from ser_memory.extract.tables import read_text
 
 # Ses01F_impro01_M004: session 1, in which the woman wore the markers; the man speaks, in his turn 4.

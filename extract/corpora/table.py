@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePath
 
+from ser_memory.common.conventions import UNKNOWN
 from ser_memory.common.errors import SerError, listing
 from ser_memory.common.manifests import Manifest
 from ser_memory.extract.corpora.files import (
@@ -20,7 +21,7 @@ from ser_memory.extract.corpora.files import (
     unique,
     walk,
 )
-from ser_memory.extract.corpora.utterance import UNKNOWN, Utterance
+from ser_memory.extract.corpora.utterance import Utterance
 from ser_memory.extract.tables import read_table, read_text, what_it_has
 
 _REQUIRED = ("file", "activation", "valence")

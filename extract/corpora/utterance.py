@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from pathlib import Path
 
-UNKNOWN = "Unknown"  # a speaker or gender the release does not tell; never one speaker
+from ser_memory.common.conventions import UNKNOWN
 
 
 @dataclass(frozen=True)

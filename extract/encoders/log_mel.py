@@ -5,8 +5,9 @@ from __future__ import annotations
 import torch
 from torch.nn.utils.rnn import pad_sequence
 
+from ser_memory.common.conventions import SAMPLING_RATE
 from ser_memory.common.errors import UsageError
-from ser_memory.extract.audio import SAMPLING_RATE, Waveform
+from ser_memory.extract.audio import Waveform
 from ser_memory.extract.encoders.contract import LAST, AcousticEncoder, Options, States
 
 BANDS = 40

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
+from ser_memory.common.conventions import SAMPLING_RATE
 from ser_memory.common.errors import SerError
-from ser_memory.extract.audio import SAMPLING_RATE, Waveform
+from ser_memory.extract.audio import Waveform
 from ser_memory.extract.encoders.contract import (
     EXACT,
     AcousticEncoder,

@@ -6,7 +6,8 @@ from typing import Any, cast
 
 import torch
 
-from ser_memory.extract.audio import SAMPLING_RATE, Waveform
+from ser_memory.common.conventions import SAMPLING_RATE
+from ser_memory.extract.audio import Waveform
 from ser_memory.extract.encoders.contract import AcousticEncoder, Options, States, parse_layers
 from ser_memory.extract.encoders.loading import load_model, revision
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import click
 
-from ser_memory.common.console import notice
 from ser_memory.common.errors import SerError, UsageError
+from ser_memory.common.reporting import notice
 
 
 @dataclass(frozen=True)

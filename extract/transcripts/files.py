@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from ser_memory.common.console import notice
 from ser_memory.common.errors import SerError, UsageError, listing
+from ser_memory.common.reporting import notice
 from ser_memory.extract.corpora import Utterance
 from ser_memory.extract.tables import read_table, what_it_has
 

@@ -10,11 +10,12 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
-from ser_memory.common.console import notice
+from ser_memory.common.conventions import SAMPLING_RATE
 from ser_memory.common.errors import SerError, listing
 from ser_memory.common.interruption import InterruptedRunError, on_signals
+from ser_memory.common.reporting import notice
 from ser_memory.extract import audio
-from ser_memory.extract.audio import SAMPLING_RATE, Waveform
+from ser_memory.extract.audio import Waveform
 from ser_memory.extract.transcripts.contract import Heard, RefusedError, Transcriber
 from ser_memory.extract.transcripts.patience import ExhaustedError, Patience, StoppedError
 from ser_memory.extract.transcripts.store import Transcript, TranscriptStore

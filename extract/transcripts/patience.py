@@ -8,8 +8,9 @@ import time
 from collections.abc import Callable
 from typing import TypeVar
 
-from ser_memory.common.console import clock, notice
+from ser_memory.common.console import clock
 from ser_memory.common.errors import SerError
+from ser_memory.common.reporting import notice
 from ser_memory.extract.transcripts.contract import RefusedError, TryAgainError
 
 Reply = TypeVar("Reply")

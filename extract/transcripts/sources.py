@@ -7,8 +7,8 @@ from contextlib import closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from ser_memory.common.console import progress
 from ser_memory.common.errors import UsageError, listing
+from ser_memory.common.reporting import progress
 from ser_memory.extract.corpora import Utterance
 from ser_memory.extract.transcripts import TRANSCRIBERS, VERSIONS
 from ser_memory.extract.transcripts.contract import Options

@@ -10,8 +10,8 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
-from ser_memory.common.console import notice
 from ser_memory.common.errors import SerError, UsageError
+from ser_memory.common.reporting import notice
 
 SUFFIX = ".transcripts.jsonl"
 

@@ -29,7 +29,7 @@ _POSITIONS, _PROMPT = 448, 8  # tokens a decoder of the published models has roo
 
 def load(options: Options) -> WhisperTranscriber:
     """By Hugging Face name or local folder. Raises SerError when it cannot be loaded or used as asked."""
-    from ser_memory.common.devices import resolve_devices
+    from ser_memory.common.machine import resolve_devices
 
     model, processor = _from_pretrained(options.model)
     device = resolve_devices(options.device)[0]  # one card hears; the encoders may have several

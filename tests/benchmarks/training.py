@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 from ser_memory.common.cache import CacheInfo, write_cache
-from ser_memory.common.cores import cores, one_core_each
+from ser_memory.common.machine import cores, one_core_each
 from ser_memory.train.data import Source, load_corpora
 from ser_memory.train.experiment import Experiment, Trainer, variants
 from ser_memory.train.loop import LoopSettings

@@ -47,7 +47,7 @@ def test_our_own_mistakes_keep_their_traceback() -> None:
 def test_progress_in_plain_lines(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     now = 0.0
     monkeypatch.setattr("time.monotonic", lambda: now)
-    with console.progress("counting", 100, "beans") as advance:
+    with console.TERMINAL.progress("counting", 100, "beans") as advance:
         for _ in range(4):
             now += 6
             advance(25)
@@ -60,7 +60,7 @@ def test_progress_in_plain_lines(capsys: pytest.CaptureFixture[str], monkeypatch
 
 
 def test_what_is_over_at_once_says_nothing(capsys: pytest.CaptureFixture[str]) -> None:
-    with console.progress("counting", 1, "beans") as advance:
+    with console.TERMINAL.progress("counting", 1, "beans") as advance:
         advance(1)
     assert capsys.readouterr().err == ""
 

@@ -10,8 +10,9 @@ import torch
 import transformers
 from transformers import AutoFeatureExtractor, AutoModel, AutoTokenizer
 
+from ser_memory.common.conventions import SAMPLING_RATE
 from ser_memory.common.errors import SerError, UsageError
-from ser_memory.extract.audio import SAMPLING_RATE, Waveform
+from ser_memory.extract.audio import Waveform
 from ser_memory.extract.encoders import (
     ACOUSTIC_ENCODERS,
     EXACT,

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from ser_memory.common import manifests
+from ser_memory.common.conventions import UNKNOWN
 from ser_memory.common.manifests import SPLIT_NAME, Manifest
 from ser_memory.extract.corpora import READERS, Utterance
-from ser_memory.extract.corpora.utterance import UNKNOWN
 from tests.releases import BUILDERS, Truth
 
 Release = tuple[Truth, Manifest, Path]

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import soundfile
 
-from ser_memory.extract.audio import SAMPLING_RATE, UnusableAudioError, duration, load
+from ser_memory.common.conventions import SAMPLING_RATE
+from ser_memory.extract.audio import UnusableAudioError, duration, load
 
 
 def tone(seconds: float, rate: int, channels: int = 1, hertz: float = 440.0) -> np.ndarray:

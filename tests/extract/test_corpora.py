@@ -16,8 +16,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ser_memory.common import manifests
+from ser_memory.common.conventions import UNKNOWN
 from ser_memory.common.errors import SerError
-from ser_memory.extract.corpora import READERS, UNKNOWN, Utterance
+from ser_memory.extract.corpora import READERS, Utterance
 from tests.releases import (
     TABLE_MANIFEST,
     Truth,

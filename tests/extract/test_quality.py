@@ -11,9 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ser_memory.common.errors import SerError, UsageError
+from ser_memory.extract.simulation.words import sentence
 from ser_memory.extract.transcripts.degrade import degrade
 from ser_memory.extract.transcripts.quality import Errors, normalised, total, word_errors, worst
-from ser_memory.train.simulation.words import sentence
 
 
 def rate(reference: str, heard: str) -> float:

@@ -23,13 +23,13 @@ from ser_memory.common.cache import FeatureCache
 from ser_memory.extract.audio import Waveform
 from ser_memory.extract.cli import main as ser_extract
 from ser_memory.extract.corpora import Utterance, read_release
+from ser_memory.extract.simulation import plan, write_releases
 from ser_memory.extract.transcribe_cli import main as ser_transcribe
 from ser_memory.extract.transcripts.contract import Heard, Options
 from ser_memory.extract.transcripts.files import read_transcripts
 from ser_memory.extract.transcripts.quality import normalised
 from ser_memory.extract.transcripts.store import Transcript, read_store, write_store
 from ser_memory.extract.transcripts.whisper import WhisperTranscriber
-from ser_memory.train.simulation import plan, write_releases
 from tests.azure_server import KEY, Azure, serving
 from tests.models import save_acoustic, save_text, save_whisper
 from tests.recordings import write_noises
@@ -70,7 +70,7 @@ def podcast(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("releases")
     first = plan(SMALL)[:1]
     with pytest.MonkeyPatch.context() as monkeypatch:
-        monkeypatch.setattr("ser_memory.train.simulation.releases.plan", lambda scale: first)
+        monkeypatch.setattr("ser_memory.extract.simulation.releases.plan", lambda scale: first)
         write_releases(root, SMALL)
     return root / "msp-podcast"
 

@@ -12,10 +12,10 @@ import soundfile
 from ser_memory.common import manifests
 from ser_memory.common.errors import UsageError
 from ser_memory.extract.corpora import READERS, Utterance
-from ser_memory.train.simulation import plan, write_encoders, write_releases
-from ser_memory.train.simulation.rooms import HALL, STAGE, STUDIO, Environment, place
-from ser_memory.train.simulation.voice import SAMPLING_RATE, Array, Audio, Gender, Speaker, speak, syllables
-from ser_memory.train.simulation.words import COMMON, FLAVOURS, sentence, vocabulary
+from ser_memory.extract.simulation import plan, write_encoders, write_releases
+from ser_memory.extract.simulation.rooms import HALL, STAGE, STUDIO, Environment, place
+from ser_memory.extract.simulation.voice import SAMPLING_RATE, Array, Audio, Gender, Speaker, speak, syllables
+from ser_memory.extract.simulation.words import COMMON, FLAVOURS, sentence, vocabulary
 
 SMALL = 0.01
 CORPORA = ("msp-podcast", "msp-improv", "iemocap")

@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from ser_memory.train.simulation.voice import SAMPLING_RATE
-from ser_memory.train.simulation.words import vocabulary
+from ser_memory.extract.simulation.voice import SAMPLING_RATE
+from ser_memory.extract.simulation.words import vocabulary
 
 ACOUSTIC, TEXT = "simulated-wav2vec2", "simulated-bert"  # folder names
 SEED = 0

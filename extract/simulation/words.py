@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from ser_memory.train.simulation.voice import syllables
+from ser_memory.extract.simulation.voice import syllables
 
 
 def _words(text: str) -> list[str]:

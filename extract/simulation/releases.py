@@ -15,9 +15,9 @@ import soundfile
 from scipy import signal
 
 from ser_memory.common.errors import UsageError
-from ser_memory.train.simulation.rooms import HALL, STAGE, STUDIO, Environment, place
-from ser_memory.train.simulation.voice import SAMPLING_RATE, Audio, Gender, Speaker, speak
-from ser_memory.train.simulation.words import sentence
+from ser_memory.extract.simulation.rooms import HALL, STAGE, STUDIO, Environment, place
+from ser_memory.extract.simulation.voice import SAMPLING_RATE, Audio, Gender, Speaker, speak
+from ser_memory.extract.simulation.words import sentence
 
 SEED = 2023
 FEWEST = 12  # turns of a split or session at any scale, so that all of the traps below are met

@@ -9,7 +9,7 @@ import numpy as np
 from click.testing import CliRunner, Result
 
 from ser_memory.common.cache import write_cache
-from ser_memory.common.inspection import main
+from ser_memory.common.cache_cli import main
 from tests.common.test_cache import columns, info
 
 

@@ -4,7 +4,7 @@ Nothing here was recorded, rated or said by anybody: it lets the whole path be s
 data and no downloads.
 """
 
-from ser_memory.train.simulation.encoders import write_encoders
-from ser_memory.train.simulation.releases import Release, plan, write_releases
+from ser_memory.extract.simulation.encoders import write_encoders
+from ser_memory.extract.simulation.releases import Release, plan, write_releases
 
 __all__ = ["Release", "plan", "write_encoders", "write_releases"]

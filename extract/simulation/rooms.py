@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import fft
 
-from ser_memory.train.simulation.voice import SAMPLING_RATE, Audio
+from ser_memory.extract.simulation.voice import SAMPLING_RATE, Audio
 
 LOUDEST = 0.99  # of full scale: recorders clip
 

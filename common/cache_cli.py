@@ -12,6 +12,7 @@ import numpy as np
 from ser_memory.common import __version__
 from ser_memory.common.cache import COLUMNS, EMBEDDINGS, TEXT_COLUMNS, CacheInfo, FeatureCache
 from ser_memory.common.console import Command, say, table
+from ser_memory.common.conventions import RATED, UNKNOWN
 from ser_memory.common.errors import UsageError, listing
 
 _BAR = 40  # characters of the longest bar of a histogram
@@ -70,13 +71,13 @@ def describe(cache: FeatureCache) -> None:
     rows = []
     for name, count in cache.describe().items():
         seconds = duration[split == name]
-        known = set(speaker[split == name]) - {"Unknown"}
+        known = set(speaker[split == name]) - {UNKNOWN}
         spread = f"{seconds.min():.1f} / {np.median(seconds):.1f} / {seconds.max():.1f}"
         rows.append([name, str(count), f"{seconds.sum() / 3600:.2f}", spread, str(len(known))])
     table(
         "Splits", ["split", "utterances", "hours", "shortest / median / longest (s)", "known speakers"], rows
     )
-    for dimension in ("activation", "valence", "dominance"):
+    for dimension in RATED:
         _histogram(dimension, cache.read(dimension), info.scale_min, info.scale_max)
     facts = [(item.name, getattr(info, item.name)) for item in fields(CacheInfo) if item.name != "dropped"]
     shapes = [(name, " x ".join(map(str, cache.shapes[name]))) for name in EMBEDDINGS]

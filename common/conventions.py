@@ -1,0 +1,20 @@
+"""Values that both stages must agree on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+SAMPLING_RATE = 16_000  # Hz, of every recording as the encoders and transcribers get it
+UNKNOWN = "Unknown"  # a speaker or gender that the release does not tell; it is never one speaker
+RATED = ("activation", "valence", "dominance")  # rated dimensions of a cache, in this order
+DIMENSIONS = (
+    "activation",
+    "valence",
+)  # of these, the ones that are trained: columns of targets and predictions
+
+_FIRST_SPLITS = {"train": 0, "validation": 1}
+
+
+def in_split_order(splits: Iterable[str]) -> list[str]:
+    """The different splits, in the order train, validation, test, test2, ..."""
+    return sorted(set(splits), key=lambda split: (_FIRST_SPLITS.get(split, len(_FIRST_SPLITS)), split))

@@ -1,0 +1,74 @@
+"""Progress and notices: the commands show them on the terminal, a program may take them or drop them.
+
+    with reporting_to(Silent()):
+        train(...)
+
+The choice holds for the current thread (more exactly, for its context, see `contextvars`), so that two threads
+may report to different places.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextvars import ContextVar
+from typing import Protocol
+
+Advance = Callable[[float], None]  # adds to the amount of work done
+
+
+class Reporter(Protocol):
+    """Where reports about the work go."""
+
+    def notice(self, line: str) -> None:
+        """Take one line about the work, such as a warning that a result means little."""
+
+    def progress(
+        self, label: str, total: float, unit: str, done: float = 0.0
+    ) -> AbstractContextManager[Advance]:
+        """Begin a long task of `total` units, `done` of them by an earlier run; the function adds to them."""
+
+
+class Silent:
+    """Drops all reports."""
+
+    def notice(self, line: str) -> None:
+        del line
+
+    def progress(
+        self, label: str, total: float, unit: str, done: float = 0.0
+    ) -> AbstractContextManager[Advance]:
+        del label, total, unit, done
+        return nullcontext(lambda _: None)
+
+
+_reporter: ContextVar[Reporter | None] = ContextVar("reporter", default=None)
+
+
+@contextmanager
+def reporting_to(reporter: Reporter | None) -> Iterator[None]:
+    """Send the reports of the block to `reporter`; None leaves the choice as it is."""
+    if reporter is None:
+        yield
+        return
+    token = _reporter.set(reporter)
+    try:
+        yield
+    finally:
+        _reporter.reset(token)
+
+
+def notice(line: str) -> None:
+    """Report one line about the work; on the terminal it goes to standard error."""
+    _current().notice(line)
+
+
+def progress(label: str, total: float, unit: str, done: float = 0.0) -> AbstractContextManager[Advance]:
+    """Report how far a long task is, as `Reporter.progress` describes."""
+    return _current().progress(label, total, unit, done)
+
+
+def _current() -> Reporter:
+    from ser_memory.common.console import TERMINAL
+
+    return _reporter.get() or TERMINAL
