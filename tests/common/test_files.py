@@ -11,22 +11,26 @@ import pytest
 from ser_memory.common import files
 
 
+def names(folder: Path) -> list[str]:
+    return [path.name for path in folder.iterdir()]
+
+
 def test_content_replaces_what_was_there(tmp_path: Path) -> None:
     path = tmp_path / "new" / "a.csv"
     files.write_whole(path, "é\r\n")
     assert path.read_bytes() == "é\r\n".encode()
     files.write_whole(path, b"two")
     assert path.read_bytes() == b"two"
-    assert os.listdir(path.parent) == ["a.csv"]
+    assert names(path.parent) == ["a.csv"]
 
 
 def test_failure_leaves_what_was_there(tmp_path: Path) -> None:
     path = tmp_path / "a.csv"
     files.write_whole(path, "one")
-    with pytest.raises(ZeroDivisionError), files.replacing(path) as partial:
+    with pytest.raises(FileNotFoundError), files.replacing(path) as partial:
         partial.write_text("half")
-        raise ZeroDivisionError
-    assert (path.read_text(), os.listdir(tmp_path)) == ("one", ["a.csv"])
+        partial.rename(tmp_path / "elsewhere" / "b.csv")
+    assert (path.read_text(), names(tmp_path)) == ("one", ["a.csv"])
 
 
 def test_two_writers_of_one_file_have_different_partial_files(tmp_path: Path) -> None:
@@ -36,7 +40,7 @@ def test_two_writers_of_one_file_have_different_partial_files(tmp_path: Path) ->
         assert one != other
         one.write_text("one")
         other.write_text("other")
-    assert (path.read_text(), os.listdir(tmp_path)) == ("one", ["a.csv"])
+    assert (path.read_text(), names(tmp_path)) == ("one", ["a.csv"])
 
 
 def test_only_abandoned_partial_files_are_removed(tmp_path: Path) -> None:
