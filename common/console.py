@@ -37,6 +37,25 @@ class Command(click.Command):
             place = f": {error.filename}" if error.filename else ""
             raise _Failure(f"The system says: {error.strerror}{place}.", 1) from error
 
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Options under the titles of their groups, in the order in which the groups first appear."""
+        groups: dict[str, list[tuple[str, str]]] = {}
+        for parameter in self.get_params(ctx):
+            record = parameter.get_help_record(ctx)
+            if record is not None:
+                groups.setdefault(getattr(parameter, "group", "") or "Options", []).append(record)
+        for title, records in groups.items():
+            with formatter.section(title):
+                formatter.write_dl(records)
+
+
+class GroupedOption(click.Option):
+    """An option that --help lists under a title of its own."""
+
+    def __init__(self, *args: Any, group: str = "", **attributes: Any) -> None:
+        super().__init__(*args, **attributes)
+        self.group = group
+
 
 class _Failure(click.ClickException):
     def __init__(self, message: str, exit_code: int) -> None:
@@ -57,6 +76,17 @@ class Number(click.FloatRange):
         if not math.isfinite(number):
             self.fail(f"{value} is not a finite number.", param, ctx)
         return number
+
+
+class OrNone(click.ParamType):  # type: ignore[type-arg, unused-ignore]  # generic since click 8.4
+    """A word that stands for None, or a value of another type."""
+
+    def __init__(self, word: str, kind: click.ParamType) -> None:  # type: ignore[type-arg, unused-ignore]
+        self._word, self._kind = word, kind
+        self.name = f"{word}|{kind.name}"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        return None if value == self._word else self._kind.convert(value, param, ctx)
 
 
 def table(title: str, headers: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1) -> None:

@@ -1,0 +1,205 @@
+"""Options declared once, as fields of a frozen dataclass; everything that knows an option derives from there.
+
+    @dataclass(frozen=True)
+    class Loop(Options):
+        batch_size: int = option(128, minimum=2, help="Utterances per step.")
+
+    @click.command(cls=Command)
+    @options_of(Loop, group="Training")             # --batch-size
+    def main(**values): loop = Loop.take(values)
+
+The field's name with dashes is the name on the command line and in TOML files. Its annotation gives the type: str,
+int, float, bool, Path, one of them or None, or a tuple of some, which is a repeatable option. A program that
+makes the dataclass itself gets the same checks as a user who types the option.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import types
+import typing
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any, ClassVar, Self, TypeVar
+
+from ser_memory.common.errors import UsageError, listing
+
+_KEY = "option"
+_F = TypeVar("_F", bound=Callable[..., Any])
+
+
+@dataclass(frozen=True)
+class Declared:
+    """What an option tells besides its name, type and default."""
+
+    help: str
+    minimum: float | None = None
+    maximum: float | None = None
+    above: bool = False  # the minimum itself is not allowed
+    below: bool = False  # the maximum itself is not allowed
+    choices: tuple[str, ...] = ()
+    unset: str = ""  # what None or an empty tuple means, for --help, such as "one per core"
+    none: str = ""  # the word that is typed for None, such as "all"
+    folder: bool = False  # of a path: it must not be a file
+
+
+def option(default: Any, **declared: Any) -> Any:
+    """A field that is an option; the keywords are those of `Declared`."""
+    return field(default=default, metadata={_KEY: Declared(**declared)})
+
+
+@dataclass(frozen=True)
+class Options:
+    """Base of all classes of options."""
+
+    title: ClassVar[str] = ""  # heading of these options in --help
+
+    def __post_init__(self) -> None:
+        """Raises UsageError, which names the option, for a value that is not allowed."""
+        for name, declared, hint in _declared(type(self)):
+            value = getattr(self, name)
+            for item in value if isinstance(value, tuple) else (value,):
+                _check(flag(name), item, declared, hint)
+
+    @classmethod
+    def take(cls, values: Mapping[str, Any]) -> Self:
+        """An instance from what `values` has of its fields; the others keep their defaults."""
+        names = {item.name for item in fields(cls)}
+        given = {name: value for name, value in values.items() if name in names}
+        many = {name for name, _, hint in _declared(cls) if hint.many}
+        for name in many & given.keys():
+            one = isinstance(given[name], (str, bytes)) or not isinstance(given[name], Iterable)
+            given[name] = (given[name],) if one else tuple(given[name])
+        return cls(**given)
+
+
+def flag(name: str) -> str:
+    """`--batch-size` for batch_size."""
+    return f"--{name.replace('_', '-')}"
+
+
+def names_of(*classes: type[Options]) -> list[str]:
+    """The names of all options of some classes."""
+    return [name for cls in classes for name, _, _ in _declared(cls)]
+
+
+def refuse_unknown(names: Iterable[str], *classes: type[Options]) -> None:
+    """Raise UsageError for a keyword that is no option of the classes."""
+    known = names_of(*classes)
+    for name in names:
+        if name not in known:
+            raise UsageError(f"There is no option {name!r}: the options are {listing(known, 60)}.")
+
+
+def options_of(*classes: type[Options]) -> Callable[[_F], _F]:
+    """Add the options of these classes to a click command, in order, under their titles."""
+
+    def decorate(function: _F) -> _F:
+        import click
+
+        from ser_memory.common.console import GroupedOption
+
+        for cls in reversed(classes):
+            for name, declared, hint in reversed(_declared(cls)):
+                default = _default(cls, name)
+                shown = default not in (None, ()) or bool(declared.none)
+                help_text = declared.help
+                if not shown and declared.unset:
+                    help_text += f"  [default: {declared.unset}]"
+                decorator = click.option(
+                    flag(name),
+                    name,
+                    cls=GroupedOption,
+                    group=cls.title,
+                    type=_click_type(declared, hint),
+                    is_flag=hint.kind is bool,
+                    multiple=hint.many,
+                    default=declared.none if default is None and declared.none else default,
+                    show_default=shown and hint.kind is not bool,
+                    help=help_text,
+                )
+                function = decorator(function)
+        return function
+
+    return decorate
+
+
+@dataclass(frozen=True)
+class _Hint:
+    """The type of an option."""
+
+    kind: type
+    many: bool
+    optional: bool
+
+
+def _declared(cls: type[Options]) -> list[tuple[str, Declared, _Hint]]:
+    hints = typing.get_type_hints(cls)
+    return [
+        (item.name, item.metadata[_KEY], _hint(hints[item.name]))
+        for item in fields(cls)
+        if _KEY in item.metadata
+    ]
+
+
+def _hint(annotation: Any) -> _Hint:
+    parts = typing.get_args(annotation)
+    if typing.get_origin(annotation) in (types.UnionType, typing.Union):
+        (kind,) = (part for part in parts if part is not type(None))
+        return _Hint(kind, False, True)
+    if typing.get_origin(annotation) is tuple:
+        return _Hint(parts[0], True, False)
+    return _Hint(annotation, False, False)
+
+
+def _default(cls: type[Options], name: str) -> Any:
+    found = next(item for item in fields(cls) if item.name == name)
+    return None if found.default is dataclasses.MISSING else found.default
+
+
+def _check(name: str, value: Any, declared: Declared, hint: _Hint) -> None:
+    if value is None and hint.optional:
+        return
+    kinds = (int, float) if hint.kind is float else (str, Path) if hint.kind is Path else (hint.kind,)
+    if not isinstance(value, kinds) or (isinstance(value, bool) and hint.kind is not bool):
+        raise UsageError(f"{name} {value!r} must be {_KINDS.get(hint.kind, hint.kind.__name__)}.")
+    if declared.choices and value not in declared.choices:
+        raise UsageError(f"{name} {value!r} must be one of {listing(declared.choices)}.")
+    if isinstance(value, (int, float)):
+        low, high = declared.minimum, declared.maximum
+        too_low = low is not None and (value <= low if declared.above else value < low)
+        too_high = high is not None and (value >= high if declared.below else value > high)
+        if not math.isfinite(value) or too_low or too_high:
+            raise UsageError(f"{name} {value} must be {_range(declared) or 'a finite number'}.")
+
+
+_KINDS = {int: "a whole number", float: "a number", str: "a text", Path: "a path", bool: "true or false"}
+
+
+def _range(declared: Declared) -> str:
+    ends = []
+    if declared.minimum is not None:
+        ends.append(f"{'above' if declared.above else 'at least'} {declared.minimum:g}")
+    if declared.maximum is not None:
+        ends.append(f"{'below' if declared.below else 'at most'} {declared.maximum:g}")
+    return " and ".join(ends)
+
+
+def _click_type(declared: Declared, hint: _Hint) -> Any:
+    import click
+
+    from ser_memory.common.console import Number, OrNone
+
+    kind: Any = hint.kind
+    if declared.choices:
+        kind = click.Choice(declared.choices)
+    elif hint.kind is int:
+        low, high = declared.minimum, declared.maximum
+        kind = click.IntRange(None if low is None else int(low), None if high is None else int(high))
+    elif hint.kind is float:
+        kind = Number(declared.minimum, declared.maximum, min_open=declared.above, max_open=declared.below)
+    elif hint.kind is Path:
+        kind = click.Path(path_type=Path, file_okay=not declared.folder)
+    return OrNone(declared.none, kind) if declared.none else kind
