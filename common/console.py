@@ -86,7 +86,12 @@ class OrNone(click.ParamType):  # type: ignore[type-arg, unused-ignore]  # gener
         self.name = f"{word}|{kind.name}"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        return None if value == self._word else self._kind.convert(value, param, ctx)
+        if value is None or value == self._word:
+            return None
+        try:
+            return self._kind.convert(value, param, ctx)
+        except click.BadParameter as error:
+            self.fail(f"{error.message.rstrip('.')}, and it is not {self._word!r}.", param, ctx)
 
 
 def table(title: str, headers: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1) -> None:

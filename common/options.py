@@ -43,6 +43,7 @@ class Declared:
     unset: str = ""  # what None or an empty tuple means, for --help, such as "one per core"
     none: str = ""  # the word that is typed for None, such as "all"
     folder: bool = False  # of a path: it must not be a file
+    separated: bool = False  # of several values: they may be typed as one, with commas between them
 
 
 def option(default: Any, **declared: Any) -> Any:
@@ -68,10 +69,11 @@ class Options:
         """An instance from what `values` has of its fields; the others keep their defaults."""
         names = {item.name for item in fields(cls)}
         given = {name: value for name, value in values.items() if name in names}
-        many = {name for name, _, hint in _declared(cls) if hint.many}
-        for name in many & given.keys():
-            one = isinstance(given[name], (str, bytes)) or not isinstance(given[name], Iterable)
-            given[name] = (given[name],) if one else tuple(given[name])
+        for name, declared, hint in _declared(cls):
+            if name in given and hint.many:
+                given[name] = _several(given[name], declared.separated)
+            if name in given and hint.kind is Path and isinstance(given[name], str):
+                given[name] = Path(given[name])
         return cls(**given)
 
 
@@ -105,6 +107,8 @@ def options_of(*classes: type[Options]) -> Callable[[_F], _F]:
             for name, declared, hint in reversed(_declared(cls)):
                 default = _default(cls, name)
                 shown = default not in (None, ()) or bool(declared.none)
+                if declared.separated:
+                    default = ",".join(default)
                 help_text = declared.help
                 if not shown and declared.unset:
                     help_text += f"  [default: {declared.unset}]"
@@ -116,7 +120,7 @@ def options_of(*classes: type[Options]) -> Callable[[_F], _F]:
                     type=_click_type(declared, hint),
                     is_flag=hint.kind is bool,
                     multiple=hint.many,
-                    default=declared.none if default is None and declared.none else default,
+                    default=[default] if declared.separated else declared.none if default is None and declared.none else default,
                     show_default=shown and hint.kind is not bool,
                     help=help_text,
                 )
@@ -152,6 +156,14 @@ def _hint(annotation: Any) -> _Hint:
     if typing.get_origin(annotation) is tuple:
         return _Hint(parts[0], True, False)
     return _Hint(annotation, False, False)
+
+
+def _several(value: Any, separated: bool) -> tuple[Any, ...]:
+    one = isinstance(value, str) or not isinstance(value, Iterable)
+    items = (value,) if one else tuple(value)
+    if not separated:
+        return items
+    return tuple(part.strip() for item in items for part in str(item).split(","))
 
 
 def _default(cls: type[Options], name: str) -> Any:

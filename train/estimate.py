@@ -1,4 +1,4 @@
-"""How long an experiment takes, from a few steps of each kind on the corpora themselves."""
+"""ser-train --dry-run: how long an experiment takes, from a few steps of each kind on the corpora themselves."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from dataclasses import dataclass
 
 import torch
 
+from ser_memory.common.console import clock, say, table
 from ser_memory.common.machine import one_core_each
 from ser_memory.common.manifests import stage_name
-from ser_memory.train.data import Corpus
-from ser_memory.train.experiment import Experiment, Trainer
-from ser_memory.train.runs import Run
-from ser_memory.train.schedule import Plan
+from ser_memory.train.experiment import Plan, jobs_of, load, plan
+from ser_memory.train.settings import Experiment, Run, Settings
 from ser_memory.train.store import Store
+from ser_memory.train.trainer import Trainer
 
 _STEPS = 5  # timed, after one that is not
 
@@ -23,19 +23,53 @@ _STEPS = 5  # timed, after one that is not
 class Line:
     """The runs of one strategy in one stage."""
 
-    stage: str
+    number: int  # of the stage, from 1
     strategy: str
     runs: int
+    together: int  # how many of them train as one stack
     steps: int  # per epoch
-    step: float  # seconds, of one run on a core, or of all together on a GPU
-    seconds: float  # at most, if they were trained one after the other
+    step: float  # seconds, of one stack
+    seconds: float  # at most, of one stack for all epochs
+
+    @property
+    def total(self) -> float:
+        """Seconds at most if all stacks were trained one after the other."""
+        return self.seconds * self.runs / self.together
 
 
-def estimate(
-    experiment: Experiment, corpora: Sequence[Corpus], store: Store, todo: Plan, device: torch.device
-) -> list[Line]:
-    """A line for every stage and strategy with something left to do."""
+def print_estimate(settings: Settings) -> None:
+    """Print what is left to train and how long it takes at most."""
+    source, corpora = load(settings)
+    experiment, device = settings.experiment, torch.device(source.device)
+    store = Store(settings.trained)
     trainer = Trainer(experiment, corpora, store, device)
+    todo = plan(experiment, trainer, store)
+    if not todo.untrained:
+        say("Everything is finished already: without --dry-run the tables are printed at once.")
+        return
+    jobs = jobs_of(settings.machine.jobs) if device.type == "cpu" else 1
+    lines = estimate(experiment, trainer, todo)
+    table(
+        f"To train, on {f'{jobs} cores' if device.type == 'cpu' else device}",
+        ["stage", "strategy", "runs", "steps an epoch", "ms a step", "at most"],
+        [
+            [
+                stage_name(experiment.stages[: line.number]),
+                line.strategy if line.number > 1 else "all",
+                str(line.runs), str(line.steps), f"{1e3 * line.step:.1f}", clock(line.total / min(jobs, line.runs)),
+            ]
+            for line in lines
+        ],
+        left=2,
+    )  # fmt: skip
+    say(
+        f"At most {clock(duration(lines, todo, jobs))}, if every stage takes all of its "
+        f"{experiment.training.epochs} epochs."
+    )
+
+
+def estimate(experiment: Experiment, trainer: Trainer, todo: Plan) -> list[Line]:
+    """A line for every stage and strategy that has something to train."""
     alike: dict[tuple[int, str], list[Run]] = {}
     for number, run in todo.untrained:
         alike.setdefault((number, run.strategy), []).append(run)
@@ -43,24 +77,33 @@ def estimate(
         return [_line(trainer, experiment, runs, number) for (number, _), runs in alike.items()]
 
 
+def duration(lines: Sequence[Line], todo: Plan, jobs: int) -> float:
+    """Seconds that `jobs` processes need at most.
+
+    They share all work, but the stages of one run follow each other and cannot be shared.
+    """
+    seconds = {(line.number, line.strategy): line.seconds for line in lines}
+    first = {run.seed: seconds[1, run.strategy] for number, run in todo.untrained if number == 1}
+    chains: dict[Run, float] = {}
+    for number, run in todo.untrained:
+        if number > 1:
+            chains[run] = chains.get(run, first.get(run.seed, 0.0)) + seconds[number, run.strategy]
+    longest = max([*first.values(), *chains.values()])
+    return max(longest, sum(line.total for line in lines) / jobs)
+
+
 def _line(trainer: Trainer, experiment: Experiment, runs: Sequence[Run], number: int) -> Line:
-    together = runs if trainer.device.type != "cpu" else runs[:1]
-    start = trainer.initial(together)
-    kept = [trainer.keep(together, earlier, start)[0] for earlier in range(1, number)]
-    training = trainer.training(together, number, start, kept)
+    stack = runs if trainer.device.type != "cpu" else runs[:1]
+    start = trainer.initial(stack)
+    kept = [trainer.keep(stack, earlier, start)[0] for earlier in range(1, number)]
+    training = trainer.training(stack, number, start, kept)
     batches = list(training.strategy.batches())
     validation = trainer.corpora[number - 1].splits["validation"]
     training.step(batches[0])
     step = _timed(lambda: [training.step(index) for index in batches[:_STEPS]]) / min(_STEPS, len(batches))
     epoch = len(batches) * step + _timed(lambda: training.validate(validation))
-    shared = len(runs) / len(together)
     return Line(
-        stage_name(experiment.stages[:number]),
-        runs[0].strategy if number > 1 else "all",
-        len(runs),
-        len(batches),
-        step,
-        epoch * experiment.loop.epochs * shared,
+        number, runs[0].strategy, len(runs), len(stack), len(batches), step, epoch * experiment.training.epochs
     )
 
 

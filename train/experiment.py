@@ -1,201 +1,165 @@
-"""Stage 2 on one screen: the stage sequence P -> P+M -> P+M+I under every strategy, for every seed."""
+"""Stage 2 on one screen: caches -> the stages P, P+M, P+M+I under every strategy and seed -> a folder of results."""
 
 from __future__ import annotations
 
-import zlib
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+import signal
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+from pathlib import Path
 
-import numpy as np
 import torch
-from torch import Tensor
 
-from ser_memory.common.errors import UsageError
-from ser_memory.train.data import Corpus, Samples
-from ser_memory.train.dropout import Dropout
-from ser_memory.train.evaluation import Figure, evaluate
-from ser_memory.train.loop import LoopSettings, PausedError, Training
-from ser_memory.train.memory import Held, choose, contents
-from ser_memory.train.model import Architecture, Network
-from ser_memory.train.objective import OBJECTIVES
-from ser_memory.train.runs import Keys, Run, Variant
-from ser_memory.train.store import Record, Store
-from ser_memory.train.strategies import STRATEGIES, Kept, Stage, StrategySettings
-
-Advance = Callable[[float], None]
-
-
-@dataclass(frozen=True)
-class Experiment:
-    """Everything that determines the results, given the caches."""
-
-    variants: tuple[Variant, ...]
-    stages: tuple[str, ...]  # names of caches, in order
-    seeds: tuple[int, ...]
-    loop: LoopSettings = field(default_factory=LoopSettings)
-    strategy: StrategySettings = field(default_factory=StrategySettings)
+from ser_memory.common.errors import SerError, listing
+from ser_memory.common.interruption import InterruptedRunError, on_signals
+from ser_memory.common.machine import cores, resolve_device
+from ser_memory.common.manifests import stage_name
+from ser_memory.common.reporting import notice, progress
+from ser_memory.train.corpora import Corpus, Source, load_corpora, source_of
+from ser_memory.train.engines import engine_for
+from ser_memory.train.results import Result, StageResult, tabulate
+from ser_memory.train.run_folder import RunFolder
+from ser_memory.train.settings import Experiment, Run, Settings
+from ser_memory.train.store import Store
+from ser_memory.train.trainer import Trainer
 
 
 @dataclass(frozen=True)
 class Failure:
-    """A run that stopped, and where."""
+    """A run whose predictions stopped being finite, and the stage (from 1) in which they did."""
 
     run: Run
     stage: int
 
 
-class Trainer:
-    """Takes stacks of runs through the stages, on one device of one process.
+@dataclass(frozen=True)
+class TrainedRun:
+    """What `ser-train` gives."""
 
-    Each stage is kept in the store as it ends, and what is there already is not trained again. A run's results
-    do not depend on the runs it is stacked with.
-    """
+    folder: Path  # holds results.csv, memory.csv and config.json
+    results: list[Result]
+    failures: list[Failure]
 
-    def __init__(
-        self, experiment: Experiment, corpora: Sequence[Corpus], store: Store, device: torch.device
-    ) -> None:
-        self._experiment = experiment
-        self.corpora = corpora
-        self._store = store
-        self.device = device
-        self._keys = Keys(experiment.loop, experiment.strategy, corpora, device)
-        self.pause: Callable[[], bool] = lambda: False  # asked after each epoch of a run that trains alone
-        self._network = network_for(corpora)
-
-    @torch.inference_mode()
-    def first_stage(self, seeds: Sequence[int], advance: Advance) -> list[Failure]:
-        """Train the first stage of each seed, as one stack."""
-        runs = [Run(None, seed) for seed in seeds]
-        new = [run for run in runs if not self._store.record(self._keys.of(run, 1))]
-        failures: list[Failure] = []
-        if new:
-            failures, _ = self._finish(new, 1, self.initial(new), [], [[] for _ in new], advance)
-        self._evaluate([run for run in runs if run not in new], 1)
-        return failures
-
-    @torch.inference_mode()
-    def later_stages(self, runs: Sequence[Run], advance: Advance) -> list[Failure]:
-        """Take runs of one strategy, as one stack, from their first stage to the last."""
-        kept: list[Kept] = []
-        memories: list[list[Held]] = [[] for _ in runs]
-        parameters = self._parameters(runs, 1)
-        for number in range(2, len(self.corpora) + 1):
-            what, held = self.keep(runs, number - 1, parameters)
-            kept.append(what)
-            memories = [before + new for before, new in zip(memories, held, strict=True)]
-            if not all(self._store.record(self._keys.of(run, number)) for run in runs):
-                failures, going = self._finish(runs, number, parameters, kept, memories, advance)
-                if failures:  # those that go on do so as a stack of their own, from what is kept of them
-                    return failures + (self.later_stages(going, advance) if going else [])
-            parameters = self._parameters(runs, number)
-            self._evaluate(runs, number)
-        return []
-
-    def _finish(
-        self, runs: Sequence[Run], number: int, start: Tensor, kept: list[Kept],
-        memories: Sequence[list[Held]], advance: Advance,
-    ) -> tuple[list[Failure], list[Run]]:  # fmt: skip
-        """Train one stage of a stack, evaluate and keep it; the runs that failed, and those that go on."""
-        training = self.training(runs, number, start, kept)
-        paused = self._store.paused(self._keys.of(runs[0], number)) if len(runs) == 1 else None
-        if paused is not None:
-            training.restore(paused)
-        try:
-            trained = training.run(self.corpora[number - 1].splits["validation"], advance, self.pause)
-        except PausedError:
-            self._store.pause(self._keys.of(runs[0], number), training.state())
-            raise
-        failures = [Failure(run, number) for run, one in zip(runs, trained, strict=True) if one.diverged]
-        going = [place for place, one in enumerate(trained) if not one.diverged]
-        figures = self._figures(torch.stack([one.parameters for one in trained])[going])
-        for place, measured in zip(going, figures, strict=True):
-            record = Record(trained[place].scores, memories[place], measured, self._keys.evaluated)
-            self._store.save(self._keys.of(runs[place], number), trained[place].parameters, record)
-        return failures, [runs[place] for place in going]
-
-    def initial(self, runs: Sequence[Run]) -> Tensor:
-        """(R, P) parameters before anything is learned."""
-        rows = [self._network.initial(_generator(run.seed, 0, "initialisation")) for run in runs]
-        return torch.stack(rows).to(self.device)
-
-    def training(self, runs: Sequence[Run], number: int, start: Tensor, kept: list[Kept]) -> Training:
-        """Stage `number` (from 1) of a stack of runs of one strategy, about to begin."""
-        loop = self._experiment.loop
-        stage = Stage(
-            self._network,
-            start,
-            OBJECTIVES[loop.loss],
-            self.corpora[number - 1].splits["train"],
-            kept,
-            loop.batch_size,
-            Dropout(
-                self._network.dropouts, [_stream(run.seed, number, "dropout") for run in runs], self.device
-            ),
-            order=[_generator(run.seed, number, "order") for run in runs],
-            chance=[_generator(run.seed, number, "strategy") for run in runs],
-        )
-        strategy = STRATEGIES[runs[0].strategy](stage, self._experiment.strategy)
-        return Training(stage, strategy, loop)
-
-    def keep(self, runs: Sequence[Run], number: int, parameters: Tensor) -> tuple[Kept, list[list[Held]]]:
-        """What a stack's strategy carries on from stage `number`, and what each run's memory of it holds."""
-        strategy, corpus = STRATEGIES[runs[0].strategy], self.corpora[number - 1]
-        train = corpus.splits["train"]
-        allowed: Samples | None = train if strategy.earlier == "corpora" else None
-        held: list[list[Held]] = [[] for _ in runs]
-        if strategy.earlier == "memory":
-            chosen = [
-                choose(train, variant.sampler, variant.memory_size, _generator(run.seed, number, "memory"))
-                for run in runs
-                if (variant := run.variant)
-            ]
-            allowed = train.select(torch.from_numpy(np.concatenate(chosen)))
-            held = [contents(corpus, rows) for rows in chosen]
-        return strategy.keep(self._network, self._network.unpack(parameters), train, allowed), held
-
-    def _parameters(self, runs: Sequence[Run], number: int) -> Tensor:
-        return self._store.parameters([self._keys.of(run, number) for run in runs]).to(self.device)
-
-    def _figures(self, parameters: Tensor) -> list[list[Figure]]:
-        if not len(parameters):
-            return []
-        return evaluate(self._network, self._network.unpack(parameters), self.corpora)
-
-    def _evaluate(self, runs: Sequence[Run], number: int) -> None:
-        """Bring records up to date whose figures are of other corpora than those of this experiment."""
-        for run in runs:
-            key = self._keys.of(run, number)
-            record = self._store.record(key)
-            if record is not None and record.evaluated != self._keys.evaluated:
-                parameters = self._parameters([run], number)
-                record = replace(record, figures=self._figures(parameters)[0], evaluated=self._keys.evaluated)
-                self._store.save(key, parameters[0], record)
+    def refuse_failures(self, experiment: Experiment) -> None:
+        """Raise SerError, which names them, if there are runs that failed."""
+        if self.failures:
+            raise SerError(_described(self.failures, experiment))
 
 
-def network_for(corpora: Sequence[Corpus]) -> Network:
-    """As wide as the embeddings are."""
-    train = corpora[0].splits["train"]
-    *layers, width = train.acoustic.shape[1:]
-    return Network(Architecture(width, train.text.shape[1], layers=sum(layers)))
+@dataclass(frozen=True)
+class Plan:
+    """What is left to do of an experiment, and what is finished."""
+
+    tasks: tuple[Run, ...]  # for an engine: what has stages to train, or to evaluate on these corpora
+    untrained: tuple[tuple[int, Run], ...]  # every stage (from 1) that has to be trained
+    finished: dict[tuple[Run, int], StageResult]
+    trained: int  # stages that need no training
 
 
-def variants(strategies: Sequence[str], samplers: Sequence[str], memory_size: int) -> tuple[Variant, ...]:
-    """Each strategy once per sampler, or once where it keeps no memory; `gem:random` names its own sampler."""
-    made: dict[Variant, None] = {}
-    for item in strategies:
-        strategy, _, own = item.partition(":")
-        with_memory = STRATEGIES[strategy].earlier == "memory"
-        if own and not with_memory:
-            raise UsageError(f"--strategy {item}: {strategy} keeps no memory, so leave :{own} out.")
-        for sampler in [own] if own else samplers:
-            made[Variant(strategy, sampler, memory_size) if with_memory else Variant(strategy)] = None
-    return tuple(made)
+def train(settings: Settings) -> TrainedRun:
+    """Train an experiment, or continue it. Raises SerError or UsageError; finished stages are kept in any case."""
+    experiment, (source, corpora) = settings.experiment, load(settings)
+    device, store = torch.device(source.device), Store(settings.trained)
+    trainer = Trainer(experiment, corpora, store, device)
+    todo = plan(experiment, trainer, store)
+    folder = RunFolder(_output(settings), experiment, _facts(source, corpora), torch.__version__)
+    engine = engine_for(experiment, source, store, trainer, jobs_of(settings.machine.jobs))
+    outcomes, failures = dict(todo.finished), list[Failure]()
+    with folder.alone():
+        folder.begin()
+        if todo.trained:
+            notice(f"{todo.trained} of {todo.trained + len(todo.untrained)} stages are finished already.")
+        if todo.untrained:
+            store.prepare(4 * trainer.network.size * len(todo.untrained))
+        epochs = len(todo.untrained) * experiment.training.epochs
+        with on_signals(engine.stop) as received, progress("training", epochs, "epochs") as advance:
+            for run, outcome in engine.run(todo.tasks, advance):
+                outcomes |= {(run, number): result for number, result in outcome.stages.items()}
+                failures += [Failure(run, outcome.failed)] if outcome.failed else []
+                folder.write(outcomes)
+        folder.write(outcomes)
+        if received:
+            raise _interrupted(received[0], store, folder)
+        folder.complete()
+    return TrainedRun(folder.path, tabulate(experiment, outcomes), failures)
 
 
-def _stream(seed: int, stage: int, purpose: str) -> np.random.SeedSequence:
-    """Randomness for one purpose of one seed, so that no random decision shifts another."""
-    return np.random.SeedSequence([seed, stage, zlib.crc32(purpose.encode())])
+def load(settings: Settings) -> tuple[Source, list[Corpus]]:
+    """The corpora of the settings' stages, and the source from which other processes can load the same."""
+    device = resolve_device(settings.machine.device)
+    source = source_of(settings.data, str(device), settings.machine.memory_share)
+    corpora = load_corpora(source)
+    _note_whole_memories(settings.experiment, corpora[:-1])
+    return replace(source, digests=tuple(corpus.digest for corpus in corpora)), corpora
 
 
-def _generator(seed: int, stage: int, purpose: str) -> np.random.Generator:
-    return np.random.Generator(np.random.PCG64(_stream(seed, stage, purpose)))
+def plan(experiment: Experiment, trainer: Trainer, store: Store) -> Plan:
+    """Compare an experiment with what is finished."""
+    keys = trainer.keys
+    firsts = [Run(None, seed) for seed in experiment.seeds]
+    later = [Run(variant, seed) for seed in experiment.seeds for variant in experiment.variants]
+    numbers = range(2, len(experiment.stages) + 1)
+    stages = [(run, 1) for run in firsts] + [(run, number) for number in numbers for run in later]
+    results = {stage: store.result(keys.of(*stage), keys.evaluated) for stage in stages}
+    lacking = {run for (run, _), result in results.items() if result is None}
+    untrained = [(number, run) for run, number in stages if store.record(keys.of(run, number)) is None]
+    return Plan(
+        tuple(run for run in firsts + later if run in lacking),
+        tuple(untrained),
+        {stage: result for stage, result in results.items() if result is not None},
+        len(stages) - len(untrained),
+    )
+
+
+def jobs_of(wanted: int | None) -> int:
+    """Processes that train side by side: as asked for, but never more than there are cores."""
+    if wanted is not None and wanted > cores():
+        notice(f"--jobs {wanted} is more than the {cores()} cores of this machine: {cores()} are used.")
+    return min(wanted or cores(), cores())
+
+
+def _output(settings: Settings) -> Path:
+    return settings.machine.output or Path("runs") / f"{datetime.now():%Y%m%d-%H%M%S}-{settings.strategies.short_name}"
+
+
+def _facts(source: Source, corpora: Sequence[Corpus]) -> dict[str, object]:
+    """What determines the results besides the experiment."""
+    return {
+        "label_scale": source.label_scale,
+        "layer": source.layer,
+        "streamed": source.streamed,
+        "device": source.device,
+        "digests": {corpus.name: corpus.digest for corpus in corpora},
+        "cache": str(source.folder),
+    }
+
+
+def _note_whole_memories(experiment: Experiment, earlier: Sequence[Corpus]) -> None:
+    """Report memories that are as large as their corpus, since they forget nothing and hide nothing."""
+    size = max(variant.memory_size for variant in experiment.variants)
+    for corpus in earlier:
+        held = len(corpus.splits["train"])
+        if size >= held:
+            notice(f"The memory of {corpus.name} holds all of its {held} training utterances.")
+
+
+def _interrupted(number: int, store: Store, folder: RunFolder) -> InterruptedRunError:
+    return InterruptedRunError(
+        f"Stopped by {signal.Signals(number).name}: what was trained is kept in {store.folder}. To continue, run the same "
+        f"command with --output {folder.path}.",
+        number,
+    )
+
+
+def _described(failures: Sequence[Failure], experiment: Experiment) -> str:
+    """One sentence on the runs that diverged."""
+    ordered = sorted(failures, key=lambda failure: (failure.stage, failure.run.seed, failure.run.strategy))
+    places = [
+        f"{failure.run.strategy if failure.run.variant else 'all strategies'} with seed {failure.run.seed} "
+        f"at stage {stage_name(experiment.stages[: failure.stage])}"
+        for failure in ordered
+    ]
+    return (
+        f"The predictions stopped being finite for {listing(places)}: lower --learning-rate. "
+        "All other runs were finished."
+    )

@@ -72,23 +72,6 @@ def _value(option: click.Parameter, value: Any, origin: str, key: str) -> str | 
     typed = [str(item) for item in values]
     if isinstance(option, click.Option) and option.multiple:
         return typed
-    if len(typed) > 1 and key != "stages":
+    if len(typed) > 1:
         raise click.UsageError(f"{key} of {origin} must be one value, not {len(typed)}.")
-    return ",".join(typed)
-
-
-class AllOrNumber(click.ParamType):  # type: ignore[type-arg, unused-ignore]  # generic since click 8.4
-    """`all`, which is None, or a positive whole number."""
-
-    name = "all|N"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int | None:
-        if value is None or value == "all":
-            return None
-        try:
-            number = int(value)
-        except (TypeError, ValueError):
-            number = 0
-        if number < 1:
-            self.fail(f"{value!r} is neither all nor a whole number above 0.", param, ctx)
-        return number
+    return typed[0]

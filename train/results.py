@@ -1,37 +1,67 @@
-"""The folder of a run: results.csv, memory.csv and config.json."""
+"""What training gives: figures, what the memories hold, and the tables results.csv and memory.csv. Free of torch."""
 
 from __future__ import annotations
 
 import csv
 import io
-import json
-import os
-import platform
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict, astuple, dataclass, fields
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import astuple, dataclass, field, fields
 from pathlib import Path
-from typing import Any
 
-import torch
-from filelock import FileLock, Timeout
-
-from ser_memory.common import __version__
-from ser_memory.common.errors import UsageError
+from ser_memory.common.conventions import DIMENSIONS
+from ser_memory.common.errors import SerError, listing
+from ser_memory.common.files import write_whole
 from ser_memory.common.manifests import stage_name
-from ser_memory.train.data import Corpus, Source
-from ser_memory.train.experiment import Experiment
-from ser_memory.train.memory import Held
-from ser_memory.train.runs import NO_SAMPLER, Keys, Run
-from ser_memory.train.store import Store
+from ser_memory.train.settings import NO_SAMPLER, Experiment, Run
 
-_CONFIG = "config.json"
-_GROWING = ("variants", "seeds")  # what may be added to a run
+RESULTS, MEMORY = "results.csv", "memory.csv"
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One measured number."""
+
+    corpus: str
+    split: str
+    dimension: str  # activation or valence
+    metric: str  # ccc or uar
+    value: float
+    n: int  # utterances
+
+
+@dataclass(frozen=True)
+class Held:
+    """How many utterances of one kind a memory holds: a row of memory.csv."""
+
+    corpus: str
+    bins: tuple[int, ...]  # of each dimension: 0 low, 1 middle, 2 high
+    speaker: str
+    n: int
+
+
+@dataclass(frozen=True)
+class StageResult:
+    """What one stage of one run came to, without its parameters."""
+
+    scores: list[float]  # validation CCC after each epoch, the mean over the dimensions
+    memory: list[Held]  # of the corpora before
+    figures: list[Figure]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of the stages that an engine was given of one run."""
+
+    stages: dict[int, StageResult] = field(default_factory=dict)  # by number, from 1; those that were finished
+    failed: int | None = None  # the stage in which the predictions stopped being finite
+
+
+Outcomes = Mapping[tuple[Run, int], StageResult]  # by run and stage from 1; the first stage is of Run(None, seed)
 
 
 @dataclass(frozen=True)
 class Result:
-    """One row of results.csv."""
+    """One row of results.csv. `pandas.DataFrame` takes a list of these as it is."""
 
     strategy: str
     sampler: str
@@ -47,128 +77,74 @@ class Result:
     n: int
 
 
-def results(experiment: Experiment, corpora: Sequence[Corpus], store: Store, keys: Keys) -> Iterator[Result]:
-    """All figures that are there, by variant, seed, stage, corpus and split."""
-    for variant in experiment.variants:
-        for seed in experiment.seeds:
-            for number in range(1, len(corpora) + 1):
-                record = store.record(keys.of(Run(variant, seed), number))
-                if record is not None and record.evaluated == keys.evaluated:
-                    name = stage_name(experiment.stages[:number])
-                    for figure in record.figures:
-                        yield Result(
-                            **vars(variant), seed=seed, stage=number, stage_name=name, **vars(figure)
-                        )
-
-
-@contextmanager
-def alone_in(folder: Path) -> Iterator[None]:
-    """Hold the folder: two runs at once would take each other's rows away.
-
-    Raises UsageError when another run holds it.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    try:
-        with FileLock(folder / ".lock", timeout=0):
-            yield
-    except Timeout:
-        raise UsageError(
-            f"Another ser-train is writing to {folder}: wait for it, or give another --output."
-        ) from None
-
-
-def prepare_folder(folder: Path, experiment: Experiment, source: Source, corpora: Sequence[Corpus]) -> None:
-    """Make the folder and write its config.json, everything needed to run it again.
-
-    A folder that holds a run already is gone on with if the experiment is that run, or more of it. Raises
-    UsageError when it is another: no result is ever overwritten.
-    """
-    config: dict[str, Any] = {
-        "experiment": asdict(experiment),
-        "label_scale": source.label_scale,
-        "layer": source.layer,
-        "streamed": source.streamed,
-        "device": source.device,
-        "digests": {corpus.name: corpus.digest for corpus in corpora},
-        "cache": str(source.folder),
-        "versions": {
-            "ser-memory": __version__,
-            "torch": torch.__version__,
-            "python": platform.python_version(),
-        },
-    }
-    config = json.loads(json.dumps(config))  # as it will be read again
-    old = _read(folder)
-    if old is None and (folder / "results.csv").exists():
-        raise UsageError(f"{folder} already holds results of another program: give another --output.")
-    if old is not None and not _is_part(old, config):
-        if _is_part(config, old):
-            raise UsageError(
-                f"{folder} already holds more than this: ask for all of it, or give another --output."
-            )
-        raise UsageError(f"{folder} already holds another experiment: give another --output, or remove it.")
-    _write(folder / _CONFIG, json.dumps(config, indent=2) + "\n")
-
-
-def _read(folder: Path) -> dict[str, Any] | None:
-    try:
-        content = json.loads((folder / _CONFIG).read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError):
-        return {}
-    return content if isinstance(content, dict) else {}
-
-
-def _is_part(old: dict[str, Any], new: dict[str, Any]) -> bool:
-    """Whether everything of the old run is in the new one, and nothing else about them differs."""
-    try:
-        grown = all(item in new["experiment"][name] for name in _GROWING for item in old["experiment"][name])
-        return grown and _rest(old) == _rest(new)
-    except (KeyError, TypeError):
-        return False
-
-
-def _rest(config: dict[str, Any]) -> dict[str, Any]:
-    experiment = {name: value for name, value in config["experiment"].items() if name not in _GROWING}
-    return {**config, "experiment": experiment, "cache": None}  # the digests tell what is in the caches
+def tabulate(experiment: Experiment, outcomes: Outcomes) -> list[Result]:
+    """All figures that are there, ordered by variant, seed, stage, corpus and split."""
+    return [
+        Result(**vars(run.variant), seed=run.seed, stage=number, stage_name=name, **vars(figure))
+        for run in experiment.runs
+        for number, name, result in _stages(experiment, outcomes, run)
+        for figure in result.figures
+    ]
 
 
 def write_results(path: Path, results: Iterable[Result]) -> None:
-    """results.csv, one figure a row."""
-    _write_table(path, [item.name for item in fields(Result)], (astuple(result) for result in results))
+    """Write results.csv, one figure per row."""
+    _write(path, [item.name for item in fields(Result)], (astuple(result) for result in results))
 
 
-def write_memory(
-    path: Path, experiment: Experiment, corpora: Sequence[Corpus], store: Store, keys: Keys
-) -> None:
-    """memory.csv: how many samples of each cell and speaker every memory of the last stage holds.
+def read_results(path: Path) -> list[Result]:
+    """The rows of a results.csv, or of the one in a run's folder.
+
+    Raises SerError if there is none, or if it is not a table that ser-train wrote.
+    """
+    path = path / RESULTS if path.is_dir() else path
+    columns = [item.name for item in fields(Result)]
+    kinds = {"memory_size": int, "seed": int, "stage": int, "value": float, "n": int}
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            reader = csv.DictReader(file)
+            absent = [name for name in columns if name not in (reader.fieldnames or [])]
+            if absent:
+                raise SerError(f"{path} has no column {listing(absent)}: give a results.csv of ser-train.")
+            return [
+                Result(**{name: kinds.get(name, str)(row[name]) for name in columns})  # type: ignore[arg-type]
+                for row in reader
+            ]
+    except FileNotFoundError:
+        raise SerError(f"There is no {path}: give the folder of a run of ser-train.") from None
+    except (OSError, UnicodeDecodeError, csv.Error, TypeError, ValueError) as error:
+        raise SerError(f"{path} cannot be read as results of ser-train: {error}.") from None
+
+
+def write_memory(path: Path, experiment: Experiment, outcomes: Outcomes) -> None:
+    """Write memory.csv: how many utterances of each cell and speaker every memory of the last stage holds.
 
     A memory is the same under all strategies with its sampler and size, so it is listed once.
     """
-    columns = ["sampler", "memory_size", "seed", *(item.name for item in fields(Held))]
+    bins = [f"{dimension}_bin" for dimension in DIMENSIONS]
     rows: dict[tuple[object, ...], None] = {}
-    for variant in experiment.variants:
-        for seed in experiment.seeds if variant.sampler != NO_SAMPLER else ():
-            record = store.record(keys.of(Run(variant, seed), len(corpora)))
-            for held in record.memory if record else []:
-                rows[(variant.sampler, variant.memory_size, seed, *astuple(held))] = None
-    _write_table(path, columns, rows)
+    for run in experiment.runs:
+        variant, last = run.variant, outcomes.get((run, len(experiment.stages)))
+        if variant is not None and variant.sampler != NO_SAMPLER and last is not None:
+            for held in last.memory:
+                key = (variant.sampler, variant.memory_size, run.seed)
+                rows[*key, held.corpus, *held.bins, held.speaker, held.n] = None
+    _write(path, ["sampler", "memory_size", "seed", "corpus", *bins, "speaker", "n"], rows)
 
 
-def _write_table(path: Path, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+def _stages(
+    experiment: Experiment, outcomes: Outcomes, run: Run
+) -> Iterator[tuple[int, str, StageResult]]:
+    """The stages of a run that are there: number, name, and what it came to."""
+    for number in range(1, len(experiment.stages) + 1):
+        result = outcomes.get((Run(None, run.seed) if number == 1 else run, number))
+        if result is not None:
+            yield number, stage_name(experiment.stages[:number]), result
+
+
+def _write(path: Path, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(columns)
     writer.writerows(rows)
-    _write(path, text.getvalue())
-
-
-def _write(path: Path, text: str) -> None:
-    """Whole or not at all."""
-    aside = path.with_name(path.name + ".partial")
-    with aside.open("w", newline="", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    aside.replace(path)
+    write_whole(path, text.getvalue())

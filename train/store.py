@@ -1,21 +1,20 @@
 """Finished stages on disk: what was trained once is not trained again.
 
-A file per stage of a run, under a fingerprint of everything that determined it, written beside its place and
-renamed. Anything that changes gives another fingerprint, so that nothing is ever mixed; a file may be removed at
-any time, and is then made again.
+A file per stage of a run, under a fingerprint of everything that determined it, and a small one beside it for each set
+of corpora that it was evaluated on. Files are written whole or not at all. Any change gives another fingerprint, so
+nothing is ever mixed; a file may be removed at any time, and is then made again.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -24,37 +23,38 @@ from safetensors.torch import save
 from torch import Tensor
 
 from ser_memory.common.errors import SerError
-from ser_memory.train.evaluation import Figure
+from ser_memory.common.files import remove_abandoned, write_whole
 from ser_memory.train.loop import State
-from ser_memory.train.memory import Held
+from ser_memory.train.results import Figure, Held, StageResult
 
-_FINISHED, _PAUSED = ".safetensors", ".paused"
+_FINISHED, _PAUSED, _FIGURES = ".safetensors", ".paused", ".figures"
+_UNREADABLE = (OSError, SafetensorError, KeyError, TypeError, ValueError)
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True)
 class Record:
-    """What became of one stage of one run, without the model."""
+    """A finished stage without its parameters and figures."""
 
     scores: list[float]  # validation CCC after each epoch
     memory: list[Held]  # of the corpora before
-    figures: list[Figure]
-    evaluated: str  # digest of the corpora that the figures are of
 
 
 class Store:
-    """A folder of finished stages."""
+    """A folder of finished stages. Several processes may use it at once."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self._read: dict[str, tuple[int, Record]] = {}  # when it was written, and what it said
+        self._read: dict[Path, tuple[int, object]] = {}  # when a file was written, and what it says
 
     def prepare(self, size: int) -> None:
         """Make sure that `size` bytes can be written before work is done that could not be kept.
 
-        Raises SerError in one sentence otherwise.
+        Partial files that killed processes left are removed. Raises SerError in one sentence if there is no room.
         """
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
+            remove_abandoned(self.folder)
             with tempfile.TemporaryFile(dir=self.folder):
                 free = shutil.disk_usage(self.folder).free
         except OSError as error:
@@ -66,56 +66,41 @@ class Store:
             )
 
     def save(self, key: str, parameters: Tensor, record: Record) -> None:
-        """Keep the (P,) parameters and the record of a stage; on disk when this returns."""
+        """Keep the (P,) parameters and the record of a stage; they are on disk when this returns."""
         parameters = parameters.cpu().contiguous()
         facts = {"record": json.dumps(asdict(record)), "checksum": _checksum(parameters)}
         self._write(self._path(key), save({"parameters": parameters}, facts))
         self._path(key, _PAUSED).unlink(missing_ok=True)
 
+    def save_figures(self, key: str, evaluated: str, figures: Sequence[Figure]) -> None:
+        """Keep what a stage measured on the corpora with the digest `evaluated`."""
+        content = json.dumps([asdict(figure) for figure in figures])
+        self._write(self._figures_path(key, evaluated), content.encode())
+
     def pause(self, key: str, state: State) -> None:
-        """Keep a stage that is to go on later, perhaps in another process."""
+        """Keep a stage that will go on later, perhaps in another process."""
         facts = json.dumps({"scores": state.scores, "streams": state.streams}, default=np.ndarray.tolist)
         self._write(self._path(key, _PAUSED), save(state.tensors, {"facts": facts}))
 
     def paused(self, key: str) -> State | None:
-        """The stage that `pause` kept, or None where there is none that can be read."""
+        """The stage that `pause` kept, or None if there is none that can be read."""
         try:
             with safe_open(self._path(key, _PAUSED), "pt") as file:
                 facts = json.loads(file.metadata()["facts"])
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # no mapping
             return State(tensors, facts["scores"], facts["streams"])
-        except (OSError, SafetensorError, KeyError, TypeError, ValueError):
+        except _UNREADABLE:
             return None
-
-    def _write(self, path: Path, content: bytes) -> None:
-        self.folder.mkdir(parents=True, exist_ok=True)
-        aside = path.with_suffix(f".{os.getpid()}.partial")
-        try:
-            with aside.open("wb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-            aside.replace(path)
-        except OSError as error:
-            raise self._refusal(error) from error
-        finally:
-            aside.unlink(missing_ok=True)
-
-    def _refusal(self, error: OSError) -> SerError:
-        return SerError(
-            f"Finished stages cannot be kept in {self.folder} ({error.strerror}): what is there stays; "
-            "mend that, or give another folder as --trained."
-        )
 
     def record(self, key: str) -> Record | None:
-        """The record of a stage, or None where there is none, or one that was damaged."""
-        try:
-            written = self._path(key).stat().st_mtime_ns
-            if self._read.get(key, (0, None))[0] != written:
-                self._read[key] = written, _read(self._path(key))
-            return self._read[key][1]
-        except (OSError, SafetensorError, KeyError, TypeError, ValueError):
-            return None
+        """The record of a stage, or None if there is none or its file is damaged."""
+        return self._cached(self._path(key), _read_record)
+
+    def result(self, key: str, evaluated: str) -> StageResult | None:
+        """What a stage came to on the corpora with the digest `evaluated`; None if a part of it is not there."""
+        record = self.record(key)
+        figures = self._cached(self._figures_path(key, evaluated), _read_figures)
+        return None if record is None or figures is None else StageResult(record.scores, record.memory, figures)
 
     def parameters(self, keys: Sequence[str]) -> Tensor:
         """(R, P) of stages whose records are there."""
@@ -125,22 +110,47 @@ class Store:
                 rows.append(file.get_tensor("parameters"))
         return torch.stack(rows)
 
+    def _cached(self, path: Path, read: Callable[[Path], _T]) -> _T | None:
+        """What a file says, read once as long as it stays the same; None if it cannot be read."""
+        try:
+            written = path.stat().st_mtime_ns
+            if self._read.get(path, (0, None))[0] != written:
+                self._read[path] = written, read(path)
+            return self._read[path][1]  # type: ignore[return-value]  # `read` gave it
+        except _UNREADABLE:
+            return None
+
+    def _write(self, path: Path, content: bytes) -> None:
+        try:
+            write_whole(path, content)
+        except OSError as error:
+            raise self._refusal(error) from error
+
+    def _refusal(self, error: OSError) -> SerError:
+        return SerError(
+            f"Finished stages cannot be kept in {self.folder} ({error.strerror}). What is there stays: "
+            "solve that, or give another folder as --trained."
+        )
+
     def _path(self, key: str, suffix: str = _FINISHED) -> Path:
         return self.folder / f"{key}{suffix}"
 
+    def _figures_path(self, key: str, evaluated: str) -> Path:
+        return self._path(key, f".{evaluated[:16]}{_FIGURES}")
 
-def _read(path: Path) -> Record:
-    """Raises ValueError where the parameters are not those that were written."""
+
+def _read_record(path: Path) -> Record:
+    """Raises ValueError if the parameters are not those that were written."""
     with safe_open(path, "pt") as file:
-        content: dict[str, Any] = json.loads(file.metadata()["record"])
+        content = json.loads(file.metadata()["record"])
         if file.metadata()["checksum"] != _checksum(file.get_tensor("parameters")):
             raise ValueError
-    return Record(
-        content["scores"],
-        [Held(**item) for item in content["memory"]],
-        [Figure(**item) for item in content["figures"]],
-        content["evaluated"],
-    )
+    memory = [Held(item["corpus"], tuple(item["bins"]), item["speaker"], item["n"]) for item in content["memory"]]
+    return Record(content["scores"], memory)
+
+
+def _read_figures(path: Path) -> list[Figure]:
+    return [Figure(**item) for item in json.loads(path.read_bytes())]
 
 
 def _checksum(parameters: Tensor) -> str:

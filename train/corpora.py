@@ -7,10 +7,10 @@ memory once, however many train on it, and one larger than memory can be trained
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -18,140 +18,16 @@ import torch
 from torch import Tensor
 
 from ser_memory.common.cache import EMBEDDINGS, ENCODER_ATTRIBUTES, SUFFIX, FeatureCache, cache_path
+from ser_memory.common.conventions import DIMENSIONS, UNKNOWN
 from ser_memory.common.errors import SerError, UsageError, listing
 from ser_memory.common.labels import to_unit
+from ser_memory.common.machine import memory
 from ser_memory.common.manifests import extraction_of
 from ser_memory.common.reporting import notice
+from ser_memory.train.samples import UNKNOWN_SPEAKER, WINDOW, Samples
+from ser_memory.train.settings import DataSettings
 
-DIMENSIONS = ("activation", "valence")  # the columns of every target and prediction, in this order
-UNKNOWN_SPEAKER = -1
 WEIGHTED = "weighted"  # all cached layers, with weights that are learned
-
-# Rows beyond memory are read in runs of _BLOCK, and those of _WINDOW are in memory, and shuffled, together.
-_BLOCK = 256
-_WINDOW = 64 * _BLOCK
-
-
-class Batch(NamedTuple):
-    """What a step or a prediction is computed on."""
-
-    acoustic: Tensor  # (..., D) float32, or (..., L, D)
-    text: Tensor  # (..., E) float32
-    targets: Tensor  # (..., 2) float32
-
-    def to(self, device: torch.device) -> Batch:
-        return Batch(*(values.to(device) for values in self))
-
-    def expand(self, runs: int) -> Batch:
-        """(R, ...): the same for all runs, not copied."""
-        return Batch(*(values.expand(runs, *values.shape) for values in self))
-
-    def unflatten(self, dim: int, sizes: tuple[int, ...]) -> Batch:
-        return Batch(*(values.unflatten(dim, sizes) for values in self))
-
-
-@dataclass(frozen=True)
-class Samples:
-    """Utterances: the embeddings of a whole cache, and which of its rows these utterances are."""
-
-    acoustic: Tensor  # (M, D) float32, or (M, L, D) with the layers to be weighted
-    text: Tensor  # (M, E) float32
-    rows: Tensor  # (N,) int64
-    targets: Tensor  # (N, 2) float32, DIMENSIONS in [-1, 1]
-    speakers: Tensor  # (N,) int64, a code per speaker of the corpus, UNKNOWN_SPEAKER where not told
-    streamed: bool = False  # more than memory should hold: shuffle so that rows are read near each other
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def batch(self, index: Tensor) -> Batch:
-        """The utterances at (K,) int64 `index`, copied."""
-        rows = self.rows.index_select(0, index)
-        return Batch(
-            self.acoustic.index_select(0, rows),
-            self.text.index_select(0, rows),
-            self.targets.index_select(0, index),
-        )
-
-    def batches(self, size: int) -> Iterator[Batch]:
-        """All utterances in order, `size` at a time."""
-        for index in torch.arange(len(self), device=self.rows.device).split(size):
-            yield self.batch(index)
-
-    def select(self, index: Tensor) -> Samples:
-        """The utterances at (K,) int64 `index`, copied: nothing of the others is kept."""
-        index = index.to(self.rows.device)
-        acoustic, text, targets = self.batch(index)
-        rows = torch.arange(len(index), device=index.device)
-        return Samples(acoustic, text, rows, targets, self.speakers.index_select(0, index))
-
-    @staticmethod
-    def concatenate(parts: Sequence[Samples]) -> Samples:
-        """The utterances of all parts, in order, copied. Speaker codes of different corpora may coincide."""
-        whole = [part.select(torch.arange(len(part))) for part in parts]
-        acoustic, text, targets, speakers = (
-            torch.cat([getattr(part, name) for part in whole])
-            for name in ("acoustic", "text", "targets", "speakers")
-        )
-        return Samples(acoustic, text, torch.arange(len(targets), device=targets.device), targets, speakers)
-
-    def shuffled(self, generator: np.random.Generator) -> npt.NDArray[np.int64]:
-        """(N,) a random order; of streamed samples, one that reads the file in runs."""
-        return _shuffled(len(self), self.streamed, generator)
-
-
-def _shuffled(n: int, streamed: bool, generator: np.random.Generator) -> npt.NDArray[np.int64]:
-    """A random order of n; streamed, of blocks of neighbours, and then within every window of blocks."""
-    if not streamed:
-        return generator.permutation(n)
-    blocks = generator.permutation(-(-n // _BLOCK))
-    order = (blocks[:, None] * _BLOCK + np.arange(_BLOCK)).ravel()
-    order = order[order < n]
-    for start in range(0, n, _WINDOW):
-        generator.shuffle(order[start : start + _WINDOW])
-    return order
-
-
-class Pool:
-    """Samples of several corpora addressed as one, without copying them together.
-
-    The first part is common to all runs of a stack. Of each further part, a run has a share of its own where
-    `owned`: rows r * n / R to (r + 1) * n / R.
-    """
-
-    def __init__(
-        self, common: Samples, further: Sequence[Samples] = (), runs: int = 1, owned: bool = True
-    ) -> None:
-        self._parts = [common, *further]
-        self._shares = [runs if owned and number else 1 for number in range(len(self._parts))]
-        self._sizes = [len(part) // share for part, share in zip(self._parts, self._shares, strict=True)]
-
-    def __len__(self) -> int:
-        return sum(self._sizes)
-
-    def shuffled(self, generator: np.random.Generator) -> npt.NDArray[np.int64]:
-        """(N,) a random order of one run's numbers, of all parts together."""
-        return _shuffled(len(self), any(part.streamed for part in self._parts), generator)
-
-    def batch(self, index: Tensor) -> Batch:
-        """(R, B) int64 on the host, each run's own numbers -> tensors of (R, B, ...)."""
-        device = self._parts[0].rows.device
-        if len(self._parts) == 1:
-            flat = self._parts[0].batch(index.reshape(-1).to(device))
-            return flat.unflatten(0, tuple(index.shape))
-        run = torch.arange(len(index))[:, None]
-        whole: list[Tensor] = []
-        start = 0
-        for part, share, size in zip(self._parts, self._shares, self._sizes, strict=True):
-            # Chosen on the host, so that a GPU need not tell how many there are.
-            place = ((index >= start) & (index < start + size)).reshape(-1).nonzero()[:, 0]
-            source = (index - start + (run * size if share > 1 else 0)).reshape(-1)[place]
-            values = part.batch(source.to(device))
-            whole = whole or [value.new_empty(index.numel(), *value.shape[1:]) for value in values]
-            for into, value in zip(whole, values, strict=True):
-                into.index_copy_(0, place.to(device), value)
-            start += size
-        return Batch(*whole).unflatten(0, tuple(index.shape))
 
 
 @dataclass(frozen=True)
@@ -162,6 +38,7 @@ class Corpus:
     splits: dict[str, Samples]  # train, validation, test, test2, ...
     speakers: tuple[str, ...]  # names, by code
     digest: str  # of what training and evaluation see of it
+    dimensions: tuple[str, ...] = DIMENSIONS  # columns of the targets
 
     @property
     def evaluated(self) -> dict[str, Samples]:
@@ -175,16 +52,35 @@ class Source:
 
     folder: Path
     names: tuple[str, ...]
-    label_scale: str = (
-        "declared"  # what becomes -1 and 1: "declared", the ends of the rating scale, or "observed", the
-    )
-    # smallest and largest label of the whole corpus (as published; it looks at test labels)
-    layer: str | None = (
-        None  # the number of one of the cached layers, WEIGHTED for all, None for the last states
-    )
+    label_scale: str = "declared"  # or "observed": the smallest and largest label in the corpus, test labels too
+    layer: str | None = None  # the number of a cached layer, WEIGHTED for all, None for the last states
     device: str = "cpu"
     streamed: bool = False  # the embeddings are more than memory should hold
-    digests: tuple[str, ...] = ()  # of the corpora, where they are known already
+    digests: tuple[str, ...] = ()  # of the corpora, if they are known already
+    dimensions: tuple[str, ...] = DIMENSIONS  # columns of the targets
+
+
+def source_of(data: DataSettings, device: str, memory_share: float) -> Source:
+    """The source of checked caches; embeddings beyond a share of this machine's memory are streamed, with a notice.
+
+    Raises SerError or UsageError in one sentence as `open_caches` does.
+    """
+    source = Source(data.folder, data.stages, data.label_scale, data.layer, device)
+    size = sum(_bytes_used(cache, source.layer) for cache in open_caches(source))
+    if size <= memory_share * memory():
+        return source
+    notice(
+        f"The embeddings, {size / 1e9:.3g} GB, are more than {memory_share:.0%} of this machine's "
+        f"{memory() / 1e9:.3g} GB of memory: they are read from the disk in shuffled blocks."
+    )
+    return replace(source, streamed=True)
+
+
+def _bytes_used(cache: FeatureCache, layer: str | None) -> int:
+    """Bytes of the embeddings that training reads: of a cache with several layers perhaps one."""
+    rows, *layers, width = cache.shapes["acoustic"]
+    read = math.prod(layers) if layer == WEIGHTED else 1
+    return 4 * rows * (read * width + cache.shapes["text"][1])
 
 
 def open_caches(source: Source) -> list[FeatureCache]:
@@ -223,9 +119,9 @@ def load_corpora(source: Source) -> list[Corpus]:
 
 
 def _load(name: str, cache: FeatureCache, source: Source, digest: str | None) -> Corpus:
-    targets = np.stack([_scaled(cache, dimension, source.label_scale) for dimension in DIMENSIONS], axis=1)
+    targets = np.stack([_scaled(cache, name, source.label_scale) for name in source.dimensions], axis=1)
     names = cache.read("speaker")
-    speakers = sorted(set(names) - {"Unknown"})
+    speakers = sorted(set(names) - {UNKNOWN})
     codes = {speaker: code for code, speaker in enumerate(speakers)}
     splits = cache.read("split")
     present = list(cache.describe())
@@ -251,6 +147,7 @@ def _load(name: str, cache: FeatureCache, source: Source, digest: str | None) ->
         {split: _part(everything, index) for split, index in where.items()},
         tuple(speakers),
         digest or _digest(cache, targets, names, splits, acoustic, text),
+        source.dimensions,
     )
 
 
@@ -277,8 +174,8 @@ def _digest(cache: FeatureCache, *columns: npt.NDArray[np.generic]) -> str:
     digest = hashlib.sha256(cache.info.fingerprint.encode())
     for column in columns:
         digest.update(f"{column.shape}".encode())
-        for start in range(0, len(column), _WINDOW):
-            part = column[start : start + _WINDOW]
+        for start in range(0, len(column), WINDOW):
+            part = column[start : start + WINDOW]
             digest.update("\0".join(part).encode() if column.dtype == object else part.tobytes())
     return digest.hexdigest()
 

@@ -3,26 +3,17 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
+from ser_memory.common.conventions import UNKNOWN
 from ser_memory.common.labels import to_bins
-from ser_memory.train.data import UNKNOWN_SPEAKER, Corpus, Samples
-from ser_memory.train.samplers import SAMPLERS, Embeddings
-
-
-@dataclass(frozen=True)
-class Held:
-    """How many samples of one kind a memory holds: a row of memory.csv."""
-
-    corpus: str
-    activation_bin: int  # 0 low, 1 middle, 2 high
-    valence_bin: int
-    speaker: str
-    n: int
+from ser_memory.train.corpora import Corpus
+from ser_memory.train.memory.samplers import SAMPLERS, Embeddings
+from ser_memory.train.results import Held
+from ser_memory.train.samples import UNKNOWN_SPEAKER, Samples
 
 
 def choose(
@@ -37,10 +28,10 @@ def contents(corpus: Corpus, chosen: npt.NDArray[np.int64]) -> list[Held]:
     """What a memory of these training samples holds, by cell and speaker."""
     samples = corpus.splits["train"]
     speakers = samples.speakers.cpu().numpy()[chosen]
-    names = ["Unknown" if code == UNKNOWN_SPEAKER else corpus.speakers[code] for code in speakers]
-    cells = _bins(samples)[chosen].tolist()
-    counts = Counter((a, v, name) for (a, v), name in zip(cells, names, strict=True))
-    return [Held(corpus.name, *kind, n) for kind, n in sorted(counts.items())]
+    names = [UNKNOWN if code == UNKNOWN_SPEAKER else corpus.speakers[code] for code in speakers]
+    cells = map(tuple, _bins(samples)[chosen].tolist())
+    counts = Counter(zip(cells, names, strict=True))
+    return [Held(corpus.name, bins, name, n) for (bins, name), n in sorted(counts.items())]
 
 
 def _bins(samples: Samples) -> npt.NDArray[np.int64]:

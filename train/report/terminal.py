@@ -5,18 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 import numpy as np
-from scipy.stats import ttest_rel
 
 from ser_memory.common.console import say, table
 from ser_memory.common.errors import listing
+from ser_memory.train.report.significance import SIGNIFICANT, differs
 from ser_memory.train.results import Result
-from ser_memory.train.runs import NO_SAMPLER
+from ser_memory.train.settings import NO_SAMPLER
 
 BASELINE = "finetune"
 RANDOM = "random"
-SIGNIFICANT = 0.05
 _SPLIT = "test"
-_ROUNDING = 1e-12  # of differences that are equal
 
 
 Values = dict[tuple[int, tuple[str, str], str], dict[int, float]]  # stage, variant, corpus -> seed -> value
@@ -35,7 +33,7 @@ def print_tables(results: Sequence[Result]) -> None:
     corpora = {result.corpus: result.n for result in shown}
     seeds = len({result.seed for result in shown})
     for metric in ("ccc", "uar"):
-        for dimension in ("activation", "valence"):
+        for dimension in dict.fromkeys(result.dimension for result in shown):
             part = [result for result in shown if (result.metric, result.dimension) == (metric, dimension)]
             table(
                 f"{metric.upper()} of {dimension}, test split: mean{' ± standard deviation' if seeds > 1 else ''} "
@@ -90,17 +88,8 @@ def _cell(values: Values, stage: int, variant: tuple[str, str], corpus: str, sam
         return f"{mean:.3f}" + " " * marks
     strategy, sampler = variant
     differs = {
-        "*": _differs(ours, values.get((stage, (BASELINE, NO_SAMPLER), corpus), {})),
-        "†": sampler != NO_SAMPLER and _differs(ours, values.get((stage, (strategy, RANDOM), corpus), {})),
+        "*": differs(ours, values.get((stage, (BASELINE, NO_SAMPLER), corpus), {})),
+        "†": sampler != NO_SAMPLER and differs(ours, values.get((stage, (strategy, RANDOM), corpus), {})),
     }
     shown = "".join(mark for mark, does in differs.items() if does)
     return f"{mean:.3f} ± {np.std(list(ours.values()), ddof=1):.3f}{shown:{marks}}"
-
-
-def _differs(ours: dict[int, float], baseline: dict[int, float]) -> bool:
-    """Whether a two-sided paired t-test over the seeds that both have gives p < SIGNIFICANT."""
-    seeds = sorted(set(ours) & set(baseline))
-    a, b = [ours[seed] for seed in seeds], [baseline[seed] for seed in seeds]
-    if len(seeds) < 2 or np.ptp(np.subtract(a, b)) < _ROUNDING:  # noqa: PLR2004
-        return False  # without spread in the differences the test is undefined
-    return bool(ttest_rel(a, b).pvalue < SIGNIFICANT)

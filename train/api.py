@@ -1,0 +1,60 @@
+"""Training from Python: what ser-train does, callable.
+
+    from ser_memory.train.api import read_results, train
+
+    run = train(strategy=["finetune", "gem"], stages=["msp-podcast", "iemocap"], cache="cache", seeds=3)
+    results = read_results(run.folder)  # or run.results; pandas.DataFrame(results) takes them as they are
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ser_memory.common.reporting import Reporter, reporting_to
+from ser_memory.train import results
+from ser_memory.train.results import Result
+from ser_memory.train.settings import Settings
+
+if TYPE_CHECKING:
+    from ser_memory.train.experiment import TrainedRun
+
+__all__ = ["Result", "read_results", "train"]
+
+
+def train(*, reporter: Reporter | None = None, **options: Any) -> TrainedRun:
+    """Train emotion heads through a sequence of corpora, as the command ser-train does.
+
+    Args:
+        reporter: where progress and notices go; standard error if None,
+            `ser_memory.common.reporting.Silent()` for nowhere.
+        **options: the options of ser-train, with underscores in place of dashes (see `ser-train --help`, or
+            `ser_memory.train.settings`, which declares them): `strategy`, `sampler`, `stages` and `seed` take
+            one value or several.
+
+    Returns:
+        The run: `folder`, `results` (a list of `Result`, one measured figure each) and `failures` (runs whose
+        predictions stopped being finite; the other runs are complete).
+
+    Raises:
+        UsageError: an option that does not exist, or a value that is not allowed; nothing was attempted.
+        SerError: anything else that the caller can solve, such as a cache that is missing or a full disk. What
+            was trained until then is kept, and the same call continues from there.
+    """
+    settings = Settings.take(options)
+    from ser_memory.train import experiment  # needs torch
+
+    with reporting_to(reporter):
+        return experiment.train(settings)
+
+
+def read_results(run: str | Path) -> list[Result]:
+    """The figures of a run: the rows of its results.csv.
+
+    Args:
+        run: the folder of a run, or the path of a results.csv.
+
+    Raises:
+        SerError: there is no such file, or ser-train did not write it.
+    """
+    return results.read_results(Path(run))

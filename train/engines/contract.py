@@ -1,0 +1,39 @@
+"""What an engine is: it takes runs that have something left to train, and returns what became of each. Free of torch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Protocol
+
+from ser_memory.common.reporting import Advance
+from ser_memory.train.results import Outcome
+from ser_memory.train.settings import Run
+
+
+class Engine(Protocol):
+    """Decides who trains what, when and where.
+
+    A task is a run: `Run(None, seed)` is the first stage of a seed, `Run(variant, seed)` are all later stages of that
+    variant. The later stages of a seed begin when its first stage is in the store. What a task comes to does not
+    depend on the engine.
+    """
+
+    def run(self, tasks: Sequence[Run], advance: Advance) -> Iterator[tuple[Run, Outcome]]:
+        """Carry out the tasks and yield each with its outcome, in the order in which they end.
+
+        `advance` gets the number of epochs done. The later stages of a seed whose first stage failed are left out,
+        and after `stop` everything that has not ended. Raises SerError if a task cannot be carried out.
+        """
+
+    def stop(self) -> None:
+        """Pause everything under way after the current epoch, in a way that it can go on later."""
+
+
+def first_stages(tasks: Sequence[Run]) -> list[Run]:
+    """The tasks that are first stages."""
+    return [task for task in tasks if task.variant is None]
+
+
+def later_stages(tasks: Sequence[Run], seed: int) -> list[Run]:
+    """The tasks that are later stages of a seed."""
+    return [task for task in tasks if task.variant is not None and task.seed == seed]

@@ -1,0 +1,48 @@
+"""One run after the other, in this process, on one core or one device."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from ser_memory.common.machine import one_core_each
+from ser_memory.common.reporting import Advance
+from ser_memory.train.engines.contract import first_stages, later_stages
+from ser_memory.train.results import Outcome
+from ser_memory.train.loop import PausedError
+from ser_memory.train.settings import Run
+from ser_memory.train.trainer import Trainer
+
+
+class Inline:
+    """Trains each seed's first stage and then its variants."""
+
+    def __init__(self, trainer: Trainer) -> None:
+        self._trainer = trainer
+        self._stopped = False
+        trainer.pause = lambda: self._stopped
+
+    def run(self, tasks: Sequence[Run], advance: Advance) -> Iterator[tuple[Run, Outcome]]:
+        firsts = {task.seed: task for task in first_stages(tasks)}
+        for seed in dict.fromkeys(task.seed for task in [*firsts.values(), *tasks]):
+            chain = [*filter(None, [firsts.get(seed)]), *later_stages(tasks, seed)]
+            for task in chain:
+                outcome = self._one(task, advance)
+                if outcome is None:
+                    return
+                yield task, outcome
+                if task.variant is None and outcome.failed:
+                    break
+
+    def stop(self) -> None:
+        self._stopped = True
+
+    def _one(self, task: Run, advance: Advance) -> Outcome | None:
+        """None if it was stopped."""
+        if self._stopped:
+            return None
+        try:
+            # Not around `run`: a generator would keep the setting while its caller works.
+            with one_core_each():
+                return self._trainer.carry_out([task], advance)[0]
+        except PausedError:
+            return None

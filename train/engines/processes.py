@@ -1,0 +1,154 @@
+"""Worker processes side by side, one run each on a core of its own.
+
+On a CPU a core trains one run after the other: side by side runs share nothing but the mapped caches, while
+the threads of one run would wait for each other at every one of its small operations.
+"""
+
+from __future__ import annotations
+
+import math
+import multiprocessing
+import signal
+import sys
+import time
+import traceback
+from collections import deque
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from multiprocessing.connection import Connection, wait
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ser_memory.common.errors import SerError
+from ser_memory.common.machine import one_core_each
+from ser_memory.common.reporting import Advance
+from ser_memory.train.corpora import Source, load_corpora
+from ser_memory.train.engines.contract import first_stages, later_stages
+from ser_memory.train.results import Outcome
+from ser_memory.train.loop import PausedError
+from ser_memory.train.settings import Experiment, Run
+from ser_memory.train.store import Store
+from ser_memory.train.trainer import Trainer
+
+_TURN = 2.0  # seconds that a run trains at least before it makes room for another
+
+
+class Processes:
+    """Trains first stages, and as soon as one is there, the variants of its seed."""
+
+    def __init__(self, experiment: Experiment, source: Source, store: Path, jobs: int) -> None:
+        """`source` and the folder `store` are opened by every worker for itself."""
+        self._arguments = experiment, source, store
+        self._jobs = jobs
+        self._context = multiprocessing.get_context("spawn")
+        self._stopped = self._context.Event()
+
+    def run(self, tasks: Sequence[Run], advance: Advance) -> Iterator[tuple[Run, Outcome]]:
+        firsts = first_stages(tasks)
+        waiting = {task.seed for task in firsts}
+        ready = deque([*firsts, *(task for task in tasks if task.seed not in waiting)])
+        if not tasks:
+            return
+        with self._workers(min(self._jobs, len(tasks))) as workers:
+            idle, busy = deque(workers), dict[Connection, Run]()
+            while busy or (ready and not self._stopped.is_set()):
+                while ready and idle and not self._stopped.is_set():
+                    worker = idle.popleft()
+                    busy[worker] = ready.popleft()
+                    worker.send((busy[worker], is_near_the_end(len(ready) + len(busy), len(workers))))
+                for worker in [pipe for pipe in busy if pipe in wait(list(busy))]:
+                    message = worker.recv()
+                    if isinstance(message, Exception):
+                        raise message
+                    if isinstance(message, float):
+                        advance(message)
+                        continue
+                    task = busy.pop(worker)
+                    idle.append(worker)
+                    if message is None:
+                        ready.append(task)
+                        continue
+                    if task.variant is None and not message.failed:
+                        ready += later_stages(tasks, task.seed)
+                    yield task, message
+
+    def stop(self) -> None:
+        self._stopped.set()
+
+    @contextmanager
+    def _workers(self, number: int) -> Iterator[list[Connection]]:
+        """Worker processes, as the pipes to them; they end with the block, or with this process."""
+        pipes: list[Connection] = []
+        processes = []
+        try:
+            for _ in range(number):
+                ours, theirs = self._context.Pipe()
+                process = self._context.Process(
+                    target=_work, args=(theirs, self._stopped, *self._arguments), daemon=True
+                )
+                with _callers_script_hidden():
+                    process.start()
+                theirs.close()  # so that the end of either side is the end of the pipe
+                pipes.append(ours)
+                processes.append(process)
+            yield pipes
+        except (EOFError, ConnectionError):
+            raise SerError(
+                "A worker process was killed, perhaps because memory ran out. What is finished is kept: "
+                "run the same command again, with fewer --jobs."
+            ) from None
+        finally:
+            for process in processes:
+                process.kill()  # harmless at any moment, since the store is written whole or not at all
+                process.join()
+
+
+def is_near_the_end(tasks: int, workers: int) -> bool:
+    """Whether the last tasks take turns, so that three of them take two workers one and a half times as long."""
+    return workers < tasks < 2 * workers
+
+
+@contextmanager
+def _callers_script_hidden() -> Iterator[None]:
+    """Keep a new process from running the caller's script again, which ours do not need.
+
+    Otherwise every script that trains would have to guard itself with `if __name__ == "__main__"`.
+    """
+    main = sys.modules["__main__"]
+    hidden = {name: value for name, value in vars(main).items() if name in ("__file__", "__spec__")}
+    vars(main).pop("__file__", None)
+    main.__spec__ = None
+    try:
+        yield
+    finally:
+        vars(main).update(hidden)
+
+
+def _work(
+    main: Connection, stopped: Any, experiment: Experiment, source: Source, folder: Path
+) -> None:
+    """A worker: gets a task and whether tasks take turns; sends epochs done as numbers, and at the end the outcome.
+
+    None instead of an outcome means that the task is paused, an exception that it failed.
+    """
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)  # the main process decides; it may get them together with this one
+    with suppress(EOFError, ConnectionError):  # the main process has gone
+        try:
+            with one_core_each():
+                trainer = Trainer(experiment, load_corpora(source), Store(folder), torch.device(source.device))
+                while True:
+                    task, in_turns = main.recv()
+                    turn_ends = time.monotonic() + (_TURN if in_turns else math.inf)
+                    trainer.pause = lambda: stopped.is_set() or time.monotonic() > turn_ends  # noqa: B023
+                    try:
+                        main.send(trainer.carry_out([task], main.send)[0])
+                    except PausedError:
+                        main.send(None)
+        except (EOFError, ConnectionError):
+            raise
+        except Exception as error:
+            error.add_note(traceback.format_exc())
+            main.send(error)

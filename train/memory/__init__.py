@@ -1,0 +1,1 @@
+"""The episodic memory: who gets in, and what it holds."""

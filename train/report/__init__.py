@@ -1,0 +1,1 @@
+"""Reports of a run: the closing tables, and which differences hold."""

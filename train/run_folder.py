@@ -1,0 +1,158 @@
+"""The folder of a run: its lock, its config.json, and whether it may be continued."""
+
+from __future__ import annotations
+
+import json
+import platform
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from ser_memory.common import __version__
+from ser_memory.common.errors import UsageError, listing
+from ser_memory.common.files import write_whole
+from ser_memory.train.results import MEMORY, RESULTS, Outcomes, tabulate, write_memory, write_results
+from ser_memory.train.settings import NO_SAMPLER, Experiment
+
+_CONFIG = "config.json"
+_GROWING = ("variants", "seeds")  # may be added to a run
+_FREE = ("cache", "versions", "complete")  # no figure depends on them: digests tell what is in the caches
+
+
+class RunFolder:
+    """A folder that this process alone writes to."""
+
+    def __init__(self, path: Path, experiment: Experiment, facts: Mapping[str, Any], torch_version: str) -> None:
+        """`facts` are what determines the results besides the experiment: digests, device, scale and so on."""
+        self.path = path
+        self._experiment = experiment
+        config = {
+            "experiment": _described(experiment),
+            **facts,
+            "torch": torch_version,
+            "versions": {"ser-memory": __version__, "python": platform.python_version()},
+            "complete": False,
+        }
+        self._config: dict[str, Any] = json.loads(json.dumps(config, default=str))  # as it will be read again
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Hold the folder: two runs at once would remove each other's rows.
+
+        Raises UsageError if another run holds it.
+        """
+        self.path.mkdir(parents=True, exist_ok=True)
+        try:
+            with FileLock(self.path / ".lock", timeout=0):
+                yield
+        except Timeout:
+            raise UsageError(
+                f"Another ser-train is writing to {self.path}: wait for it, or give another --output."
+            ) from None
+
+    def begin(self) -> None:
+        """Write config.json, which has everything that is needed to run it again.
+
+        A folder that holds a run already is continued if the experiment is that run, or more of it. Raises
+        UsageError, which names what differs, if it is another: no result is ever overwritten.
+        """
+        old = _read(self.path)
+        if old is None and (self.path / RESULTS).exists():
+            raise UsageError(f"{self.path} already holds results of another program: give another --output.")
+        if old is not None:
+            self._refuse_other(old)
+        self._write_config()
+
+    def write(self, outcomes: Outcomes) -> None:
+        """Write what is there so far."""
+        write_results(self.path / RESULTS, tabulate(self._experiment, outcomes))
+        write_memory(self.path / MEMORY, self._experiment, outcomes)
+
+    def complete(self) -> None:
+        """Note that the run is complete."""
+        self._config["complete"] = True
+        self._write_config()
+
+    def _write_config(self) -> None:
+        write_whole(self.path / _CONFIG, json.dumps(self._config, indent=2) + "\n")
+
+    def _refuse_other(self, old: dict[str, Any]) -> None:
+        differing = _differing(old, self._config)
+        if differing:
+            raise UsageError(
+                f"{self.path} already holds another experiment (different: {listing(differing)}): "
+                "give another --output, or remove it."
+            )
+        lacking = [
+            _short(item)
+            for name in _GROWING
+            for item in old["experiment"][name]
+            if item not in self._config["experiment"][name]
+        ]
+        if lacking:
+            raise UsageError(
+                f"{self.path} already holds more than this ({listing(lacking)}): ask for all of it, with what is "
+                "to be added, or give another --output."
+            )
+
+
+def _described(experiment: Experiment) -> dict[str, Any]:
+    strategies = dict.fromkeys(variant.strategy for variant in experiment.variants)
+    return {
+        "stages": experiment.stages,
+        "variants": [asdict(variant) for variant in experiment.variants],
+        "seeds": experiment.seeds,
+        "training": asdict(experiment.training),
+        "options": {name: asdict(experiment.options_of(name)) for name in strategies},
+    }
+
+
+def _read(folder: Path) -> dict[str, Any] | None:
+    """The configuration in a folder; None if there is none, {} if it cannot be read."""
+    try:
+        content = json.loads((folder / _CONFIG).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def _differing(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
+    """Names of what determines the results and is not the same, options by their names.
+
+    Variants and seeds may be more or fewer; the options of a strategy count if both have that strategy.
+    """
+    try:
+        flat = [_flat(config) for config in (old, new)]
+    except (AttributeError, KeyError, TypeError):
+        return [_CONFIG]  # written by another version or damaged
+    apart = set(flat[0]) ^ set(flat[1])
+    if any(not name.startswith("option ") for name in apart):
+        return [_CONFIG]
+    return [
+        name.rpartition(" ")[2]
+        for name, value in flat[1].items()
+        if name in flat[0] and flat[0][name] != value
+    ]
+
+
+def _short(item: dict[str, Any] | int) -> str:
+    """A variant or a seed, for a message."""
+    if not isinstance(item, dict):
+        return f"seed {item}"
+    with_memory = item["sampler"] != NO_SAMPLER
+    return f"{item['strategy']}:{item['sampler']} of {item['memory_size']}" if with_memory else item["strategy"]
+
+
+def _flat(config: dict[str, Any]) -> dict[str, Any]:
+    experiment = config["experiment"]
+    told = {name: value for name, value in config.items() if name not in (*_FREE, "experiment")}
+    told |= {"stages": experiment["stages"], **experiment["training"]}
+    for strategy, options in experiment["options"].items():
+        told |= {f"option {strategy} {name}": value for name, value in options.items()}
+    return told

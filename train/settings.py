@@ -1,0 +1,255 @@
+"""What ser-train can be asked for, each option once; and the experiment that it comes to. Free of torch."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Self
+
+from ser_memory.common.errors import UsageError, listing
+from ser_memory.common.options import Options, option, refuse_unknown
+from ser_memory.train.memory.samplers import SAMPLERS
+from ser_memory.train.strategies import OPTIONS, STRATEGIES
+
+NO_SAMPLER = "none"  # of a strategy that keeps no memory
+DEFAULT_SEEDS = 5
+
+
+@dataclass(frozen=True)
+class DataSettings(Options):
+    """Which caches are trained on, and how they are read."""
+
+    title = "Data"
+
+    stages: tuple[str, ...] = option(
+        ("msp-podcast", "msp-improv", "iemocap"),
+        separated=True,
+        help="Names of the caches to train on, one after the other, separated by commas.",
+    )
+    cache: Path | None = option(
+        None, folder=True, unset="$SER_CACHE, else cache", help="Folder of the caches."
+    )
+    layer: str | None = option(
+        None, help="For caches with several layers: the number of one, or weighted for a learned mixture of all."
+    )
+    label_scale: str = option(
+        "declared",
+        choices=("declared", "observed"),
+        help="What becomes -1 and 1: the ends of the rating scale, or the smallest and largest label in the corpus.",
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if len(set(self.stages)) != len(self.stages) or not all(self.stages):
+            raise UsageError(
+                f"--stages {','.join(self.stages)!r} must name different caches, separated by commas."
+            )
+
+    @property
+    def folder(self) -> Path:
+        """The folder of the caches."""
+        return self.cache or Path(os.environ.get("SER_CACHE") or "cache")
+
+
+@dataclass(frozen=True)
+class StrategySettings(Options):
+    """Which strategies are compared, with which memories and seeds."""
+
+    title = "Strategies and memory"
+
+    strategy: tuple[str, ...] = option(
+        ("finetune", "experience-replay", "gem"),
+        help=f"{', '.join(STRATEGIES)}; repeatable. gem:speaker names its own sampler.",
+    )
+    sampler: tuple[str, ...] = option(
+        ("random",), help=f"How the memory is chosen: {', '.join(SAMPLERS)}; repeatable."
+    )
+    memory_size: int = option(1000, minimum=1, help="Training utterances kept from each earlier corpus.")
+    seeds: int | None = option(None, minimum=1, unset=str(DEFAULT_SEEDS), help="Train seeds 0 to N - 1.")
+    seed: tuple[int, ...] = option((), minimum=0, help="Train this seed; repeatable, instead of --seeds.")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.seeds is not None and self.seed:
+            raise UsageError("Give --seeds N or --seed S, not both.")
+        _known("sampler", self.sampler, SAMPLERS)
+        for item in self.strategy:
+            strategy, colon, sampler = item.partition(":")
+            _known("strategy", [strategy], STRATEGIES)
+            if colon:
+                _known("sampler", [sampler], SAMPLERS)
+                if STRATEGIES[strategy].earlier != "memory":
+                    raise UsageError(f"--strategy {item}: {strategy} keeps no memory, so leave :{sampler} out.")
+
+    @property
+    def chosen_seeds(self) -> tuple[int, ...]:
+        """All seeds, in order."""
+        return tuple(dict.fromkeys(self.seed)) or tuple(range(self.seeds or DEFAULT_SEEDS))
+
+    @property
+    def variants(self) -> tuple[Variant, ...]:
+        """Each strategy once per sampler, or once if it keeps no memory; `gem:random` names its own sampler."""
+        made: dict[Variant, None] = {}
+        for item in self.strategy:
+            strategy, _, own = item.partition(":")
+            with_memory = STRATEGIES[strategy].earlier == "memory"
+            for sampler in [own] if own else self.sampler:
+                made[Variant(strategy, sampler, self.memory_size) if with_memory else Variant(strategy)] = None
+        return tuple(made)
+
+    @property
+    def short_name(self) -> str:
+        """The strategies, for the name of a folder."""
+        return "-".join(dict.fromkeys(item.partition(":")[0] for item in self.strategy))
+
+
+@dataclass(frozen=True)
+class TrainingSettings(Options):
+    """How a stage is trained. All values are our choice, the paper's review gives none."""
+
+    title = "Training"
+
+    loss: str = option(
+        "ccc",
+        choices=("ccc", "mse"),
+        help="Summed over the dimensions: 1 - CCC of the batch, or the mean squared error.",
+    )
+    learning_rate: float = option(1e-4, minimum=0, above=True, help="Learning rate of Adam.")
+    batch_size: int = option(128, minimum=2, help="Utterances per step.")
+    epochs: int = option(50, minimum=1, help="At most this many per stage.")
+    patience: int = option(
+        10, minimum=1, help="Epochs without a better validation CCC before a stage stops."
+    )
+
+
+@dataclass(frozen=True)
+class MachineSettings(Options):
+    """Where the work is done and where its files go; no result depends on these."""
+
+    title = "Output and machine"
+
+    output: Path | None = option(
+        None, folder=True, unset="runs/<time>-<strategies>", help="Folder of the results."
+    )
+    trained: Path | None = option(
+        None,
+        folder=True,
+        unset="<cache>/trained",
+        help="Folder of finished stages; later runs use them and train only what is missing.",
+    )
+    device: str = option("auto", help="Where to train: auto, cpu, mps, cuda or cuda:1.")
+    jobs: int | None = option(
+        None, minimum=1, unset="one per core", help="Processes that train side by side on a CPU."
+    )
+    memory_share: float = option(
+        0.5,
+        minimum=0,
+        maximum=1,
+        help="Share of this machine's memory that embeddings may fill; larger caches are read from the disk in "
+        "shuffled blocks.",
+    )
+
+
+GROUPS: tuple[type[Options], ...] = (
+    DataSettings, StrategySettings, TrainingSettings, *OPTIONS, MachineSettings
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Settings:
+    """All options of ser-train."""
+
+    data: DataSettings = field(default_factory=DataSettings)
+    strategies: StrategySettings = field(default_factory=StrategySettings)
+    training: TrainingSettings = field(default_factory=TrainingSettings)
+    options: tuple[Options, ...] = field(default_factory=lambda: tuple(cls() for cls in OPTIONS))
+    machine: MachineSettings = field(default_factory=MachineSettings)
+
+    @classmethod
+    def take(cls, values: Mapping[str, Any]) -> Self:
+        """From options by their names, with underscores; those that are not named keep their defaults.
+
+        Raises UsageError, which names the option, for names or values that are not allowed.
+        """
+        refuse_unknown(values, *GROUPS)
+        made = cls(
+            DataSettings.take(values),
+            StrategySettings.take(values),
+            TrainingSettings.take(values),
+            tuple(options.take(values) for options in OPTIONS),
+            MachineSettings.take(values),
+        )
+        made.experiment.refuse_single_samples()
+        return made
+
+    @property
+    def experiment(self) -> Experiment:
+        """What the options come to."""
+        return Experiment(
+            self.strategies.variants, self.data.stages, self.strategies.chosen_seeds, self.training, self.options
+        )
+
+    @property
+    def trained(self) -> Path:
+        """The folder of finished stages."""
+        return self.machine.trained or self.data.folder / "trained"
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One line of a table: a strategy and, if it keeps a memory, its sampler and size."""
+
+    strategy: str
+    sampler: str = NO_SAMPLER
+    memory_size: int = 0  # per earlier corpus
+
+
+@dataclass(frozen=True)
+class Run:
+    """One variant with one seed. The first stage is the same for all variants and belongs to none of them."""
+
+    variant: Variant | None
+    seed: int
+
+    @property
+    def strategy(self) -> str:
+        """The strategy that trains; the first stage is plain training."""
+        return self.variant.strategy if self.variant else "finetune"
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """Everything that determines the results, given the caches."""
+
+    variants: tuple[Variant, ...]
+    stages: tuple[str, ...]  # names of caches, in order
+    seeds: tuple[int, ...]
+    training: TrainingSettings = field(default_factory=TrainingSettings)
+    options: tuple[Options, ...] = ()  # of the strategies; those of a class that is not there have their defaults
+
+    @property
+    def runs(self) -> list[Run]:
+        """Every variant with every seed."""
+        return [Run(variant, seed) for variant in self.variants for seed in self.seeds]
+
+    def options_of(self, strategy: str) -> Any:
+        """The options that a strategy uses, an instance of its `options`."""
+        wanted = STRATEGIES[strategy].options
+        return next((made for made in self.options if type(made) is wanted), None) or wanted()
+
+    def refuse_single_samples(self) -> None:
+        """Raise UsageError where the CCC of one utterance would be learned from: there is nothing to learn."""
+        for variant in self.variants if self.training.loss == "ccc" else ():
+            if variant.memory_size == 1:
+                raise UsageError(
+                    "--memory-size 1 teaches nothing with --loss ccc, the CCC of one utterance: keep 2 or more."
+                )
+            STRATEGIES[variant.strategy].refuse_single_samples(self.options_of(variant.strategy))
+
+
+def _known(kind: str, names: Sequence[str], registry: Mapping[str, object]) -> None:
+    for name in names:
+        if name not in registry:
+            raise UsageError(f"There is no {kind} {name!r}: choose among {listing(registry)}.")

@@ -1,0 +1,180 @@
+"""One process's part of an experiment: stacks of runs taken through the stages."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ser_memory.common.reporting import Advance
+from ser_memory.train.corpora import Corpus
+from ser_memory.train.dropout import Dropout
+from ser_memory.train.evaluation import evaluate
+from ser_memory.train.fingerprints import Fingerprints
+from ser_memory.train.loop import PausedError, Training
+from ser_memory.train.memory.contents import choose, contents
+from ser_memory.train.model import Architecture, Network
+from ser_memory.train.objective import OBJECTIVES
+from ser_memory.train.results import Figure, Held, Outcome, StageResult
+from ser_memory.train.samples import Samples
+from ser_memory.train.settings import Experiment, Run
+from ser_memory.train.store import Record, Store
+from ser_memory.train.strategies import STRATEGIES
+from ser_memory.train.stage import Kept, Stage
+
+
+class Trainer:
+    """Takes stacks of runs through the stages, on one device of one process.
+
+    Each stage is kept in the store as it ends, and what is there already is not trained again. A run's results
+    do not depend on the runs that it is stacked with.
+    """
+
+    def __init__(
+        self, experiment: Experiment, corpora: Sequence[Corpus], store: Store, device: torch.device
+    ) -> None:
+        self.corpora = corpora
+        self.device = device
+        self.network = network_for(corpora)
+        self.keys = Fingerprints(experiment, corpora, self.network.architecture, device)
+        self.pause: Callable[[], bool] = lambda: False  # asked after each epoch
+        self._experiment = experiment
+        self._store = store
+
+    @torch.inference_mode()
+    def carry_out(self, runs: Sequence[Run], advance: Advance) -> list[Outcome]:
+        """Train what is missing of a stack of runs, and evaluate all of it.
+
+        The stack is of first stages, or of runs of one strategy whose first stages are in the store. `advance`
+        gets the epochs that are done. Returns an outcome per run, in order. Raises PausedError if `pause` said so;
+        what was trained until then is kept in the store.
+        """
+        if runs[0].variant is None:
+            return self._stages(runs, [1], torch.empty(0), advance)
+        parameters = self._store.parameters([self.keys.of(_first(run), 1) for run in runs]).to(self.device)
+        return self._stages(runs, range(2, len(self.corpora) + 1), parameters, advance)
+
+    def _stages(
+        self, runs: Sequence[Run], numbers: Sequence[int], parameters: Tensor, advance: Advance
+    ) -> list[Outcome]:
+        """Take a stack from (R, P) parameters through the stages with these numbers."""
+        outcomes = [Outcome() for _ in runs]
+        going = list(range(len(runs)))  # those that have not diverged
+        kept: list[Kept] = []
+        memories: list[list[Held]] = [[] for _ in runs]
+        for number in numbers:
+            stack = [runs[place] for place in going]
+            if number > 1:
+                what, held = self.keep(stack, number - 1, parameters)
+                kept.append(what)
+                for place, new in zip(going, held, strict=True):
+                    memories[place] = memories[place] + new
+            if not all(self._store.record(self.keys.of(run, number)) for run in stack):
+                diverged = self._train(stack, number, parameters, kept, [memories[i] for i in going], advance)
+                for place in diverged:
+                    outcomes[going[place]] = Outcome(outcomes[going[place]].stages, failed=number)
+                if diverged:
+                    # The others go on as a stack of their own, from what is kept of them.
+                    rest = [place for i, place in enumerate(going) if i not in diverged]
+                    again = self.carry_out([runs[place] for place in rest], advance) if rest else []
+                    for place, outcome in zip(rest, again, strict=True):
+                        outcomes[place] = outcome
+                    return outcomes
+            parameters = self._store.parameters([self.keys.of(run, number) for run in stack]).to(self.device)
+            for place, result in zip(going, self._results(stack, number, parameters), strict=True):
+                outcomes[place].stages[number] = result
+        return outcomes
+
+    def _train(
+        self, runs: Sequence[Run], number: int, start: Tensor, kept: list[Kept],
+        memories: Sequence[list[Held]], advance: Advance,
+    ) -> list[int]:  # fmt: skip
+        """Train one stage of a stack and keep it; returns the places of the runs that diverged."""
+        keys = [self.keys.of(run, number) for run in runs]
+        training = self.training(runs, number, start if number > 1 else self.initial(runs), kept)
+        paused = self._store.paused(keys[0]) if len(runs) == 1 else None
+        if paused is not None:
+            training.restore(paused)
+        try:
+            trained = training.run(self.corpora[number - 1].splits["validation"], advance, self.pause)
+        except PausedError:
+            self._store.pause(keys[0], training.state())
+            raise
+        for key, one, memory in zip(keys, trained, memories, strict=True):
+            if not one.diverged:
+                self._store.save(key, one.parameters, Record(one.scores, memory))
+        return [place for place, one in enumerate(trained) if one.diverged]
+
+    def _results(self, runs: Sequence[Run], number: int, parameters: Tensor) -> list[StageResult]:
+        """What a finished stage of a stack came to; evaluated here if it was not on these corpora."""
+        keys, evaluated = [self.keys.of(run, number) for run in runs], self.keys.evaluated
+        if any(self._store.result(key, evaluated) is None for key in keys):
+            measured: list[list[Figure]] = evaluate(self.network, self.network.unpack(parameters), self.corpora)
+            for key, figures in zip(keys, measured, strict=True):
+                self._store.save_figures(key, evaluated, figures)
+        found = [self._store.result(key, evaluated) for key in keys]
+        return [result for result in found if result is not None]
+
+    def initial(self, runs: Sequence[Run]) -> Tensor:
+        """(R, P) parameters before anything is learned."""
+        rows = [self.network.initial(_generator(run.seed, 0, "initialisation")) for run in runs]
+        return torch.stack(rows).to(self.device)
+
+    def training(self, runs: Sequence[Run], number: int, start: Tensor, kept: list[Kept]) -> Training:
+        """Stage `number` (from 1) of a stack of runs of one strategy, about to begin."""
+        settings = self._experiment.training
+        stage = Stage(
+            self.network,
+            start,
+            OBJECTIVES[settings.loss],
+            self.corpora[number - 1].splits["train"],
+            kept,
+            settings.batch_size,
+            Dropout(
+                self.network.dropouts, [_stream(run.seed, number, "dropout") for run in runs], self.device
+            ),
+            order=[_generator(run.seed, number, "order") for run in runs],
+            chance=[_generator(run.seed, number, "strategy") for run in runs],
+        )
+        name = runs[0].strategy
+        strategy = STRATEGIES[name](stage, self._experiment.options_of(name))
+        return Training(stage, strategy, settings)
+
+    def keep(self, runs: Sequence[Run], number: int, parameters: Tensor) -> tuple[Kept, list[list[Held]]]:
+        """What a stack's strategy carries on from stage `number`, and what each run's memory of it holds."""
+        strategy, corpus = STRATEGIES[runs[0].strategy], self.corpora[number - 1]
+        train = corpus.splits["train"]
+        allowed: Samples | None = train if strategy.earlier == "corpora" else None
+        held: list[list[Held]] = [[] for _ in runs]
+        if strategy.earlier == "memory":
+            chosen = [
+                choose(train, variant.sampler, variant.memory_size, _generator(run.seed, number, "memory"))
+                for run in runs
+                if (variant := run.variant)
+            ]
+            allowed = train.select(torch.from_numpy(np.concatenate(chosen)))
+            held = [contents(corpus, rows) for rows in chosen]
+        return strategy.keep(self.network, self.network.unpack(parameters), train, allowed), held
+
+
+def network_for(corpora: Sequence[Corpus]) -> Network:
+    """A network for the embeddings of these caches."""
+    train = corpora[0].splits["train"]
+    *layers, width = train.acoustic.shape[1:]
+    return Network(Architecture(width, train.text.shape[1], layers=sum(layers)))
+
+
+def _first(run: Run) -> Run:
+    return Run(None, run.seed)
+
+
+def _stream(seed: int, stage: int, purpose: str) -> np.random.SeedSequence:
+    """Randomness for one purpose of one seed, so that no random decision shifts another."""
+    return np.random.SeedSequence([seed, stage, zlib.crc32(purpose.encode())])
+
+
+def _generator(seed: int, stage: int, purpose: str) -> np.random.Generator:
+    return np.random.Generator(np.random.PCG64(_stream(seed, stage, purpose)))
