@@ -128,10 +128,10 @@ class Training:
         stage, strategy = self.stage, self.strategy
         batch = strategy.pool.batch(index).to(self._flat.device)
         masks = stage.dropout.masks(index.shape[1])
-        prediction = stage.network.forward(self.parameters, batch.acoustic, batch.text, masks)
-        _, of_outputs = stage.objective(prediction, batch.targets)
-        of_outputs = strategy.output_gradient(index, prediction, of_outputs)
-        stage.network.backward(self.parameters, of_outputs, self._gradient)
+        prediction, trace = stage.network.forward(self.parameters, batch.acoustic, batch.text, masks)
+        _, output_gradient = stage.objective(prediction, batch.targets)
+        output_gradient = strategy.output_gradient(index, prediction, output_gradient)
+        stage.network.backward(self.parameters, trace, output_gradient, self._gradient)
         self._flat.grad = strategy.adjust(self.parameters, self._gradient.flat)
         self._optimiser.step()
 

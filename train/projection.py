@@ -43,13 +43,15 @@ def project(gradients: Tensor, memories: Tensor, margin: float = 0.0) -> Tensor:
     norms = torch.where(norms > 0, norms, 1.0)  # a memory without gradient asks for nothing
     unit /= norms[..., None]
     target = gradients.double()
+    finite = target.sum(
+        dim=1
+    ).isfinite()  # quicker than asking every element, and float64 has room for the sum
     if margin:  # v >= margin, in units of the scaled problem
         target = target + torch.einsum("rk,rkp->rp", margin * norms, unit)
     q, r = torch.linalg.qr(unit.mT)
     dual = _non_negative_least_squares(r, -torch.einsum("rpk,rp->rk", q, target))
     projected = target + torch.einsum("rk,rkp->rp", dual, unit)
-    replaced = violated & gradients.isfinite().all(dim=1)
-    return torch.where(replaced[:, None], projected.to(gradients.dtype), gradients)
+    return torch.where((violated & finite)[:, None], projected.to(gradients.dtype), gradients)
 
 
 def _non_negative_least_squares(a: Tensor, b: Tensor) -> Tensor:
