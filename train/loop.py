@@ -12,13 +12,16 @@ import torch
 from torch import Tensor
 
 from ser_memory.common.metrics import ccc
-from ser_memory.train.data import DIMENSIONS, Samples
+from ser_memory.train.data import Samples
 from ser_memory.train.strategies import Stage, Strategy
+
+# PyTorch's fused Adam exists for these. Elsewhere, such as on `meta`, its plain implementation runs.
+_FUSED_DEVICES = ("cpu", "cuda", "mps", "xpu")
 
 
 @dataclass(frozen=True)
 class LoopSettings:
-    """How a stage is trained; all our choice, the source gives none of it."""
+    """How a stage is trained. All of it is our choice, the paper gives none of it."""
 
     loss: str = "ccc"  # a key of train.objective.OBJECTIVES
     learning_rate: float = 1e-4
@@ -29,38 +32,44 @@ class LoopSettings:
 
 @dataclass(frozen=True)
 class Trained:
-    """What one run of a stack came to."""
+    """The outcome of a stage for one run of a stack."""
 
     parameters: Tensor  # (P,) of its best epoch
-    scores: list[float]  # validation CCC, the mean of both dimensions, after each epoch
+    scores: list[float]  # validation CCC in [-1, 1] after each epoch, the mean over dimensions
     diverged: bool = False  # the predictions stopped being finite
 
 
 class PausedError(Exception):
-    """Not an error: a stage was interrupted as asked."""
+    """Not an error: a stage was paused on request."""
 
 
 @dataclass(frozen=True)
 class State:
-    """A stage between two epochs."""
+    """A stage between two epochs, in a form that can be stored and read on another device."""
 
-    tensors: dict[str, Tensor]
+    tensors: dict[str, Tensor]  # on the CPU
     scores: list[list[float]]  # of each run
-    streams: list[Any]  # states of the random streams
+    streams: list[Any]  # states of the random streams, as JSON can hold them once NumPy arrays are lists
 
 
 class Training:
     """A stage under way. Runs of a stack share the work of each step, and nothing else.
 
-    A run that has stopped (by patience, or because it diverged) is computed on but no longer looked at.
+    A run that has stopped (by patience, or because it diverged) still takes part in the steps, but its results
+    no longer count. Raises ValueError if the targets have another number of columns than the network has heads.
     """
 
     def __init__(self, stage: Stage, strategy: Strategy, settings: LoopSettings) -> None:
+        columns, dimensions = stage.current.targets.shape[1], stage.network.architecture.dimensions
+        if columns != len(dimensions):  # (R, B, 1) and (R, B, 2) would broadcast without a word
+            raise ValueError(
+                f"Targets have {columns} columns, but the network predicts {', '.join(dimensions)}."
+            )
         self.stage = stage
         self.strategy = strategy
         self._settings = settings
         self._flat = torch.nn.Parameter(stage.start.clone(), requires_grad=False)
-        self._optimiser = torch.optim.Adam([self._flat], lr=settings.learning_rate, fused=True)
+        self._optimiser = _optimiser(self._flat, settings.learning_rate)
         self.parameters = stage.network.unpack(self._flat.data)
         self._gradient = stage.network.unpack(torch.empty_like(stage.start))
         self._best = stage.start.clone()
@@ -73,9 +82,15 @@ class Training:
         advance: Callable[[float], None] = lambda _: None,
         pause: Callable[[], bool] = lambda: False,
     ) -> list[Trained]:
-        """Train to the end. `advance` is told of epochs done over all runs, those not needed included.
+        """Train to the end: one result per run, in the order of the stack.
 
-        Raises PausedError when `pause` says so after an epoch; `state` is then where to go on from.
+        Args:
+            validation: the split whose CCC decides which epoch is best, and when a run stops.
+            advance: receives the number of epochs done, summed over runs. When a run stops early, its remaining
+                epochs count as done, so that the total is always epochs times runs.
+            pause: whether to pause; called after every epoch.
+
+        Raises PausedError if `pause` returns true. `state` then holds everything to go on from.
         """
         while going := [run for run in range(self.stage.runs) if not self._is_over(run)]:
             for index in self.strategy.batches():
@@ -95,7 +110,7 @@ class Training:
         ]
 
     def _is_over(self, run: int) -> bool:
-        """Whether a run has had its epochs, has not become better for too long, or has diverged."""
+        """Whether a run has had all its epochs, has run out of patience, or has diverged."""
         scores = self._scores[run]
         if not scores:
             return False
@@ -103,43 +118,60 @@ class Training:
         return not (np.isfinite(scores[-1]) and patient and len(scores) < self._settings.epochs)
 
     def state(self) -> State:
-        """Everything that the epochs to come depend on; on a CPU."""
+        """Everything that later epochs depend on. On a CPU the tensors are those of the training, not copies."""
         adam = self._optimiser.state[self._flat]
         tensors = {"parameters": self._flat.data, "best": self._best, **adam}
-        return State(tensors, self._scores, [stream.state for stream in self._streams()])
+        return State(
+            {name: tensor.cpu() for name, tensor in tensors.items()},
+            self._scores,
+            [
+                *self.stage.dropout.state(),
+                *(generator.bit_generator.state for generator in self._generators()),
+            ],
+        )
 
     def restore(self, state: State) -> None:
-        """Go on from where a Training of the same stage and settings was."""
-        adam = {name: value for name, value in state.tensors.items() if name not in ("parameters", "best")}
+        """Go on from the state of a Training of the same stage and settings.
+
+        Raises ValueError if the state is that of another number of runs.
+        """
         self._flat.data.copy_(state.tensors["parameters"])
         self._best.copy_(state.tensors["best"])
-        self._optimiser.state[self._flat] = adam
+        # Adam's own tensors go to the device of the parameters, but for the plain implementation's step counter.
+        adam = {name: value for name, value in state.tensors.items() if name not in ("parameters", "best")}
+        self._optimiser.load_state_dict({**self._optimiser.state_dict(), "state": {0: adam}})
         self._scores = state.scores
-        for stream, saved in zip(self._streams(), state.streams, strict=True):
-            stream.state = saved
+        runs = self.stage.runs
+        self.stage.dropout.restore(state.streams[:runs])
+        for generator, saved in zip(self._generators(), state.streams[runs:], strict=True):
+            generator.bit_generator.state = saved
 
-    def _streams(self) -> list[np.random.BitGenerator]:
-        generators = [*self.stage.order, *self.stage.chance]
-        return [*self.stage.dropout.streams, *(generator.bit_generator for generator in generators)]
+    def _generators(self) -> list[np.random.Generator]:
+        return [*self.stage.order, *self.stage.chance]
 
     @torch.inference_mode()
     def step(self, index: Tensor) -> None:
-        """One step of every run, on its own (B,) numbers of the (R, B) `index`."""
+        """One step of every run. `index` is (R, B) int64: the numbers of each run's batch in the strategy's pool."""
         stage, strategy = self.stage, self.strategy
         batch = strategy.pool.batch(index).to(self._flat.device)
         masks = stage.dropout.masks(index.shape[1])
-        prediction = stage.network.forward(self.parameters, batch.acoustic, batch.text, masks)
-        _, of_outputs = stage.objective(prediction, batch.targets)
-        of_outputs = strategy.output_gradient(index, prediction, of_outputs)
-        stage.network.backward(self.parameters, of_outputs, self._gradient)
+        prediction, trace = stage.network.forward(self.parameters, batch.acoustic, batch.text, masks)
+        _, output_gradient = stage.objective(prediction, batch.targets)
+        output_gradient = strategy.output_gradient(index, prediction, output_gradient)
+        stage.network.backward(self.parameters, trace, output_gradient, self._gradient)
         self._flat.grad = strategy.adjust(self.parameters, self._gradient.flat)
         self._optimiser.step()
 
     def validate(self, validation: Samples) -> list[float]:
-        """Per run the mean CCC of both dimensions on the whole split, NaN where a prediction is not finite."""
+        """Per run the mean CCC over dimensions on the whole split, NaN if a prediction is not finite."""
         truth = validation.targets.cpu().numpy()
         predictions = self.stage.network.predict(self.parameters, validation).cpu().numpy()
         return [_mean_ccc(truth, prediction) for prediction in predictions]
+
+
+def _optimiser(parameters: torch.nn.Parameter, learning_rate: float) -> torch.optim.Adam:
+    fused = parameters.device.type in _FUSED_DEVICES
+    return torch.optim.Adam([parameters], lr=learning_rate, fused=fused, foreach=False)
 
 
 def _best_epoch(scores: list[float]) -> int:
@@ -150,4 +182,4 @@ def _best_epoch(scores: list[float]) -> int:
 def _mean_ccc(truth: npt.NDArray[np.float32], prediction: npt.NDArray[np.float32]) -> float:
     if not np.isfinite(prediction).all():
         return float("nan")
-    return float(np.mean([ccc(truth[:, i], prediction[:, i]) for i in range(len(DIMENSIONS))]))
+    return float(np.mean([ccc(truth[:, i], prediction[:, i]) for i in range(truth.shape[1])]))

@@ -1,32 +1,57 @@
-"""The network: an acoustic trunk shared by two heads, and text for the valence head alone.
+"""The network: an acoustic trunk shared by one head per dimension, and text for some of the heads.
 
-Many models of one shape are trained as one stack: every tensor has a leading axis of runs, and run r never
-looks at another's slice. All parameters of a run are one row of a flat (R, P) tensor, so that optimiser and
-strategies see a gradient as what it is, a vector. The backward pass is written out, which saves a third of
-autograd's time at this size; tests hold it against autograd in float64.
+Many models of one shape are trained as one stack: every tensor has a leading axis of runs, and no run reads
+another's slice. All parameters of a run are one row of a flat (R, P) tensor, so optimiser and strategies see
+a gradient as what it is, a vector. The backward pass is written out, which saves a third of autograd's time at
+this size. Tests compare it with autograd in float64.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import NamedTuple
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from ser_memory.train.data import Samples
+from ser_memory.train.layers import (
+    ActivationTrace,
+    Layer,
+    LinearTrace,
+    MixtureTrace,
+    dropped_leaky_relu,
+    dropped_leaky_relu_gradient,
+    linear_gradients,
+    linear_input_gradient,
+    linear_squares,
+    mixed,
+    mixture_gradient,
+    normalised_linear,
+)
 
-_EPS = 1e-5  # of LayerNorm
-_SLOPE = 0.01  # of LeakyReLU
 _ROWS = 1024  # predicted together: more would leave the processor's cache
 
 
 @dataclass(frozen=True)
+class Head:
+    """A dimension that the network predicts, and whether the text embedding reaches it."""
+
+    dimension: str
+    text: bool = False
+
+
+# Text reaches valence only: with both, text hurts activation, while valence still regularises the shared trunk.
+HEADS = (Head("activation"), Head("valence", text=True))
+
+
+@dataclass(frozen=True)
 class Architecture:
-    """Widths and dropout rates; the paper gives the rates, the widths are our choice."""
+    """Widths, dropout rates and heads. The paper gives the rates and the heads, the widths are our choice.
+
+    Raises ValueError if there is no head, a dimension appears twice, or the trunk has no block.
+    """
 
     acoustic_width: int  # of the cached acoustic embedding
     text_width: int  # of the cached text embedding
@@ -37,15 +62,25 @@ class Architecture:
     text_dropout: float = 0.2
     head_dropout: float = 0.1
     layers: int = 0  # of the acoustic encoder to be weighted, 0 for a single one
+    heads: tuple[Head, ...] = HEADS  # in the order of the columns of predictions and targets
 
+    def __post_init__(self) -> None:
+        if not self.heads:
+            raise ValueError("An architecture needs at least one head.")
+        if len(set(self.dimensions)) < len(self.heads):
+            raise ValueError(f"Each dimension can have one head only, not {', '.join(self.dimensions)}.")
+        if self.trunk_blocks < 1:
+            raise ValueError(f"The trunk needs at least one block, not {self.trunk_blocks}.")
 
-class Layer(NamedTuple):
-    """Parameters of LayerNorm and the Linear behind it, or their gradients."""
+    @property
+    def dimensions(self) -> tuple[str, ...]:
+        """Names of the K predicted dimensions, in the order of the columns."""
+        return tuple(head.dimension for head in self.heads)
 
-    gain: Tensor  # (R, 1, I)
-    shift: Tensor  # (R, 1, I)
-    weight: Tensor  # (R, O, I)
-    bias: Tensor  # (R, 1, O)
+    @property
+    def reads_text(self) -> bool:
+        """Whether the text embedding reaches any head. Otherwise the network has no text layer."""
+        return any(head.text for head in self.heads)
 
 
 @dataclass(frozen=True)
@@ -57,13 +92,20 @@ class Parameters:
     mixture: Tensor | None  # (R, L), the layer weights before their softmax
 
 
+@dataclass
+class Trace:
+    """What `Network.backward` needs of one `Network.forward`. It holds the activations of that batch."""
+
+    linear: dict[str, LinearTrace] = field(default_factory=dict)
+    activation: dict[str, ActivationTrace] = field(default_factory=dict)
+    mixture: MixtureTrace | None = None
+
+
 class Network:
-    """(R, B, D) acoustic and (R, B, E) text embeddings -> (R, B, 2) activation and valence.
+    """(R, B, D) acoustic and (R, B, E) text embeddings -> (R, B, K) predictions of K dimensions for R runs.
 
-    With layers to be weighted the acoustic embedding is (R, B, L, D), and their softmax-weighted sum is used.
-
-    Text reaches the valence head only: with both, text hurts activation, while valence still regularises the
-    shared trunk. The object holds no parameters; it remembers the last `forward` for `backward`.
+    With encoder layers to be weighted the acoustic embedding is (R, B, L, D), and the network uses their
+    softmax-weighted sum. The object holds neither parameters nor any other state, so threads can share it.
     """
 
     def __init__(self, architecture: Architecture) -> None:
@@ -72,26 +114,22 @@ class Network:
         self.widths = {
             **dict.fromkeys(self._trunk, (a.trunk_width, a.trunk_width)),
             self._trunk[0]: (a.acoustic_width, a.trunk_width),
-            "text": (a.text_width, a.trunk_width),
-            "activation.hidden": (a.trunk_width, a.head_width),
-            "activation.out": (a.head_width, 1),
-            "valence.hidden": (2 * a.trunk_width, a.head_width),
-            "valence.out": (a.head_width, 1),
-        }  # (in, out) of every linear layer
-        self._linear = {name: _NormalisedLinear() for name in self.widths}
-        hidden = [*self._trunk, "activation.hidden", "valence.hidden"]
-        self._activation = {name: _DroppedLeakyReLU() for name in hidden}
+        }  # (in, out) of every linear layer, in the order of the flat parameters
+        if a.reads_text:
+            self.widths["text"] = (a.text_width, a.trunk_width)
+        for head in a.heads:
+            self.widths[f"{head.dimension}.hidden"] = ((1 + head.text) * a.trunk_width, a.head_width)
+            self.widths[f"{head.dimension}.out"] = (a.head_width, 1)
         self.size = sum(2 * i + o * i + o for i, o in self.widths.values()) + a.layers
 
     @property
     def dropouts(self) -> dict[str, tuple[int, float]]:
-        """Where there is dropout: (width, rate). Of the text it is on the input, elsewhere on the activations."""
+        """Width and rate of every dropout by name. For text it is on the input, elsewhere on the activations."""
         a = self.architecture
         return {
-            "text": (a.text_width, a.text_dropout),
+            **({"text": (a.text_width, a.text_dropout)} if a.reads_text else {}),
             **dict.fromkeys(self._trunk, (a.trunk_width, a.trunk_dropout)),
-            "activation.hidden": (a.head_width, a.head_dropout),
-            "valence.hidden": (a.head_width, a.head_dropout),
+            **{f"{name}.hidden": (a.head_width, a.head_dropout) for name in a.dimensions},
         }
 
     def initial(self, generator: np.random.Generator) -> Tensor:
@@ -112,145 +150,129 @@ class Network:
             name: Layer(pieces.next(1, i), pieces.next(1, i), pieces.next(o, i), pieces.next(1, o))
             for name, (i, o) in self.widths.items()
         }
-        mixed = self.architecture.layers
-        return Parameters(flat, layers, pieces.next(mixed) if mixed else None)
+        weights = self.architecture.layers
+        return Parameters(flat, layers, pieces.next(weights) if weights else None)
 
     def forward(
         self, parameters: Parameters, acoustic: Tensor, text: Tensor, masks: dict[str, Tensor] | None = None
-    ) -> Tensor:
-        """(R, B, 2) predictions. `masks` are those of `dropouts`, scaled; without them nothing is dropped."""
-        if parameters.mixture is not None:
-            acoustic = self._mix(parameters.mixture, acoustic)
-        x = acoustic
-        for name in self._trunk:
-            x = self._hidden(name, parameters, x, masks)
-        words = self._linear["text"].forward(
-            parameters.layers["text"], text if masks is None else text * masks["text"]
-        )
-        inputs = {"activation": x, "valence": torch.cat([x, words], dim=2)}
-        return torch.cat([self._head(name, parameters, x, masks) for name, x in inputs.items()], dim=2)
+    ) -> tuple[Tensor, Trace]:
+        """(R, B, K) predictions, and the trace that `backward` needs.
 
-    def backward(
-        self, parameters: Parameters, gradient: Tensor, into: Parameters, squares: bool = False
-    ) -> None:
-        """Gradients for the last `forward`, from (R, B, 2) of its predictions; they replace what `into` holds.
-
-        With `squares` those of every utterance are squared before they are summed over the batch, as the Fisher
-        information wants it.
+        `masks` are those of `dropouts`, (R, B, width) each and already scaled; without them nothing is dropped.
         """
-        arguments = parameters, into, squares
-        trunk = self._head_back("activation", gradient[..., :1], *arguments)
-        both = self._head_back("valence", gradient[..., 1:], *arguments)
-        width = trunk.shape[2]
-        self._linear_back("text", both[..., width:], *arguments, inward=False)
-        trunk = trunk + both[..., :width]
-        for name in reversed(self._trunk):
-            # Nothing lies before the first layer of the trunk that could learn, unless layers are mixed.
-            inward = name != self._trunk[0] or parameters.mixture is not None
-            trunk = self._linear_back(name, self._activation[name].backward(trunk), *arguments, inward=inward)
-        if parameters.mixture is not None and into.mixture is not None:
-            self._mix_back(trunk, into.mixture, squares)
+        trace = Trace()
+        return self._run(parameters, acoustic, text, masks, trace), trace
+
+    def infer(self, parameters: Parameters, acoustic: Tensor, text: Tensor) -> Tensor:
+        """(R, B, K) predictions without dropout and without a trace: activations are freed on the way."""
+        return self._run(parameters, acoustic, text, None, None)
 
     def predict(self, parameters: Parameters, samples: Samples, rows: int = _ROWS) -> Tensor:
-        """(R, N, 2) every run's predictions for the same samples, without dropout, `rows` at a time."""
+        """(R, N, K) every run's predictions for the same samples, without dropout, `rows` at a time."""
         device, runs = parameters.flat.device, len(parameters.flat)
         batches = (batch.to(device).expand(runs) for batch in samples.batches(rows))
-        return torch.cat([self.forward(parameters, batch.acoustic, batch.text) for batch in batches], dim=1)
+        return torch.cat([self.infer(parameters, batch.acoustic, batch.text) for batch in batches], dim=1)
 
-    def _hidden(
-        self, name: str, parameters: Parameters, x: Tensor, masks: dict[str, Tensor] | None
-    ) -> Tensor:
-        y = self._linear[name].forward(parameters.layers[name], x)
-        return self._activation[name].forward(y, None if masks is None else masks[name])
-
-    def _head(self, name: str, parameters: Parameters, x: Tensor, masks: dict[str, Tensor] | None) -> Tensor:
-        hidden = self._hidden(f"{name}.hidden", parameters, x, masks)
-        return self._linear[f"{name}.out"].forward(parameters.layers[f"{name}.out"], hidden)
-
-    def _head_back(
-        self, name: str, dy: Tensor, parameters: Parameters, into: Parameters, squares: bool
-    ) -> Tensor:
-        dx = self._linear_back(f"{name}.out", dy.contiguous(), parameters, into, squares)
-        dx = self._activation[f"{name}.hidden"].backward(dx)
-        return self._linear_back(f"{name}.hidden", dx, parameters, into, squares)
-
-    def _linear_back(
+    def backward(
         self,
-        name: str,
-        dy: Tensor,
         parameters: Parameters,
+        trace: Trace,
+        output_gradient: Tensor,
         into: Parameters,
-        squares: bool,
-        inward: bool = True,
+        *,
+        squares: bool = False,
+    ) -> None:
+        """Replace what `into` holds by the gradients for one `forward`, summed over the batch.
+
+        Args:
+            parameters: those of the forward pass, unchanged since.
+            trace: that of the forward pass. It stays valid for further calls.
+            output_gradient: (R, B, K) gradient with respect to the predictions.
+            into: where the (R, P) gradients go.
+            squares: square the gradients of every utterance before the sum, as the Fisher information needs it.
+        """
+        back = _Backward(parameters, trace, into, squares)
+        width, trunk, words = self.architecture.trunk_width, None, None
+        for column, head in enumerate(self.architecture.heads):
+            dx = back.linear(f"{head.dimension}.out", output_gradient[..., column : column + 1].contiguous())
+            dx = back.linear(f"{head.dimension}.hidden", back.activation(f"{head.dimension}.hidden", dx))
+            if head.text:
+                words = dx[..., width:] if words is None else words + dx[..., width:]
+                dx = dx[..., :width]
+            trunk = dx if trunk is None else trunk + dx
+        assert trunk is not None  # there is a head
+        if words is not None:
+            back.parameters_of("text", words)
+        for name in reversed(self._trunk):
+            trunk = back.activation(name, trunk)
+            # Nothing before the first layer of the trunk can learn, unless encoder layers are weighted.
+            if name != self._trunk[0] or trace.mixture is not None:
+                trunk = back.linear(name, trunk)
+            else:
+                back.parameters_of(name, trunk)
+        if trace.mixture is not None and into.mixture is not None:
+            mixture_gradient(trace.mixture, trunk, into.mixture, squares)
+
+    def _run(
+        self,
+        parameters: Parameters,
+        acoustic: Tensor,
+        text: Tensor,
+        masks: dict[str, Tensor] | None,
+        trace: Trace | None,
     ) -> Tensor:
-        linear, layer = self._linear[name], parameters.layers[name]
-        if squares:
-            linear.squares(layer, dy, into.layers[name])
-        else:
-            linear.gradients(layer, dy, into.layers[name])
-        return linear.backward(dy) if inward else dy
+        x, layers = acoustic, parameters.layers
 
-    def _mix(self, mixture: Tensor, acoustic: Tensor) -> Tensor:
-        self._mixed, self._shares = acoustic, mixture.softmax(dim=1)
-        return torch.einsum("rl,rbld->rbd", self._shares, acoustic)
+        def linear(name: str, x: Tensor) -> Tensor:
+            y, kept = normalised_linear(layers[name], x)
+            if trace is not None:
+                trace.linear[name] = kept
+            return y
 
-    def _mix_back(self, dx: Tensor, into: Tensor, squares: bool) -> None:
-        of_shares = torch.einsum("rbd,rbld->rbl", dx, self._mixed)
-        shares = self._shares[:, None]
-        of_weights = shares * (of_shares - (of_shares * shares).sum(dim=2, keepdim=True))
-        into.copy_((of_weights.square() if squares else of_weights).sum(dim=1))
+        def hidden(name: str, x: Tensor) -> Tensor:
+            y, kept = dropped_leaky_relu(linear(name, x), None if masks is None else masks[name])
+            if trace is not None:
+                trace.activation[name] = kept
+            return y
 
-
-class _NormalisedLinear:
-    r"""LayerNorm, then Linear: :math:`y = (\hat x \circ \gamma + \beta) W^\top + b`.
-
-    Computed as :math:`\hat x (W \circ \gamma)^\top + (W\beta + b)`. So all gradients of the layer follow from
-    one product, :math:`M = dY^\top \hat x`, and none needs :math:`dY\,W`, which a first layer then spares.
-    """
-
-    def forward(self, layer: Layer, x: Tensor) -> Tensor:
-        self._x = x
-        self._normal, self._mean, self._rstd = torch.native_layer_norm(x, x.shape[-1:], None, None, _EPS)
-        self._weight = layer.weight * layer.gain
-        bias = torch.baddbmm(layer.bias, layer.shift, layer.weight.mT)
-        return torch.baddbmm(bias, self._normal, self._weight.mT)
-
-    def gradients(self, layer: Layer, dy: Tensor, into: Layer) -> None:
-        product = torch.bmm(dy.mT, self._normal, out=into.weight)
-        torch.sum(layer.weight * product, dim=1, keepdim=True, out=into.gain)
-        torch.sum(dy, dim=1, keepdim=True, out=into.bias)
-        torch.bmm(into.bias, layer.weight, out=into.shift)
-        product.mul_(layer.gain).addcmul_(into.bias.mT, layer.shift)
-
-    def squares(self, layer: Layer, dy: Tensor, into: Layer) -> None:
-        """Of every utterance apart, squared and summed; a weight's gradient there is dy times its input."""
-        of_input = torch.bmm(dy, layer.weight).square()
-        entered = self._normal * layer.gain + layer.shift
-        torch.bmm(dy.square().mT, entered.square(), out=into.weight)
-        torch.sum(of_input * self._normal.square(), dim=1, keepdim=True, out=into.gain)
-        torch.sum(of_input, dim=1, keepdim=True, out=into.shift)
-        torch.sum(dy.square(), dim=1, keepdim=True, out=into.bias)
-
-    def backward(self, dy: Tensor) -> Tensor:
-        normal = torch.bmm(dy, self._weight)
-        dx: Tensor = torch.ops.aten.native_layer_norm_backward(
-            normal, self._x, self._x.shape[-1:], self._mean, self._rstd, None, None, [True, False, False]
-        )[0]
-        return dx
+        if parameters.mixture is not None:
+            x, kept = mixed(parameters.mixture, x)
+            if trace is not None:
+                trace.mixture = kept
+        for name in self._trunk:
+            x = hidden(name, x)
+        both = x
+        if self.architecture.reads_text:
+            words = linear("text", text if masks is None else text * masks["text"])
+            both = torch.cat([x, words], dim=2)
+        outputs = [
+            linear(f"{head.dimension}.out", hidden(f"{head.dimension}.hidden", both if head.text else x))
+            for head in self.architecture.heads
+        ]
+        return torch.cat(outputs, dim=2)
 
 
-class _DroppedLeakyReLU:
-    """LeakyReLU, then dropout by a mask that is 0 or the inverse of the share kept."""
+@dataclass(frozen=True)
+class _Backward:
+    """One backward pass: its steps by the name of a layer."""
 
-    def forward(self, y: Tensor, mask: Tensor | None) -> Tensor:
-        self._y, self._mask = y, mask
-        x = F.leaky_relu(y, _SLOPE)
-        return x if mask is None else x.mul_(mask)
+    parameters: Parameters
+    trace: Trace
+    into: Parameters
+    squares: bool
 
-    def backward(self, dx: Tensor) -> Tensor:
-        dx = dx if self._mask is None else dx * self._mask
-        dy: Tensor = torch.ops.aten.leaky_relu_backward(dx, self._y, _SLOPE, False)
-        return dy
+    def parameters_of(self, name: str, dy: Tensor) -> None:
+        """Write the gradients of a linear layer's parameters."""
+        write = linear_squares if self.squares else linear_gradients
+        write(self.parameters.layers[name], self.trace.linear[name], dy, self.into.layers[name])
+
+    def linear(self, name: str, dy: Tensor) -> Tensor:
+        """Write the gradients of a linear layer's parameters; returns that of its input."""
+        self.parameters_of(name, dy)
+        return linear_input_gradient(self.trace.linear[name], dy)
+
+    def activation(self, name: str, dx: Tensor) -> Tensor:
+        return dropped_leaky_relu_gradient(self.trace.activation[name], dx)
 
 
 class _Pieces:

@@ -1,6 +1,7 @@
-"""Losses of a batch, summed over activation and valence, with their gradients written out.
+"""Losses of a batch, summed over dimensions, with their gradients written out.
 
-(R, B, 2) predictions and targets of R runs -> (R,) losses and the (R, B, 2) gradient of each run's own.
+(R, B, K) predictions and targets of R runs, B utterances and K dimensions -> (R,) losses and the (R, B, K)
+gradient of each run's loss with respect to its predictions.
 """
 
 from __future__ import annotations
@@ -14,11 +15,11 @@ Objective = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 
 
 def ccc_loss(prediction: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-    r"""Sum over dimensions of 1 - CCC on the batch (Lin 1989), with population variances; in [0, 4].
+    r"""Sum over dimensions of 1 - CCC on the batch (Lin 1989), with population variances; in [0, 2K].
 
     With :math:`C = 2 c / s`, :math:`c` the covariance and :math:`s` the sum of the variances and the squared
     difference of the means, :math:`B\,\partial C / \partial x = 2 (\dot y - C (\dot x + \bar x - \bar y)) / s`,
-    where a dot is less the mean. A batch in which prediction and target are the same constant has CCC 0.
+    where a dot means less its mean. A batch in which prediction and target are the same constant has CCC 0.
     """
     prediction_mean, target_mean = prediction.mean(dim=1, keepdim=True), target.mean(dim=1, keepdim=True)
     p, t, shift = prediction - prediction_mean, target - target_mean, prediction_mean - target_mean
@@ -31,7 +32,7 @@ def ccc_loss(prediction: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def mse_loss(prediction: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-    """Sum over dimensions of the mean squared error."""
+    """Sum over dimensions of the mean squared error on the batch; at least 0."""
     error = prediction - target
     return error.square().mean(dim=1).sum(dim=1), error * (2 / prediction.shape[1])
 

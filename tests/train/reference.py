@@ -1,4 +1,4 @@
-"""The network and one training loop as anybody would write them in PyTorch: what the fast path is held against."""
+"""The network and one training loop as anybody would write them in PyTorch: the fast path must agree with them."""
 
 from __future__ import annotations
 
@@ -22,27 +22,37 @@ class PlainModel(nn.Module):
         widths = [a.acoustic_width] + [a.trunk_width] * a.trunk_blocks
         self.mixture = nn.Parameter(torch.zeros(a.layers)) if a.layers else None
         self.trunk = nn.Sequential(*(block(i, o, a.trunk_dropout) for i, o in itertools.pairwise(widths)))
-        self.text = nn.Sequential(
-            nn.Dropout(a.text_dropout), nn.LayerNorm(a.text_width), nn.Linear(a.text_width, a.trunk_width)
+        with_text = {item.dimension: item.text for item in a.heads}
+        if any(with_text.values()):
+            self.text: nn.Sequential | None = nn.Sequential(
+                nn.Dropout(a.text_dropout), nn.LayerNorm(a.text_width), nn.Linear(a.text_width, a.trunk_width)
+            )
+        else:
+            self.text = None
+        self.heads = nn.ModuleDict(
+            {
+                name: head(2 * a.trunk_width if text else a.trunk_width, a.head_width, a.head_dropout)
+                for name, text in with_text.items()
+            }
         )
-        self.activation = head(a.trunk_width, a.head_width, a.head_dropout)
-        self.valence = head(2 * a.trunk_width, a.head_width, a.head_dropout)
+        self.with_text = with_text
 
     def forward(self, acoustic: Tensor, text: Tensor) -> Tensor:
         if self.mixture is not None:
             acoustic = torch.einsum("l,bld->bd", self.mixture.softmax(dim=0), acoustic)
         trunk = self.trunk(acoustic)
-        both = torch.cat([trunk, self.text(text)], dim=1)
-        return torch.cat([self.activation(trunk), self.valence(both)], dim=1)
+        both = trunk if self.text is None else torch.cat([trunk, self.text(text)], dim=1)
+        outputs = [part(both if self.with_text[name] else trunk) for name, part in self.heads.items()]
+        return torch.cat(outputs, dim=1)
 
     def linear_layers(self) -> dict[str, tuple[Any, Any]]:
         """LayerNorm and Linear by the names that train.model gives them."""
         return {
             **{f"trunk.{number}": (part[0], part[1]) for number, part in enumerate(self.trunk)},  # type: ignore[index]
-            "text": (self.text[1], self.text[2]),
+            **({} if self.text is None else {"text": (self.text[1], self.text[2])}),
             **{
-                f"{name}.{place}": (getattr(self, name)[at], getattr(self, name)[at + 1])
-                for name in ("activation", "valence")
+                f"{name}.{place}": (part[at], part[at + 1])  # type: ignore[index]
+                for name, part in self.heads.items()
                 for place, at in (("hidden", 0), ("out", 4))
             },
         }
@@ -100,7 +110,7 @@ def plain_training(
     model: PlainModel, train: Samples, validation: Samples, epochs: int, batch_size: int, learning_rate: float,
     orders: list[np.ndarray] | None = None,
 ) -> list[float]:  # fmt: skip
-    """Shuffle, loss, backward, Adam; the validation CCC (mean of both dimensions) after every epoch."""
+    """Shuffle, loss, backward, Adam; the validation CCC (mean over dimensions) after every epoch."""
     optimiser = torch.optim.Adam(model.parameters(), lr=learning_rate)
     scores = []
     everything = train.batch(torch.arange(len(train)))
@@ -117,5 +127,5 @@ def plain_training(
         with torch.no_grad():
             predicted = model(held_out.acoustic, held_out.text).numpy()
         truth = held_out.targets.numpy()
-        scores.append(float(np.mean([ccc(truth[:, i], predicted[:, i]) for i in range(2)])))
+        scores.append(float(np.mean([ccc(truth[:, i], predicted[:, i]) for i in range(truth.shape[1])])))
     return scores

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -11,6 +12,7 @@ import torch
 
 from ser_memory.train import projection
 from ser_memory.train.data import Samples
+from ser_memory.train.loop import LoopSettings
 from ser_memory.train.strategies import StrategySettings
 from tests.train.reference import flat_gradient, plain, plain_ccc_loss
 from tests.train.worlds import begin, samples
@@ -192,3 +194,46 @@ def test_a_part_of_memory_is_drawn_for_each_run() -> None:
         drawn = [tuple(row) for row in once.targets[run].tolist()]
         assert len(set(drawn)) == 8
         assert set(drawn) <= known
+
+
+@pytest.mark.parametrize("enumerated", [0, 6])
+@pytest.mark.parametrize("margin", [0.0, 0.1])
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("where", ["gradient", "memory", "both"])
+def test_a_diverged_run_leaves_the_others_of_its_stack_alone(
+    where: str, bad: float, margin: float, enumerated: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both ways to solve the dual, with a conflict in every run."""
+    monkeypatch.setattr(projection, "_ENUMERATED", enumerated)
+    random = torch.Generator().manual_seed(0)
+    g = torch.randn(5, 12, generator=random)
+    memories = torch.randn(5, 3, 12, generator=random) - 0.5 * g[:, None]
+    expected = projection.project(g, memories, margin)
+    if where != "memory":
+        g[2, 3] = bad
+    if where != "gradient":
+        memories[2, 0, 4] = bad
+    answers = projection.project(g, memories, margin)
+    others = [0, 1, 3, 4]
+    assert torch.equal(answers[others], expected[others])
+    torch.testing.assert_close(answers[others], projection.project(g[others], memories[others], margin))
+    if where == "memory":  # in conflict with what cannot be measured: the run must show as diverged
+        assert not torch.isfinite(answers[2]).any()
+    else:
+        torch.testing.assert_close(answers[2], g[2], rtol=0, atol=0, equal_nan=True)
+
+
+@pytest.mark.parametrize("strategy", ["gem", "a-gem"])
+@pytest.mark.parametrize("corpora", [2, 7])
+def test_a_run_that_diverges_ends_alone(strategy: str, corpora: int) -> None:
+    """A whole stage over few and many earlier corpora: the other run of the stack is trained to its end."""
+    loop = LoopSettings(batch_size=16, epochs=3, learning_rate=1e-3)
+    earlier = [samples(20, seed) for seed in range(1, corpora + 1)]
+    (alone,) = begin(strategy, samples(50, 0), earlier, (0,), loop=loop).run(samples(20, 99))
+    training = begin(strategy, samples(50, 0), earlier, (0, 1), loop=loop)
+    training.parameters.flat[1] = math.nan
+    good, bad = training.run(samples(20, 99))
+    assert bad.diverged
+    assert not good.diverged
+    assert good.scores == pytest.approx(alone.scores, abs=1e-5)
+    torch.testing.assert_close(good.parameters, alone.parameters, atol=1e-5, rtol=1e-5)

@@ -2,22 +2,39 @@
 
 from __future__ import annotations
 
+import threading
+import weakref
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
 import numpy as np
 import pytest
 import torch
 
 from ser_memory.common.metrics import ccc
-from ser_memory.train.model import Architecture, Network
+from ser_memory.train.data import DIMENSIONS
+from ser_memory.train.model import HEADS, Architecture, Head, Network, Trace
 from ser_memory.train.objective import OBJECTIVES, ccc_loss, mse_loss
 from tests.train.reference import flat_gradient, plain, plain_ccc_loss
 from tests.train.worlds import ACOUSTIC_WIDTH, TEXT_WIDTH, network, parameters, samples
 
+# One, two and three dimensions, with the text reaching none, some or all of them.
+ALL_HEADS = {
+    "activation": (Head("activation"),),
+    "valence": (Head("valence", text=True),),
+    "default": HEADS,
+    "swapped": (Head("valence", text=True), Head("activation")),
+    "three": (Head("activation"), Head("valence", text=True), Head("dominance")),
+    "three with text": tuple(Head(name, text=True) for name in ("activation", "valence", "dominance")),
+}
+heads = pytest.mark.parametrize("heads", ALL_HEADS.values(), ids=ALL_HEADS)
 
-def inputs(runs: int, rows: int, layers: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
-    random = torch.Generator().manual_seed(1)
-    of_layers = (layers,) if layers else ()
+
+def inputs(runs: int, rows: int, layers: int = 0, seed: int = 1) -> tuple[torch.Tensor, torch.Tensor]:
+    random = torch.Generator().manual_seed(seed)
+    shape = (layers, ACOUSTIC_WIDTH) if layers else (ACOUSTIC_WIDTH,)
     return (
-        torch.randn(runs, rows, *of_layers, ACOUSTIC_WIDTH, generator=random).double(),
+        torch.randn(runs, rows, *shape, generator=random).double(),
         torch.randn(runs, rows, TEXT_WIDTH, generator=random).double(),
     )
 
@@ -29,15 +46,43 @@ def awkward(net: Network, runs: int) -> torch.Tensor:
     )
 
 
+@heads
 @pytest.mark.parametrize("layers", [0, 3])
-def test_the_network_is_the_papers(layers: int) -> None:
+def test_the_network_is_the_papers(layers: int, heads: tuple[Head, ...]) -> None:
     """Layer by layer as nn.Modules; every run of a stack with parameters of its own."""
-    net = network(layers=layers)
+    net = network(layers=layers, heads=heads)
     flat = awkward(net, 3)
     acoustic, text = inputs(3, 7, layers)
-    ours = net.forward(net.unpack(flat), acoustic, text)
+    ours = net.infer(net.unpack(flat), acoustic, text)
+    assert torch.equal(ours, net.forward(net.unpack(flat), acoustic, text)[0])
+    assert ours.shape == (3, 7, len(heads))
     for run in range(3):
         torch.testing.assert_close(ours[run], plain(net, flat[run]).eval()(acoustic[run], text[run]))
+
+
+def test_the_default_heads_are_the_papers() -> None:
+    """Activation and valence, the columns of every target; text for valence only."""
+    assert Architecture(1, 1).dimensions == DIMENSIONS
+    assert [head.text for head in HEADS] == [False, True]
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"heads": ()}, "at least one head"),
+        ({"heads": (Head("valence"), Head("valence", text=True))}, "one head only, not valence, valence"),
+        ({"trunk_blocks": 0}, "at least one block, not 0"),
+    ],
+)
+def test_an_architecture_that_cannot_be(changes: dict[str, object], says: str) -> None:
+    with pytest.raises(ValueError, match=says):
+        network(**changes)
+
+
+def test_without_text_there_is_no_text_layer() -> None:
+    net = network(heads=(Head("activation"),))
+    assert "text" not in net.widths
+    assert "text" not in net.dropouts
 
 
 def test_dropout_is_where_the_paper_has_it() -> None:
@@ -61,49 +106,123 @@ class Masked(torch.nn.Module):
         return x * self.mask
 
 
+@dataclass
+class Problem:
+    """A network and one batch for it, with the loss and gradients that autograd finds."""
+
+    net: Network
+    flat: torch.Tensor
+    acoustic: torch.Tensor
+    text: torch.Tensor
+    targets: torch.Tensor
+    masks: dict[str, torch.Tensor]
+    loss: str
+
+    @classmethod
+    def of(cls, net: Network, seed: int = 1, loss: str = "ccc", runs: int = 3, rows: int = 11) -> Problem:
+        random = torch.Generator().manual_seed(seed + 2)
+        a = net.architecture
+        masks = {
+            name: (torch.rand(runs, rows, width, generator=random) < 0.7).double() / 0.7
+            for name, (width, _) in net.dropouts.items()
+        }
+        targets = (torch.rand(runs, rows, len(a.heads), generator=random) * 2 - 1).double()
+        return cls(net, awkward(net, runs), *inputs(runs, rows, a.layers, seed), targets, masks, loss)
+
+    def forward(self) -> tuple[torch.Tensor, Trace]:
+        return self.net.forward(self.net.unpack(self.flat), self.acoustic, self.text, self.masks)
+
+    def backward(self, prediction: torch.Tensor, trace: Trace) -> tuple[torch.Tensor, torch.Tensor]:
+        """(R,) losses and (R, P) gradients."""
+        into = self.net.unpack(torch.full_like(self.flat, torch.nan))
+        value, output_gradient = OBJECTIVES[self.loss](prediction, self.targets)
+        self.net.backward(self.net.unpack(self.flat), trace, output_gradient, into)
+        return value, into.flat
+
+    def check(self, value: torch.Tensor, gradient: torch.Tensor) -> None:
+        """Against plain PyTorch, run by run."""
+        for run in range(len(self.flat)):
+            model = plain(self.net, self.flat[run])
+            if model.text is not None:
+                model.text[0] = Masked(self.masks["text"][run])
+            for number, part in enumerate(model.trunk):
+                part[3] = Masked(self.masks[f"trunk.{number}"][run])  # type: ignore[operator]
+            for name, part in model.heads.items():
+                part[3] = Masked(self.masks[f"{name}.hidden"][run])  # type: ignore[operator]
+            prediction = model(self.acoustic[run], self.text[run])
+            squared = (prediction - self.targets[run]).square().mean(dim=0).sum()
+            loss = plain_ccc_loss(prediction, self.targets[run]) if self.loss == "ccc" else squared
+            loss.backward()
+            torch.testing.assert_close(value[run], loss.detach())
+            torch.testing.assert_close(gradient[run], flat_gradient(self.net, model), atol=1e-12, rtol=1e-9)
+
+
+@heads
 @pytest.mark.parametrize("layers", [0, 3])
 @pytest.mark.parametrize("loss", OBJECTIVES)
-def test_gradients_are_autograds(loss: str, layers: int) -> None:
+def test_gradients_are_autograds(loss: str, layers: int, heads: tuple[Head, ...]) -> None:
     """Loss and network, with dropout, every parameter of every run of a stack, in float64."""
-    net, runs, rows = network(layers=layers), 3, 11
-    flat = awkward(net, runs)
-    acoustic, text = inputs(runs, rows, layers)
-    random = torch.Generator().manual_seed(3)
-    targets = (torch.rand(runs, rows, 2, generator=random) * 2 - 1).double()
-    masks = {
-        name: (torch.rand(runs, rows, width, generator=random) < 0.7).double() / 0.7
-        for name, (width, _) in net.dropouts.items()
-    }
-    packed, into = net.unpack(flat), net.unpack(torch.full_like(flat, torch.nan))
-    value, of_outputs = OBJECTIVES[loss](net.forward(packed, acoustic, text, masks), targets)
-    net.backward(packed, of_outputs, into)
-    for run in range(runs):
-        model = plain(net, flat[run])
-        model.text[0] = Masked(masks["text"][run])
-        for number, part in enumerate(model.trunk):
-            part[3] = Masked(masks[f"trunk.{number}"][run])  # type: ignore[operator]
-        model.activation[3] = Masked(masks["activation.hidden"][run])
-        model.valence[3] = Masked(masks["valence.hidden"][run])
-        prediction = model(acoustic[run], text[run])
-        squared = (prediction - targets[run]).square().mean(dim=0).sum()
-        plain_loss = plain_ccc_loss(prediction, targets[run]) if loss == "ccc" else squared
-        plain_loss.backward()
-        torch.testing.assert_close(value[run], plain_loss.detach())
-        torch.testing.assert_close(into.flat[run], flat_gradient(net, model), atol=1e-12, rtol=1e-9)
+    problem = Problem.of(network(layers=layers, heads=heads), loss=loss)
+    problem.check(*problem.backward(*problem.forward()))
 
 
-@pytest.mark.parametrize("layers", [0, 2])
-def test_squares_are_of_every_utterance_apart(layers: int) -> None:
-    """The Fisher information's sums, one utterance and one output at a time by autograd."""
+@pytest.mark.parametrize("layers", [0, 3])
+def test_passes_do_not_meet(layers: int) -> None:
+    """Two forwards, a prediction between them, then both backwards, the first one twice."""
     net = network(layers=layers)
+    one, other = Problem.of(net, seed=1), Problem.of(net, seed=2, rows=7)
+    first, second = one.forward(), other.forward()
+    net.infer(net.unpack(one.flat), *inputs(3, 5, layers, seed=3))
+    gradients = [one.backward(*first), other.backward(*second), one.backward(*first)]
+    one.check(*gradients[0])
+    other.check(*gradients[1])
+    assert torch.equal(gradients[0][1], gradients[2][1])
+
+
+def test_threads_can_share_a_network() -> None:
+    """Four at once, each with a batch of its own, many times over."""
+    net = network(layers=3)
+    problems = [Problem.of(net, seed) for seed in range(4)]
+    expected = [problem.backward(*problem.forward())[1] for problem in problems]
+    together = threading.Barrier(len(problems))
+
+    def work(problem: Problem) -> list[torch.Tensor]:
+        together.wait(timeout=60)
+        return [problem.backward(*problem.forward())[1] for _ in range(20)]
+
+    with ThreadPoolExecutor(len(problems)) as pool:
+        for gradients, right in zip(pool.map(work, problems), expected, strict=True):
+            assert all(torch.equal(gradient, right) for gradient in gradients)
+
+
+def test_nothing_is_kept_between_calls() -> None:
+    """So memory does not grow, and no activation outlives its trace."""
+    net = network(layers=2)
+    before = repr(vars(net))
+    problem = Problem.of(net)
+    prediction, trace = problem.forward()
+    problem.backward(prediction, trace)
+    alive = weakref.ref(trace.linear["trunk.1"].normal)
+    assert alive() is not None
+    del trace
+    assert alive() is None
+    assert repr(vars(net)) == before
+    assert "tensor" not in before
+
+
+@heads
+@pytest.mark.parametrize("layers", [0, 2])
+def test_squares_are_of_every_utterance_apart(layers: int, heads: tuple[Head, ...]) -> None:
+    """The Fisher information's sums, one utterance and one output at a time by autograd."""
+    net = network(layers=layers, heads=heads)
     flat = awkward(net, 2)
     acoustic, text = inputs(2, 5, layers)
     packed, into = net.unpack(flat), net.unpack(torch.full_like(flat, torch.nan))
-    prediction = net.forward(packed, acoustic, text)
-    for dimension in range(2):
+    prediction, trace = net.forward(packed, acoustic, text)
+    for dimension in range(len(heads)):
         one = torch.zeros_like(prediction)
         one[..., dimension] = 1
-        net.backward(packed, one, into, squares=True)
+        net.backward(packed, trace, one, into, squares=True)
         for run in range(2):
             expected = torch.zeros(net.size, dtype=torch.float64)
             for row in range(5):
@@ -120,9 +239,9 @@ def test_text_does_not_reach_activation() -> None:
     net = network()
     packed = net.unpack(awkward(net, 1))
     acoustic, text = inputs(1, 7)
-    one, other = net.forward(packed, acoustic, text), net.forward(packed, acoustic, text + torch.randn(1))
+    one, other = net.infer(packed, acoustic, text), net.infer(packed, acoustic, text + torch.randn(1))
     assert torch.equal(one[..., 0], other[..., 0])
-    other = net.forward(packed, acoustic, text.flip(2))
+    other = net.infer(packed, acoustic, text.flip(2))
     assert torch.equal(one[..., 0], other[..., 0])
     assert not torch.equal(one[..., 1], other[..., 1])
 

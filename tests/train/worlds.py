@@ -24,14 +24,14 @@ SCALES = {"msp-podcast": (1.0, 7.0), "msp-improv": (1.0, 5.0), "iemocap": (1.0, 
 SPLITS = {"train": 60, "validation": 20, "test": 25}
 
 
-def samples(n: int, seed: int) -> Samples:
+def samples(n: int, seed: int, dimensions: int = 2) -> Samples:
     """Random tensors of the shapes that training sees."""
     random = torch.Generator().manual_seed(seed)
     return Samples(
         torch.randn(n, ACOUSTIC_WIDTH, generator=random),
         torch.randn(n, TEXT_WIDTH, generator=random),
         torch.arange(n),
-        torch.rand(n, 2, generator=random) * 2 - 1,
+        torch.rand(n, dimensions, generator=random) * 2 - 1,
         torch.randint(-1, 5, (n,), generator=random),
     )
 
@@ -63,10 +63,10 @@ def corpora(splits: dict[str, int] | None = None) -> list[Corpus]:
     ]
 
 
-def network(**changes: float) -> Network:
+def network(**changes: Any) -> Network:
     """A small one of the usual shape."""
     widths = {"acoustic_width": ACOUSTIC_WIDTH, "text_width": TEXT_WIDTH, "trunk_width": 16, "head_width": 8}
-    return Network(Architecture(**{**widths, **changes}))  # type: ignore[arg-type]
+    return Network(Architecture(**{**widths, **changes}))
 
 
 def parameters(net: Network, runs: int = 1) -> Tensor:

@@ -1,8 +1,8 @@
 """Who gets into memory: (bins, speakers, embeddings, n, generator) -> indices of the chosen.
 
-bins (N, 2) int64 of activation and valence, speakers (N,) int64 codes with -1 for unknown, embeddings (N, D)
-float32 or what gives them when indexed, n the number wanted. A sampler returns min(n, N) different int64
-indices, in rising order, and draws on `generator` alone: the same seed makes the same choice.
+bins (N, K) int64 of K dimensions such as activation and valence, speakers (N,) int64 codes with -1 for unknown,
+embeddings (N, D) float32 or what gives them when indexed, n the number wanted. A sampler returns min(n, N)
+different int64 indices, in rising order, and draws on `generator` alone: the same seed makes the same choice.
 """
 
 from __future__ import annotations
@@ -145,8 +145,11 @@ SAMPLERS: dict[str, Sampler] = {
 
 
 def _cells(bins: Integers) -> Integers:
-    """(N,) a number for every pair of activation and valence bin."""
-    return np.asarray(bins[:, 0] * (1 + bins.max(initial=0)) + bins[:, 1])
+    """(N,) a number for every combination of bins over the K dimensions."""
+    cells = np.zeros(len(bins), dtype=np.int64)
+    for column in bins.T:
+        cells = cells * (1 + bins.max(initial=0)) + column
+    return cells
 
 
 def _evenly(groups: Integers, n: int, generator: np.random.Generator) -> Integers:

@@ -31,7 +31,7 @@ class DarkExperienceReplay(Strategy):
     def keep(cls, network: Network, parameters: Parameters, train: Samples, allowed: Samples | None) -> Kept:
         assert allowed is not None
         memory = whole(allowed, parameters.flat)
-        return Kept(allowed, answers=network.forward(parameters, memory.acoustic, memory.text))
+        return Kept(allowed, answers=network.infer(parameters, memory.acoustic, memory.text))
 
     def __init__(self, stage: Stage, settings: StrategySettings) -> None:
         super().__init__(stage, settings)
@@ -54,8 +54,8 @@ class DarkExperienceReplay(Strategy):
             index = draw(targets.shape[1], stage.batch_size, stage)
             acoustic, text = take(memory.acoustic, index), take(memory.text, index)
             masks = stage.dropout.masks(index.shape[1])
-            prediction = stage.network.forward(parameters, acoustic, text, masks)
-            _, of_outputs = objective(prediction, take(targets, index))
-            stage.network.backward(parameters, of_outputs, self._gradient)
+            prediction, trace = stage.network.forward(parameters, acoustic, text, masks)
+            _, output_gradient = objective(prediction, take(targets, index))
+            stage.network.backward(parameters, trace, output_gradient, self._gradient)
             gradient = gradient.add_(self._gradient.flat, alpha=weight)
         return gradient

@@ -40,10 +40,10 @@ def fisher(network: Network, parameters: Parameters, samples: Samples) -> Tensor
     squares = network.unpack(torch.empty_like(parameters.flat))
     for batch in samples.batches(_ROWS):
         shared = batch.to(device).expand(len(parameters.flat))
-        prediction = network.forward(parameters, shared.acoustic, shared.text)
+        prediction, trace = network.forward(parameters, shared.acoustic, shared.text)
         for dimension in range(prediction.shape[2]):
             one = torch.zeros_like(prediction)
             one[..., dimension] = 1
-            network.backward(parameters, one, squares, squares=True)
+            network.backward(parameters, trace, one, squares, squares=True)
             total += squares.flat
     return total / len(samples)

@@ -43,6 +43,6 @@ class GEM(Strategy):
 
 def memory_gradient(stage: Stage, parameters: Parameters, memory: Batch, into: Parameters) -> None:
     """Gradient of the loss on remembered samples, without dropout: a constraint should not carry its noise."""
-    prediction = stage.network.forward(parameters, memory.acoustic, memory.text)
-    _, gradient = stage.objective(prediction, memory.targets)
-    stage.network.backward(parameters, gradient, into)
+    prediction, trace = stage.network.forward(parameters, memory.acoustic, memory.text)
+    _, output_gradient = stage.objective(prediction, memory.targets)
+    stage.network.backward(parameters, trace, output_gradient, into)
