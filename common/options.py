@@ -106,12 +106,12 @@ def options_of(*classes: type[Options]) -> Callable[[_F], _F]:
         for cls in reversed(classes):
             for name, declared, hint in reversed(_declared(cls)):
                 default = _default(cls, name)
-                shown = default not in (None, ()) or bool(declared.none)
+                unset = default is None or default == ()
+                if declared.none and default is None:
+                    default, unset = declared.none, False
                 if declared.separated:
-                    default = ",".join(default)
-                help_text = declared.help
-                if not shown and declared.unset:
-                    help_text += f"  [default: {declared.unset}]"
+                    default = [",".join(default)]
+                note = f"  [default: {declared.unset}]" if unset and declared.unset else ""
                 decorator = click.option(
                     flag(name),
                     name,
@@ -120,9 +120,9 @@ def options_of(*classes: type[Options]) -> Callable[[_F], _F]:
                     type=_click_type(declared, hint),
                     is_flag=hint.kind is bool,
                     multiple=hint.many,
-                    default=[default] if declared.separated else declared.none if default is None and declared.none else default,
-                    show_default=shown and hint.kind is not bool,
-                    help=help_text,
+                    default=default,
+                    show_default=not unset and hint.kind is not bool,
+                    help=declared.help + note,
                 )
                 function = decorator(function)
         return function

@@ -1,9 +1,9 @@
 """Training from Python: what ser-train does, callable.
 
-    from ser_memory.train.api import read_results, train
+from ser_memory.train.api import read_results, train
 
-    run = train(strategy=["finetune", "gem"], stages=["msp-podcast", "iemocap"], cache="cache", seeds=3)
-    results = read_results(run.folder)  # or run.results; pandas.DataFrame(results) takes them as they are
+run = train(strategy=["finetune", "gem"], stages=["msp-podcast", "iemocap"], cache="cache", seeds=3)
+results = read_results(run.folder)  # or run.results; pandas.DataFrame(results) takes them as they are
 """
 
 from __future__ import annotations

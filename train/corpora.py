@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -52,7 +51,9 @@ class Source:
 
     folder: Path
     names: tuple[str, ...]
-    label_scale: str = "declared"  # or "observed": the smallest and largest label in the corpus, test labels too
+    label_scale: str = (
+        "declared"  # or "observed": the smallest and largest label in the corpus, test labels too
+    )
     layer: str | None = None  # the number of a cached layer, WEIGHTED for all, None for the last states
     device: str = "cpu"
     streamed: bool = False  # the embeddings are more than memory should hold

@@ -103,7 +103,13 @@ def _line(trainer: Trainer, experiment: Experiment, runs: Sequence[Run], number:
     step = _timed(lambda: [training.step(index) for index in batches[:_STEPS]]) / min(_STEPS, len(batches))
     epoch = len(batches) * step + _timed(lambda: training.validate(validation))
     return Line(
-        number, runs[0].strategy, len(runs), len(stack), len(batches), step, epoch * experiment.training.epochs
+        number,
+        runs[0].strategy,
+        len(runs),
+        len(stack),
+        len(batches),
+        step,
+        epoch * experiment.training.epochs,
     )
 
 

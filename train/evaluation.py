@@ -3,28 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
 from ser_memory.common.metrics import ccc, uar
-from ser_memory.train.data import Corpus
+from ser_memory.train.corpora import Corpus
 from ser_memory.train.model import Network, Parameters
+from ser_memory.train.results import Figure
 
 METRICS = {"ccc": ccc, "uar": uar}
-
-
-@dataclass(frozen=True)
-class Figure:
-    """One measured number."""
-
-    corpus: str
-    split: str
-    dimension: str  # such as activation
-    metric: str  # ccc or uar
-    value: float
-    n: int  # number of utterances
 
 
 def evaluate(network: Network, parameters: Parameters, corpora: Sequence[Corpus]) -> list[list[Figure]]:

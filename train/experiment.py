@@ -119,7 +119,10 @@ def jobs_of(wanted: int | None) -> int:
 
 
 def _output(settings: Settings) -> Path:
-    return settings.machine.output or Path("runs") / f"{datetime.now():%Y%m%d-%H%M%S}-{settings.strategies.short_name}"
+    return (
+        settings.machine.output
+        or Path("runs") / f"{datetime.now():%Y%m%d-%H%M%S}-{settings.strategies.short_name}"
+    )
 
 
 def _facts(source: Source, corpora: Sequence[Corpus]) -> dict[str, object]:

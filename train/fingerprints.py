@@ -20,7 +20,11 @@ class Fingerprints:
     """The fingerprints of the stages of one experiment, on given corpora and a kind of device."""
 
     def __init__(
-        self, experiment: Experiment, corpora: Sequence[Corpus], architecture: Architecture, device: torch.device
+        self,
+        experiment: Experiment,
+        corpora: Sequence[Corpus],
+        architecture: Architecture,
+        device: torch.device,
     ) -> None:
         self._experiment = experiment
         self._digests = [corpus.digest for corpus in corpora]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,22 +12,12 @@ import torch
 from torch import Tensor
 
 from ser_memory.common.metrics import ccc
-from ser_memory.train.data import Samples
+from ser_memory.train.samples import Samples
+from ser_memory.train.settings import TrainingSettings
 from ser_memory.train.strategies import Stage, Strategy
 
 # PyTorch's fused Adam exists for these. Elsewhere, such as on `meta`, its plain implementation runs.
 _FUSED_DEVICES = ("cpu", "cuda", "mps", "xpu")
-
-
-@dataclass(frozen=True)
-class LoopSettings:
-    """How a stage is trained. All of it is our choice, the paper gives none of it."""
-
-    loss: str = "ccc"  # a key of train.objective.OBJECTIVES
-    learning_rate: float = 1e-4
-    batch_size: int = 128
-    epochs: int = 50  # at most
-    patience: int = 10  # epochs without a better validation CCC before a stage stops
 
 
 @dataclass(frozen=True)
@@ -45,11 +35,11 @@ class PausedError(Exception):
 
 @dataclass(frozen=True)
 class State:
-    """A stage between two epochs, in a form that can be stored and read on another device."""
+    """A stage of one run between two epochs, in a form that can be stored and read on another device."""
 
     tensors: dict[str, Tensor]  # on the CPU
-    scores: list[list[float]]  # of each run
-    streams: list[Any]  # states of the random streams, as JSON can hold them once NumPy arrays are lists
+    scores: list[float]  # validation CCC after each epoch
+    streams: list[Any]  # of its random streams, as JSON can hold them once NumPy arrays are lists
 
 
 class Training:
@@ -59,7 +49,7 @@ class Training:
     no longer count. Raises ValueError if the targets have another number of columns than the network has heads.
     """
 
-    def __init__(self, stage: Stage, strategy: Strategy, settings: LoopSettings) -> None:
+    def __init__(self, stage: Stage, strategy: Strategy, settings: TrainingSettings) -> None:
         columns, dimensions = stage.current.targets.shape[1], stage.network.architecture.dimensions
         if columns != len(dimensions):  # (R, B, 1) and (R, B, 2) would broadcast without a word
             raise ValueError(
@@ -90,7 +80,7 @@ class Training:
                 epochs count as done, so that the total is always epochs times runs.
             pause: whether to pause; called after every epoch.
 
-        Raises PausedError if `pause` returns true. `state` then holds everything to go on from.
+        Raises PausedError if `pause` returns true. `states` then hold everything to continue from.
         """
         while going := [run for run in range(self.stage.runs) if not self._is_over(run)]:
             for index in self.strategy.batches():
@@ -117,37 +107,53 @@ class Training:
         patient = len(scores) - 1 - _best_epoch(scores) < self._settings.patience
         return not (np.isfinite(scores[-1]) and patient and len(scores) < self._settings.epochs)
 
-    def state(self) -> State:
-        """Everything that later epochs depend on. On a CPU the tensors are those of the training, not copies."""
+    def states(self) -> list[State]:
+        """Everything that later epochs depend on, per run."""
         adam = self._optimiser.state[self._flat]
         tensors = {"parameters": self._flat.data, "best": self._best, **adam}
-        return State(
-            {name: tensor.cpu() for name, tensor in tensors.items()},
-            self._scores,
-            [
-                *self.stage.dropout.state(),
-                *(generator.bit_generator.state for generator in self._generators()),
-            ],
-        )
+        streams = zip(*self._streams(), strict=True)
+        return [
+            State(
+                # Adam's step counter has no axis of runs.
+                {name: (each[run] if each.ndim else each).cpu().clone() for name, each in tensors.items()},
+                self._scores[run],
+                list(own),
+            )
+            for run, own in enumerate(streams)
+        ]
 
-    def restore(self, state: State) -> None:
-        """Go on from the state of a Training of the same stage and settings.
+    def restore(self, states: Sequence[State]) -> None:
+        """Continue from the states of a Training of the same stage and settings, which may have had other runs.
 
-        Raises ValueError if the state is that of another number of runs.
+        Raises ValueError if they are not after the same epoch.
         """
-        self._flat.data.copy_(state.tensors["parameters"])
-        self._best.copy_(state.tensors["best"])
+        steps = {float(state.tensors["step"]) for state in states}
+        if len(steps) != 1 or len(states) != self.stage.runs:
+            raise ValueError(
+                f"{len(states)} states after the steps {steps} are none of {self.stage.runs} runs."
+            )
+        stacked = {
+            name: each if not each.ndim else torch.stack([state.tensors[name] for state in states])
+            for name, each in states[0].tensors.items()
+        }
+        self._flat.data.copy_(stacked.pop("parameters"))
+        self._best.copy_(stacked.pop("best"))
         # Adam's own tensors go to the device of the parameters, but for the plain implementation's step counter.
-        adam = {name: value for name, value in state.tensors.items() if name not in ("parameters", "best")}
-        self._optimiser.load_state_dict({**self._optimiser.state_dict(), "state": {0: adam}})
-        self._scores = state.scores
-        runs = self.stage.runs
-        self.stage.dropout.restore(state.streams[:runs])
-        for generator, saved in zip(self._generators(), state.streams[runs:], strict=True):
-            generator.bit_generator.state = saved
+        self._optimiser.load_state_dict({**self._optimiser.state_dict(), "state": {0: stacked}})
+        self._scores = [list(state.scores) for state in states]
+        dropout, *generators = zip(*(state.streams for state in states), strict=True)
+        self.stage.dropout.restore(dropout)
+        for own, saved in zip((self.stage.order, self.stage.chance), generators, strict=True):
+            for generator, one in zip(own, saved, strict=True):
+                generator.bit_generator.state = one
 
-    def _generators(self) -> list[np.random.Generator]:
-        return [*self.stage.order, *self.stage.chance]
+    def _streams(self) -> tuple[list[Any], ...]:
+        """States of the random streams, each of every run."""
+        numpy = (
+            [generator.bit_generator.state for generator in own]
+            for own in (self.stage.order, self.stage.chance)
+        )
+        return (self.stage.dropout.state(), *numpy)
 
     @torch.inference_mode()
     def step(self, index: Tensor) -> None:

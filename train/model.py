@@ -15,7 +15,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ser_memory.train.data import Samples
 from ser_memory.train.layers import (
     ActivationTrace,
     Layer,
@@ -30,6 +29,7 @@ from ser_memory.train.layers import (
     mixture_gradient,
     normalised_linear,
 )
+from ser_memory.train.samples import Samples
 
 _ROWS = 1024  # predicted together: more would leave the processor's cache
 

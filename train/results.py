@@ -52,11 +52,15 @@ class StageResult:
 class Outcome:
     """What became of the stages that an engine was given of one run."""
 
-    stages: dict[int, StageResult] = field(default_factory=dict)  # by number, from 1; those that were finished
+    stages: dict[int, StageResult] = field(
+        default_factory=dict
+    )  # by number, from 1; those that were finished
     failed: int | None = None  # the stage in which the predictions stopped being finite
 
 
-Outcomes = Mapping[tuple[Run, int], StageResult]  # by run and stage from 1; the first stage is of Run(None, seed)
+Outcomes = Mapping[
+    tuple[Run, int], StageResult
+]  # by run and stage from 1; the first stage is of Run(None, seed)
 
 
 @dataclass(frozen=True)
@@ -106,10 +110,7 @@ def read_results(path: Path) -> list[Result]:
             absent = [name for name in columns if name not in (reader.fieldnames or [])]
             if absent:
                 raise SerError(f"{path} has no column {listing(absent)}: give a results.csv of ser-train.")
-            return [
-                Result(**{name: kinds.get(name, str)(row[name]) for name in columns})  # type: ignore[arg-type]
-                for row in reader
-            ]
+            return [Result(**{name: kinds.get(name, str)(row[name]) for name in columns}) for row in reader]
     except FileNotFoundError:
         raise SerError(f"There is no {path}: give the folder of a run of ser-train.") from None
     except (OSError, UnicodeDecodeError, csv.Error, TypeError, ValueError) as error:
@@ -132,9 +133,7 @@ def write_memory(path: Path, experiment: Experiment, outcomes: Outcomes) -> None
     _write(path, ["sampler", "memory_size", "seed", "corpus", *bins, "speaker", "n"], rows)
 
 
-def _stages(
-    experiment: Experiment, outcomes: Outcomes, run: Run
-) -> Iterator[tuple[int, str, StageResult]]:
+def _stages(experiment: Experiment, outcomes: Outcomes, run: Run) -> Iterator[tuple[int, str, StageResult]]:
     """The stages of a run that are there: number, name, and what it came to."""
     for number in range(1, len(experiment.stages) + 1):
         result = outcomes.get((Run(None, run.seed) if number == 1 else run, number))

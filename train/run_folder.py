@@ -26,7 +26,9 @@ _FREE = ("cache", "versions", "complete")  # no figure depends on them: digests 
 class RunFolder:
     """A folder that this process alone writes to."""
 
-    def __init__(self, path: Path, experiment: Experiment, facts: Mapping[str, Any], torch_version: str) -> None:
+    def __init__(
+        self, path: Path, experiment: Experiment, facts: Mapping[str, Any], torch_version: str
+    ) -> None:
         """`facts` are what determines the results besides the experiment: digests, device, scale and so on."""
         self.path = path
         self._experiment = experiment
@@ -146,7 +148,9 @@ def _short(item: dict[str, Any] | int) -> str:
     if not isinstance(item, dict):
         return f"seed {item}"
     with_memory = item["sampler"] != NO_SAMPLER
-    return f"{item['strategy']}:{item['sampler']} of {item['memory_size']}" if with_memory else item["strategy"]
+    return (
+        f"{item['strategy']}:{item['sampler']} of {item['memory_size']}" if with_memory else item["strategy"]
+    )
 
 
 def _flat(config: dict[str, Any]) -> dict[str, Any]:

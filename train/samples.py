@@ -23,7 +23,7 @@ class Batch(NamedTuple):
 
     acoustic: Tensor  # (..., D) float32, or (..., L, D)
     text: Tensor  # (..., E) float32
-    targets: Tensor  # (..., 2) float32
+    targets: Tensor  # (..., K) float32
 
     def to(self, device: torch.device) -> Batch:
         return Batch(*(values.to(device) for values in self))
@@ -31,6 +31,14 @@ class Batch(NamedTuple):
     def expand(self, runs: int) -> Batch:
         """(R, ...): the same for all runs, not copied."""
         return Batch(*(values.expand(runs, *values.shape) for values in self))
+
+    def take(self, index: Tensor) -> Batch:
+        """Each run's own (R, B) numbers of (R, m, ...) -> (R, B, ...)."""
+        return Batch(*(take(values, index) for values in self))
+
+    def join(self, others: Sequence[Batch]) -> Batch:
+        """(R, m + ..., ...): these and the others' utterances, run by run."""
+        return Batch(*(torch.cat(values, dim=1) for values in zip(self, *others, strict=True)))
 
     def unflatten(self, dim: int, sizes: tuple[int, ...]) -> Batch:
         return Batch(*(values.unflatten(dim, sizes) for values in self))
@@ -43,7 +51,7 @@ class Samples:
     acoustic: Tensor  # (M, D) float32, or (M, L, D) with the layers to be weighted
     text: Tensor  # (M, E) float32
     rows: Tensor  # (N,) int64
-    targets: Tensor  # (N, 2) float32, DIMENSIONS in [-1, 1]
+    targets: Tensor  # (N, K) float32, a column per dimension, in [-1, 1]
     speakers: Tensor  # (N,) int64, a code per speaker of the corpus, UNKNOWN_SPEAKER where not told
     streamed: bool = False  # more than memory should hold: shuffle so that rows are read near each other
 
@@ -63,6 +71,11 @@ class Samples:
         """All utterances in order, `size` at a time."""
         for index in torch.arange(len(self), device=self.rows.device).split(size):
             yield self.batch(index)
+
+    def shared(self, parameters: Tensor) -> Batch:
+        """R * m utterances of R runs -> (R, m, ...), where the (R, P) parameters are."""
+        batch = self.batch(torch.arange(len(self), device=self.rows.device))
+        return batch.to(parameters.device).unflatten(0, (len(parameters), -1))
 
     def select(self, index: Tensor) -> Samples:
         """The utterances at (K,) int64 `index`, copied: nothing of the others is kept."""
@@ -84,6 +97,11 @@ class Samples:
     def shuffled(self, generator: np.random.Generator) -> npt.NDArray[np.int64]:
         """(N,) a random order; of streamed samples, one that reads the file in runs."""
         return _shuffled(len(self), self.streamed, generator)
+
+
+def take(values: Tensor, index: Tensor) -> Tensor:
+    """(R, m, ...) and each run's own (R, B) numbers -> (R, B, ...)."""
+    return values[torch.arange(len(index), device=index.device)[:, None], index]
 
 
 def _shuffled(n: int, streamed: bool, generator: np.random.Generator) -> npt.NDArray[np.int64]:
@@ -138,5 +156,3 @@ class Pool:
                 into.index_copy_(0, place.to(device), value)
             start += size
         return Batch(*whole).unflatten(0, tuple(index.shape))
-
-

@@ -11,7 +11,7 @@ from typing import Any, Self
 from ser_memory.common.errors import UsageError, listing
 from ser_memory.common.options import Options, option, refuse_unknown
 from ser_memory.train.memory.samplers import SAMPLERS
-from ser_memory.train.strategies import OPTIONS, STRATEGIES
+from ser_memory.train.strategies import STRATEGIES, option_classes
 
 NO_SAMPLER = "none"  # of a strategy that keeps no memory
 DEFAULT_SEEDS = 5
@@ -32,7 +32,8 @@ class DataSettings(Options):
         None, folder=True, unset="$SER_CACHE, else cache", help="Folder of the caches."
     )
     layer: str | None = option(
-        None, help="For caches with several layers: the number of one, or weighted for a learned mixture of all."
+        None,
+        help="For caches with several layers: the number of one, or weighted for a learned mixture of all.",
     )
     label_scale: str = option(
         "declared",
@@ -81,7 +82,9 @@ class StrategySettings(Options):
             if colon:
                 _known("sampler", [sampler], SAMPLERS)
                 if STRATEGIES[strategy].earlier != "memory":
-                    raise UsageError(f"--strategy {item}: {strategy} keeps no memory, so leave :{sampler} out.")
+                    raise UsageError(
+                        f"--strategy {item}: {strategy} keeps no memory, so leave :{sampler} out."
+                    )
 
     @property
     def chosen_seeds(self) -> tuple[int, ...]:
@@ -96,7 +99,9 @@ class StrategySettings(Options):
             strategy, _, own = item.partition(":")
             with_memory = STRATEGIES[strategy].earlier == "memory"
             for sampler in [own] if own else self.sampler:
-                made[Variant(strategy, sampler, self.memory_size) if with_memory else Variant(strategy)] = None
+                made[Variant(strategy, sampler, self.memory_size) if with_memory else Variant(strategy)] = (
+                    None
+                )
         return tuple(made)
 
     @property
@@ -119,9 +124,7 @@ class TrainingSettings(Options):
     learning_rate: float = option(1e-4, minimum=0, above=True, help="Learning rate of Adam.")
     batch_size: int = option(128, minimum=2, help="Utterances per step.")
     epochs: int = option(50, minimum=1, help="At most this many per stage.")
-    patience: int = option(
-        10, minimum=1, help="Epochs without a better validation CCC before a stage stops."
-    )
+    patience: int = option(10, minimum=1, help="Epochs without a better validation CCC before a stage stops.")
 
 
 @dataclass(frozen=True)
@@ -153,7 +156,7 @@ class MachineSettings(Options):
 
 
 GROUPS: tuple[type[Options], ...] = (
-    DataSettings, StrategySettings, TrainingSettings, *OPTIONS, MachineSettings
+    DataSettings, StrategySettings, TrainingSettings, *option_classes(), MachineSettings
 )  # fmt: skip
 
 
@@ -164,7 +167,7 @@ class Settings:
     data: DataSettings = field(default_factory=DataSettings)
     strategies: StrategySettings = field(default_factory=StrategySettings)
     training: TrainingSettings = field(default_factory=TrainingSettings)
-    options: tuple[Options, ...] = field(default_factory=lambda: tuple(cls() for cls in OPTIONS))
+    options: tuple[Options, ...] = field(default_factory=lambda: tuple(cls() for cls in option_classes()))
     machine: MachineSettings = field(default_factory=MachineSettings)
 
     @classmethod
@@ -178,7 +181,7 @@ class Settings:
             DataSettings.take(values),
             StrategySettings.take(values),
             TrainingSettings.take(values),
-            tuple(options.take(values) for options in OPTIONS),
+            tuple(options.take(values) for options in option_classes()),
             MachineSettings.take(values),
         )
         made.experiment.refuse_single_samples()
@@ -188,7 +191,11 @@ class Settings:
     def experiment(self) -> Experiment:
         """What the options come to."""
         return Experiment(
-            self.strategies.variants, self.data.stages, self.strategies.chosen_seeds, self.training, self.options
+            self.strategies.variants,
+            self.data.stages,
+            self.strategies.chosen_seeds,
+            self.training,
+            self.options,
         )
 
     @property
@@ -227,7 +234,9 @@ class Experiment:
     stages: tuple[str, ...]  # names of caches, in order
     seeds: tuple[int, ...]
     training: TrainingSettings = field(default_factory=TrainingSettings)
-    options: tuple[Options, ...] = ()  # of the strategies; those of a class that is not there have their defaults
+    options: tuple[
+        Options, ...
+    ] = ()  # of the strategies; those of a class that is not there have their defaults
 
     @property
     def runs(self) -> list[Run]:

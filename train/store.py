@@ -100,7 +100,9 @@ class Store:
         """What a stage came to on the corpora with the digest `evaluated`; None if a part of it is not there."""
         record = self.record(key)
         figures = self._cached(self._figures_path(key, evaluated), _read_figures)
-        return None if record is None or figures is None else StageResult(record.scores, record.memory, figures)
+        return (
+            None if record is None or figures is None else StageResult(record.scores, record.memory, figures)
+        )
 
     def parameters(self, keys: Sequence[str]) -> Tensor:
         """(R, P) of stages whose records are there."""
@@ -145,7 +147,9 @@ def _read_record(path: Path) -> Record:
         content = json.loads(file.metadata()["record"])
         if file.metadata()["checksum"] != _checksum(file.get_tensor("parameters")):
             raise ValueError
-    memory = [Held(item["corpus"], tuple(item["bins"]), item["speaker"], item["n"]) for item in content["memory"]]
+    memory = [
+        Held(item["corpus"], tuple(item["bins"]), item["speaker"], item["n"]) for item in content["memory"]
+    ]
     return Record(content["scores"], memory)
 
 

@@ -16,14 +16,13 @@ from ser_memory.train.evaluation import evaluate
 from ser_memory.train.fingerprints import Fingerprints
 from ser_memory.train.loop import PausedError, Training
 from ser_memory.train.memory.contents import choose, contents
-from ser_memory.train.model import Architecture, Network
+from ser_memory.train.model import HEADS, Architecture, Network
 from ser_memory.train.objective import OBJECTIVES
-from ser_memory.train.results import Figure, Held, Outcome, StageResult
+from ser_memory.train.results import Held, Outcome, StageResult
 from ser_memory.train.samples import Samples
 from ser_memory.train.settings import Experiment, Run
 from ser_memory.train.store import Record, Store
-from ser_memory.train.strategies import STRATEGIES
-from ser_memory.train.stage import Kept, Stage
+from ser_memory.train.strategies import STRATEGIES, Kept, Stage
 
 
 class Trainer:
@@ -62,61 +61,70 @@ class Trainer:
     ) -> list[Outcome]:
         """Take a stack from (R, P) parameters through the stages with these numbers."""
         outcomes = [Outcome() for _ in runs]
-        going = list(range(len(runs)))  # those that have not diverged
         kept: list[Kept] = []
         memories: list[list[Held]] = [[] for _ in runs]
         for number in numbers:
-            stack = [runs[place] for place in going]
             if number > 1:
-                what, held = self.keep(stack, number - 1, parameters)
+                what, held = self.keep(runs, number - 1, parameters)
                 kept.append(what)
-                for place, new in zip(going, held, strict=True):
-                    memories[place] = memories[place] + new
-            if not all(self._store.record(self.keys.of(run, number)) for run in stack):
-                diverged = self._train(stack, number, parameters, kept, [memories[i] for i in going], advance)
-                for place in diverged:
-                    outcomes[going[place]] = Outcome(outcomes[going[place]].stages, failed=number)
-                if diverged:
-                    # The others go on as a stack of their own, from what is kept of them.
-                    rest = [place for i, place in enumerate(going) if i not in diverged]
-                    again = self.carry_out([runs[place] for place in rest], advance) if rest else []
-                    for place, outcome in zip(rest, again, strict=True):
-                        outcomes[place] = outcome
-                    return outcomes
-            parameters = self._store.parameters([self.keys.of(run, number) for run in stack]).to(self.device)
-            for place, result in zip(going, self._results(stack, number, parameters), strict=True):
-                outcomes[place].stages[number] = result
+                memories = [before + new for before, new in zip(memories, held, strict=True)]
+            diverged = self._train(runs, number, parameters, kept, memories, advance)
+            if diverged:
+                # The others continue as a stack of their own, from what is kept of them.
+                others = [run for run in runs if run not in diverged]
+                again = iter(self.carry_out(others, advance) if others else ())
+                return [
+                    Outcome(outcome.stages, failed=number) if run in diverged else next(again)
+                    for run, outcome in zip(runs, outcomes, strict=True)
+                ]
+            parameters = self._store.parameters([self.keys.of(run, number) for run in runs]).to(self.device)
+            for outcome, result in zip(outcomes, self._results(runs, number, parameters), strict=True):
+                outcome.stages[number] = result
         return outcomes
 
     def _train(
         self, runs: Sequence[Run], number: int, start: Tensor, kept: list[Kept],
         memories: Sequence[list[Held]], advance: Advance,
-    ) -> list[int]:  # fmt: skip
-        """Train one stage of a stack and keep it; returns the places of the runs that diverged."""
+    ) -> list[Run]:  # fmt: skip
+        """Train one stage of a stack and keep it, if any of it is missing; returns the runs that diverged."""
         keys = [self.keys.of(run, number) for run in runs]
-        training = self.training(runs, number, start if number > 1 else self.initial(runs), kept)
-        paused = self._store.paused(keys[0]) if len(runs) == 1 else None
-        if paused is not None:
-            training.restore(paused)
+        missing = [place for place, key in enumerate(keys) if self._store.record(key) is None]
+        if not missing:
+            return []
+        # What came before lies in tensors of the whole stack, so that only a first stage can be trained in part.
+        places = missing if number == 1 else range(len(runs))
+        stack = [runs[place] for place in places]
+        training = self.training(stack, number, self.initial(stack) if number == 1 else start, kept)
+        paused = [self._store.paused(keys[place]) for place in places]
+        states = [state for state in paused if state is not None]
+        if len(states) == len(paused) and len({float(state.tensors["step"]) for state in states}) == 1:
+            training.restore(states)
         try:
             trained = training.run(self.corpora[number - 1].splits["validation"], advance, self.pause)
         except PausedError:
-            self._store.pause(keys[0], training.state())
+            for place, state in zip(places, training.states(), strict=True):
+                self._store.pause(keys[place], state)
             raise
-        for key, one, memory in zip(keys, trained, memories, strict=True):
+        for place, one in zip(places, trained, strict=True):
             if not one.diverged:
-                self._store.save(key, one.parameters, Record(one.scores, memory))
-        return [place for place, one in enumerate(trained) if one.diverged]
+                self._store.save(keys[place], one.parameters, Record(one.scores, memories[place]))
+        return [runs[place] for place, one in zip(places, trained, strict=True) if one.diverged]
 
     def _results(self, runs: Sequence[Run], number: int, parameters: Tensor) -> list[StageResult]:
-        """What a finished stage of a stack came to; evaluated here if it was not on these corpora."""
+        """What a finished stage of a stack came to; measured here if it has not been on these corpora."""
         keys, evaluated = [self.keys.of(run, number) for run in runs], self.keys.evaluated
-        if any(self._store.result(key, evaluated) is None for key in keys):
-            measured: list[list[Figure]] = evaluate(self.network, self.network.unpack(parameters), self.corpora)
-            for key, figures in zip(keys, measured, strict=True):
-                self._store.save_figures(key, evaluated, figures)
         found = [self._store.result(key, evaluated) for key in keys]
-        return [result for result in found if result is not None]
+        there = [result for result in found if result is not None]
+        if len(there) == len(found):
+            return there
+        measured = evaluate(self.network, self.network.unpack(parameters), self.corpora)
+        results = []
+        for key, figures in zip(keys, measured, strict=True):
+            self._store.save_figures(key, evaluated, figures)
+            record = self._store.record(key)
+            assert record is not None, f"the stage {key} was removed while it was used"
+            results.append(StageResult(record.scores, record.memory, figures))
+        return results
 
     def initial(self, runs: Sequence[Run]) -> Tensor:
         """(R, P) parameters before anything is learned."""
@@ -164,7 +172,8 @@ def network_for(corpora: Sequence[Corpus]) -> Network:
     """A network for the embeddings of these caches."""
     train = corpora[0].splits["train"]
     *layers, width = train.acoustic.shape[1:]
-    return Network(Architecture(width, train.text.shape[1], layers=sum(layers)))
+    heads = tuple(head for head in HEADS if head.dimension in corpora[0].dimensions)
+    return Network(Architecture(width, train.text.shape[1], layers=sum(layers), heads=heads))
 
 
 def _first(run: Run) -> Run:

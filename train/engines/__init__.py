@@ -9,9 +9,7 @@ from ser_memory.train.store import Store
 from ser_memory.train.trainer import Trainer
 
 
-def engine_for(
-    experiment: Experiment, source: Source, store: Store, trainer: Trainer, jobs: int
-) -> Engine:
+def engine_for(experiment: Experiment, source: Source, store: Store, trainer: Trainer, jobs: int) -> Engine:
     """Stacks on a GPU, `jobs` processes on a CPU, or this process if there is one job."""
     if trainer.device.type != "cpu":
         from ser_memory.train.engines.stacked import Stacked

@@ -26,8 +26,8 @@ from ser_memory.common.machine import one_core_each
 from ser_memory.common.reporting import Advance
 from ser_memory.train.corpora import Source, load_corpora
 from ser_memory.train.engines.contract import first_stages, later_stages
-from ser_memory.train.results import Outcome
 from ser_memory.train.loop import PausedError
+from ser_memory.train.results import Outcome
 from ser_memory.train.settings import Experiment, Run
 from ser_memory.train.store import Store
 from ser_memory.train.trainer import Trainer
@@ -126,19 +126,21 @@ def _callers_script_hidden() -> Iterator[None]:
         vars(main).update(hidden)
 
 
-def _work(
-    main: Connection, stopped: Any, experiment: Experiment, source: Source, folder: Path
-) -> None:
+def _work(main: Connection, stopped: Any, experiment: Experiment, source: Source, folder: Path) -> None:
     """A worker: gets a task and whether tasks take turns; sends epochs done as numbers, and at the end the outcome.
 
     None instead of an outcome means that the task is paused, an exception that it failed.
     """
     for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)  # the main process decides; it may get them together with this one
+        signal.signal(
+            number, signal.SIG_IGN
+        )  # the main process decides; it may get them together with this one
     with suppress(EOFError, ConnectionError):  # the main process has gone
         try:
             with one_core_each():
-                trainer = Trainer(experiment, load_corpora(source), Store(folder), torch.device(source.device))
+                trainer = Trainer(
+                    experiment, load_corpora(source), Store(folder), torch.device(source.device)
+                )
                 while True:
                     task, in_turns = main.recv()
                     turn_ends = time.monotonic() + (_TURN if in_turns else math.inf)
@@ -149,6 +151,8 @@ def _work(
                         main.send(None)
         except (EOFError, ConnectionError):
             raise
-        except Exception as error:
-            error.add_note(traceback.format_exc())
+        except SerError as error:
             main.send(error)
+        except Exception:
+            # Not the exception itself: not every one survives the way to another process.
+            main.send(RuntimeError(f"A worker failed:\n{traceback.format_exc()}"))

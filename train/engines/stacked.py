@@ -9,8 +9,8 @@ import torch
 from ser_memory.common.errors import SerError
 from ser_memory.common.reporting import Advance
 from ser_memory.train.engines.contract import first_stages
-from ser_memory.train.results import Outcome
 from ser_memory.train.loop import PausedError
+from ser_memory.train.results import Outcome
 from ser_memory.train.settings import Run
 from ser_memory.train.trainer import Trainer
 

@@ -87,9 +87,9 @@ def _cell(values: Values, stage: int, variant: tuple[str, str], corpus: str, sam
     if len(ours) < 2:  # noqa: PLR2004
         return f"{mean:.3f}" + " " * marks
     strategy, sampler = variant
-    differs = {
+    marked = {
         "*": differs(ours, values.get((stage, (BASELINE, NO_SAMPLER), corpus), {})),
         "†": sampler != NO_SAMPLER and differs(ours, values.get((stage, (strategy, RANDOM), corpus), {})),
     }
-    shown = "".join(mark for mark, does in differs.items() if does)
+    shown = "".join(mark for mark, does in marked.items() if does)
     return f"{mean:.3f} ± {np.std(list(ours.values()), ddof=1):.3f}{shown:{marks}}"

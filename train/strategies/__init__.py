@@ -1,9 +1,10 @@
-"""Strategies: what a stage does about the corpora before it."""
+"""Strategies: what a stage does about the corpora before it. Importing them does not import torch."""
 
 from __future__ import annotations
 
+from ser_memory.common.options import Options
 from ser_memory.train.strategies.a_gem import AveragedGEM
-from ser_memory.train.strategies.base import Kept, Stage, Strategy, StrategySettings
+from ser_memory.train.strategies.base import Kept, Stage, Strategy
 from ser_memory.train.strategies.der import DarkExperienceReplay
 from ser_memory.train.strategies.ewc import ElasticWeightConsolidation
 from ser_memory.train.strategies.experience_replay import ExperienceReplay
@@ -23,4 +24,10 @@ STRATEGIES: dict[str, type[Strategy]] = {
     "joint": Joint,
 }
 
-__all__ = ["STRATEGIES", "Kept", "Stage", "Strategy", "StrategySettings"]
+
+def option_classes() -> tuple[type[Options], ...]:
+    """The classes of all strategies' options, each once."""
+    return tuple(dict.fromkeys(each.options for each in STRATEGIES.values() if each.options is not Options))
+
+
+__all__ = ["STRATEGIES", "Kept", "Stage", "Strategy", "option_classes"]

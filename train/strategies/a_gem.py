@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from ser_memory.train.data import Batch
-from ser_memory.train.strategies.base import together
+from typing import TYPE_CHECKING
+
 from ser_memory.train.strategies.gem import GEM
+
+if TYPE_CHECKING:
+    from ser_memory.train.samples import Batch
 
 
 class AveragedGEM(GEM):
     """GEM with one constraint for all memories in place of one for each."""
 
     def constraints(self, memories: list[Batch]) -> list[Batch]:
-        union = together(memories)
-        return [] if union is None else [union]
+        return [memories[0].join(memories[1:])] if memories else []

@@ -2,20 +2,36 @@
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from ser_memory.train.data import Samples
-from ser_memory.train.model import Network, Parameters
-from ser_memory.train.strategies.base import Kept, Strategy
+from ser_memory.common.options import Options, option
+from ser_memory.train.strategies.base import Kept, Stage, Strategy
 
-_ROWS = 1024  # looked at together
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from ser_memory.train.model import Network, Parameters
+    from ser_memory.train.samples import Samples
+
+_ROWS = 1024  # per forward pass
+
+
+@dataclass(frozen=True)
+class ElasticWeightConsolidationOptions(Options):
+    title = "Strategy ewc"
+
+    ewc_strength: float = option(100.0, minimum=0, help="Weight of the penalty.")
 
 
 class ElasticWeightConsolidation(Strategy):
     r"""Adds the gradient of :math:`\tfrac{\lambda}{2} F_k (\theta - \theta_k)^2` for every earlier corpus k. No memory."""
 
-    options = ("ewc_strength",)
+    options = ElasticWeightConsolidationOptions
+
+    def __init__(self, stage: Stage, options: ElasticWeightConsolidationOptions) -> None:
+        super().__init__(stage, options)
+        self._strength = options.ewc_strength
 
     @classmethod
     def keep(cls, network: Network, parameters: Parameters, train: Samples, allowed: Samples | None) -> Kept:
@@ -26,7 +42,7 @@ class ElasticWeightConsolidation(Strategy):
             assert kept.parameters is not None
             assert kept.importance is not None
             pull = (parameters.flat - kept.parameters).mul_(kept.importance)
-            gradient = gradient.add_(pull, alpha=self.settings.ewc_strength)
+            gradient = gradient.add_(pull, alpha=self._strength)
         return gradient
 
 
@@ -35,6 +51,8 @@ def fisher(network: Network, parameters: Parameters, samples: Samples) -> Tensor
 
     That of a normal distribution of unit variance around both outputs f, whatever the loss that was trained.
     """
+    import torch
+
     device = parameters.flat.device
     total = torch.zeros_like(parameters.flat)
     squares = network.unpack(torch.empty_like(parameters.flat))

@@ -3,30 +3,52 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
-import torch
-from torch import Tensor
 
-from ser_memory.train.data import Pool
-from ser_memory.train.strategies.base import Stage, Strategy, StrategySettings
+from ser_memory.common.options import Options, option
+from ser_memory.train.strategies.base import Stage, Strategy
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@dataclass(frozen=True)
+class ExperienceReplayOptions(Options):
+    title = "Strategy experience-replay"
+
+    replay_share: float | None = option(
+        None,
+        minimum=0,
+        above=True,
+        maximum=1,
+        below=True,
+        unset="no fixed share, new and remembered utterances are shuffled together",
+        help="Share of each batch from memory.",
+    )
 
 
 class ExperienceReplay(Strategy):
     """Trains on new and remembered samples alike; with `replay_share`, on a fixed mixture in every batch."""
 
     earlier = "memory"
-    options = ("replay_share",)
+    options = ExperienceReplayOptions
 
-    def __init__(self, stage: Stage, settings: StrategySettings) -> None:
-        super().__init__(stage, settings)
+    def __init__(self, stage: Stage, options: ExperienceReplayOptions) -> None:
+        from ser_memory.train.samples import Pool
+
+        super().__init__(stage, options)
         memories = [kept.samples for kept in stage.kept if kept.samples is not None]
         self.pool = Pool(stage.current, memories, stage.runs)
-        self._share = settings.replay_share if memories else None
+        self._share = options.replay_share if memories else None
 
     def batches(self) -> Iterator[Tensor]:
         """One epoch. With a share, once through the new corpus, and through memory as often as it takes."""
+        import torch
+
         if self._share is None:
             yield from super().batches()
             return

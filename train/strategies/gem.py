@@ -2,47 +2,75 @@
 
 from __future__ import annotations
 
-from torch import Tensor
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from ser_memory.train.data import Batch
-from ser_memory.train.model import Parameters
-from ser_memory.train.projection import project
-from ser_memory.train.strategies.base import Stage, Strategy, StrategySettings, draw, remembered, take
+from ser_memory.common.errors import UsageError
+from ser_memory.common.options import Options, option
+from ser_memory.train.strategies.base import Stage, Strategy
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from ser_memory.train.model import Parameters
+    from ser_memory.train.samples import Batch
+
+
+@dataclass(frozen=True)
+class GEMOptions(Options):
+    title = "Strategies gem and a-gem"
+
+    gem_margin: float = option(0.0, minimum=0, help="Lower bound of the dual variables; 0 projects exactly.")
+    gem_batch: int | None = option(
+        None,
+        minimum=1,
+        none="all",
+        help="Remembered utterances per memory gradient: all, or a number of them drawn anew at every step.",
+    )
 
 
 class GEM(Strategy):
     """Trains on the new corpus; memory only bends the gradient away from harming earlier corpora."""
 
     earlier = "memory"
-    options = ("gem_margin", "gem_batch")
+    options = GEMOptions
 
-    def __init__(self, stage: Stage, settings: StrategySettings) -> None:
-        super().__init__(stage, settings)
-        self._memories = self.constraints(remembered(stage))
+    def __init__(self, stage: Stage, options: GEMOptions) -> None:
+        super().__init__(stage, options)
+        self._options = options
+        self._memories = self.constraints(stage.memories())
         self._gradients = stage.start.new_empty(len(self._memories), *stage.start.shape)
         self._unpacked = [stage.network.unpack(row) for row in self._gradients]
 
+    @classmethod
+    def refuse_single_samples(cls, options: GEMOptions) -> None:
+        if options.gem_batch == 1:
+            raise UsageError(
+                "--gem-batch 1 tells nothing with --loss ccc, the CCC of one utterance: take 2 or more."
+            )
+
     def constraints(self, memories: list[Batch]) -> list[Batch]:
-        """What is not to be harmed, each for itself: every memory."""
+        """What no step may harm: every memory on its own."""
         return memories
 
     def adjust(self, parameters: Parameters, gradient: Tensor) -> Tensor:
+        from ser_memory.train.projection import project
+
         if not self._memories:
             return gradient
         for memory, into in zip(self._memories, self._unpacked, strict=True):
             memory_gradient(self.stage, parameters, self._of_this_step(memory), into)
-        return project(gradient, self._gradients.transpose(0, 1), self.settings.gem_margin)
+        return project(gradient, self._gradients.transpose(0, 1), self._options.gem_margin)
 
     def _of_this_step(self, memory: Batch) -> Batch:
         size = memory.targets.shape[1]
-        if self.settings.gem_batch is None or self.settings.gem_batch >= size:
+        if self._options.gem_batch is None or self._options.gem_batch >= size:
             return memory
-        index = draw(size, self.settings.gem_batch, self.stage)
-        return Batch(*(take(values, index) for values in memory))
+        return memory.take(self.stage.draw(size, self._options.gem_batch))
 
 
 def memory_gradient(stage: Stage, parameters: Parameters, memory: Batch, into: Parameters) -> None:
     """Gradient of the loss on remembered samples, without dropout: a constraint should not carry its noise."""
     prediction, trace = stage.network.forward(parameters, memory.acoustic, memory.text)
-    _, output_gradient = stage.objective(prediction, memory.targets)
-    stage.network.backward(parameters, trace, output_gradient, into)
+    _, gradient = stage.objective(prediction, memory.targets)
+    stage.network.backward(parameters, trace, gradient, into)

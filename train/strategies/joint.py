@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from ser_memory.train.data import Pool
-from ser_memory.train.strategies.base import Stage, Strategy, StrategySettings
+from typing import Any
+
+from ser_memory.train.strategies.base import Stage, Strategy
 
 
 class Joint(Strategy):
@@ -11,7 +12,9 @@ class Joint(Strategy):
 
     earlier = "corpora"
 
-    def __init__(self, stage: Stage, settings: StrategySettings) -> None:
-        super().__init__(stage, settings)
+    def __init__(self, stage: Stage, options: Any) -> None:
+        from ser_memory.train.samples import Pool
+
+        super().__init__(stage, options)
         corpora = [kept.samples for kept in stage.kept if kept.samples is not None]
         self.pool = Pool(stage.current, corpora, stage.runs, owned=False)
