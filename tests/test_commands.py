@@ -15,8 +15,8 @@ import pytest
 from click.testing import CliRunner
 
 from ser_memory.common import manifests
+from ser_memory.train.memory.samplers import SAMPLERS
 from ser_memory.train.objective import OBJECTIVES
-from ser_memory.train.samplers import SAMPLERS
 from ser_memory.train.strategies import STRATEGIES
 
 PROJECT = Path(__file__).parent.parent

@@ -28,14 +28,13 @@ from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 from ser_memory.common.cache import CacheInfo, write_cache
 from ser_memory.common.machine import cores, one_core_each
-from ser_memory.train.data import Source, load_corpora
+from ser_memory.train.corpora import Source, load_corpora
 from ser_memory.train.experiment import Experiment, Trainer, variants
-from ser_memory.train.loop import LoopSettings
 from ser_memory.train.model import Architecture, Network
 from ser_memory.train.runs import Run
 from ser_memory.train.schedule import carry_out, plan
+from ser_memory.train.settings import TrainingSettings
 from ser_memory.train.store import Store
-from ser_memory.train.strategies import StrategySettings
 from tests.train.reference import PlainModel, plain_ccc_loss
 
 warnings.filterwarnings("ignore", category=DeprecationWarning)  # Avalanche's of itself
@@ -161,7 +160,7 @@ def carried_out(folder: Path, batch: int, seeds: int, epochs: int) -> float:
     source = Source(folder, NAMES[:1])
     experiment = Experiment(
         variants(["finetune"], ["random"], 1000), NAMES[:1], tuple(range(seeds)),
-        LoopSettings(batch_size=batch, epochs=epochs, patience=epochs),
+        TrainingSettings(batch_size=batch, epochs=epochs, patience=epochs),
     )  # fmt: skip
     with tempfile.TemporaryDirectory() as trained:
         start = time.perf_counter()
@@ -302,7 +301,7 @@ def steps_of_ours(folder: Path, strategy: str, size: int, batch: int) -> list[fl
     """Milliseconds per step on one core in the second and third stage."""
     source = Source(folder, NAMES)
     (variant,) = variants([strategy], ["random"], size)
-    experiment = Experiment((variant,), NAMES, (0,), LoopSettings(batch_size=batch), StrategySettings())
+    experiment = Experiment((variant,), NAMES, (0,), TrainingSettings(batch_size=batch))
     with one_core_each(), torch.inference_mode(), tempfile.TemporaryDirectory() as trained:
         trainer = Trainer(experiment, load_corpora(source), Store(Path(trained)), torch.device("cpu"))
         runs = [Run(variant, 0)]

@@ -13,31 +13,39 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ser_memory.train import cli
-from ser_memory.train.data import Source
-from ser_memory.train.experiment import Experiment, variants
-from ser_memory.train.loop import LoopSettings, Trained
-from ser_memory.train.results import results
-from ser_memory.train.runs import Keys
-from ser_memory.train.samplers import SAMPLERS
-from ser_memory.train.schedule import carry_out, plan
+from ser_memory.common.options import Options, names_of
+from ser_memory.train.corpora import Source
+from ser_memory.train.engines import engine_for
+from ser_memory.train.experiment import plan
+from ser_memory.train.fingerprints import Fingerprints
+from ser_memory.train.loop import Trained
+from ser_memory.train.memory.samplers import SAMPLERS
+from ser_memory.train.results import tabulate
+from ser_memory.train.settings import Experiment, Run, StrategySettings, TrainingSettings
 from ser_memory.train.store import Store
-from ser_memory.train.strategies import STRATEGIES, StrategySettings
+from ser_memory.train.strategies import STRATEGIES, option_classes
+from ser_memory.train.trainer import Trainer
 from tests.train.worlds import begin, corpora, network, parameters, samples
 
-QUICK = LoopSettings(batch_size=16, epochs=3, patience=3, learning_rate=1e-3)
+QUICK = TrainingSettings(batch_size=16, epochs=3, patience=3, learning_rate=1e-3)
 STAGES = ("msp-podcast", "msp-improv", "iemocap")
 
 
 def trained(strategy: str, with_earlier: bool, **options: float) -> Trained:
     earlier = [samples(20, 1), samples(30, 2)] if with_earlier else []
-    training = begin(strategy, samples(50, 0), earlier, loop=QUICK, settings=StrategySettings(**options))  # type: ignore[arg-type]
+    training = begin(strategy, samples(50, 0), earlier, loop=QUICK, options=options)
     return training.run(samples(20, 3))[0]
 
 
-def test_the_command_names_them_all() -> None:
-    """The command line knows the strategies without loading torch."""
-    assert set(cli.STRATEGIES) == set(STRATEGIES)
+# Another value than the default for every option of every strategy.
+OTHER: dict[str, float] = {
+    "replay_share": 0.5, "gem_margin": 0.1, "gem_batch": 8, "der_alpha": 0.1, "der_beta": 0.9,
+    "ewc_strength": 1e4, "lwf_strength": 3.0,
+}  # fmt: skip
+
+
+def test_every_option_is_tried() -> None:
+    assert set(OTHER) == set(names_of(*option_classes()))
 
 
 @pytest.mark.parametrize("name", STRATEGIES)
@@ -54,20 +62,22 @@ class TestStrategy:
         differs = not torch.equal(trained(name, True).parameters, trained(name, False).parameters)
         assert differs == (name != "finetune")
 
-    def test_its_options_and_no_others_matter(self, name: str) -> None:
-        """Finished stages are told apart by these alone."""
-        other: dict[str, float] = {
-            "replay_share": 0.5, "gem_margin": 0.1, "gem_batch": 8, "der_alpha": 0.1, "der_beta": 0.9,
-            "ewc_strength": 1e4, "lwf_strength": 3.0,
-        }  # fmt: skip
-        assert set(other) == set(vars(StrategySettings()))
-        ours = set(STRATEGIES[name].options)
+    def test_each_of_its_options_matters(self, name: str) -> None:
         usual = trained(name, True)
-        unrelated = {option: value for option, value in other.items() if option not in ours}
-        assert torch.equal(trained(name, True, **unrelated).parameters, usual.parameters)
-        for option in ours:
-            changed = trained(name, True, **{option: other[option]})
+        for option in names_of(STRATEGIES[name].options):
+            changed = trained(name, True, **{option: OTHER[option]})
             assert not torch.equal(changed.parameters, usual.parameters), option
+
+    def test_its_options_and_no_others_tell_finished_stages_apart(self, name: str) -> None:
+        def key(**changes: float) -> str:
+            options: tuple[Options, ...] = tuple(cls.take(changes) for cls in option_classes())
+            (variant,) = StrategySettings(strategy=(name,)).variants
+            experiment = Experiment((variant,), STAGES, (0,), QUICK, options)
+            keys = Fingerprints(experiment, corpora(), network().architecture, torch.device("cpu"))
+            return keys.of(Run(variant, 0), 2)
+
+        for option, value in OTHER.items():
+            assert (key(**{option: value}) != key()) == (option in names_of(STRATEGIES[name].options)), option
 
     def test_an_epoch_goes_once_through_the_new_corpus(self, name: str) -> None:
         current = samples(50, 0)
@@ -103,14 +113,17 @@ class TestStrategy:
             assert torch.equal(was.targets, now.targets)
 
     def test_a_whole_experiment(self, name: str, tmp_path: Path) -> None:
-        made, store = corpora(), Store(tmp_path)
-        experiment = Experiment(variants([name], ["random"], 10), STAGES, (0,), QUICK)
-        source, device = Source(tmp_path, STAGES), torch.device("cpu")
-        todo = plan(experiment, made, store, device)
-        assert carry_out(experiment, source, made, store, todo, 1, lambda _: None, lambda: None) == []
-        rows = list(
-            results(experiment, made, store, Keys(experiment.loop, experiment.strategy, made, device))
-        )
+        store, chosen = Store(tmp_path), StrategySettings(strategy=(name,), memory_size=10)
+        experiment = Experiment(chosen.variants, STAGES, (0,), QUICK)
+        trainer = Trainer(experiment, corpora(), store, torch.device("cpu"))
+        engine = engine_for(experiment, Source(tmp_path, STAGES), store, trainer, jobs=1)
+        outcomes = dict(engine.run(plan(experiment, trainer, store).tasks, lambda _: None))
+        assert not any(outcome.failed for outcome in outcomes.values())
+        stages = {
+            (run, number): result for run, out in outcomes.items() for number, result in out.stages.items()
+        }
+        assert stages == plan(experiment, trainer, store).finished  # as kept in the store
+        rows = tabulate(experiment, stages)
         assert {row.stage_name for row in rows} == {"P", "P+M", "P+M+I"}
         # stages x corpora x evaluated splits x dimensions x measures
         assert len(rows) == 3 * 3 * 2 * 2 * 2

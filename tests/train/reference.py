@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from ser_memory.common.metrics import ccc
-from ser_memory.train.data import Samples
 from ser_memory.train.model import Architecture, Network
+from ser_memory.train.samples import Samples
 
 
 class PlainModel(nn.Module):

@@ -13,10 +13,10 @@ import h5py
 import numpy as np
 import pytest
 from click.testing import CliRunner, Result
+from filelock import FileLock
 from scipy.stats import ttest_rel
 
 from ser_memory.train.cli import main
-from ser_memory.train.results import alone_in
 from tests.train.worlds import write_caches
 
 QUICK = [
@@ -211,7 +211,7 @@ class TestBadInput:
             ),
             (["--sampler", "best"], "There is no sampler 'best': choose among random"),
             (["--strategy", "gem:best"], "There is no sampler 'best': choose among random"),
-            (["--gem-batch", "some"], "'some' is neither all nor a whole number above 0."),
+            (["--gem-batch", "some"], "'some' is not a valid integer range, and it is not 'all'."),
             (["--gem-batch", "1"], "--gem-batch 1 tells nothing with --loss ccc"),
             (["--stages", "iemocap,iemocap"], "must name different caches"),
             (["--seeds", "3", "--seed", "1"], "Give --seeds N or --seed S, not both."),
@@ -235,21 +235,26 @@ class TestBadInput:
         command = ["--cache", caches, "--strategy", "gem", "--output", tmp_path / "r"]
         assert run(*command, "--seeds", 2).exit_code == 0
         before = (tmp_path / "r/results.csv").read_bytes()
-        assert "already holds more than this" in refused(run(*command, "--seed", 1), 2)
-        for other in (
-            ["--seed", 9],
-            ["--seeds", 2, "--epochs", 4],
-            ["--seeds", 2, "--label-scale", "observed"],
+        assert "already holds more than this (seed 0)" in refused(run(*command, "--seed", 1), 2)
+        assert "already holds more than this (seed 0, seed 1)" in refused(run(*command, "--seed", 9), 2)
+        other = run(*command, "--seeds", 2, "--sampler", "speaker")
+        assert "already holds more than this (gem:random of 20)" in refused(other, 2)
+        for options, differing in (
+            (["--epochs", 4], "epochs"),
+            (["--label-scale", "observed"], "label_scale, digests"),
+            (["--gem-margin", 0.5], "gem_margin"),
         ):
-            assert "already holds another experiment" in refused(run(*command, *other), 2)
+            says = f"already holds another experiment (different: {differing})"
+            assert says in refused(run(*command, "--seeds", 2, *options), 2)
         (tmp_path / "r/config.json").write_text("{")
-        assert "already holds another experiment" in refused(run(*command, "--seeds", 2), 2)
+        assert "another experiment (different: config.json)" in refused(run(*command, "--seeds", 2), 2)
         (tmp_path / "r/config.json").unlink()
         assert "already holds results of another program" in refused(run(*command, "--seeds", 2), 2)
         assert (tmp_path / "r/results.csv").read_bytes() == before
 
     def test_two_runs_do_not_write_to_one_folder(self, caches: Path, tmp_path: Path) -> None:
-        with alone_in(tmp_path / "r"):
+        (tmp_path / "r").mkdir()
+        with FileLock(tmp_path / "r/.lock"):
             message = refused(run("--cache", caches, "--seed", 0, "--output", tmp_path / "r"), 2)
         assert "Another ser-train is writing to" in message
 
@@ -271,7 +276,7 @@ class TestBadInput:
         result = run(*command, "--lwf-strength", "1e39", "--output", tmp_path / "r")
         message = refused(result, 1)
         assert message.startswith(
-            "The predictions stopped being finite, of lwf with seed 0 at stage P+M: lower"
+            "The predictions stopped being finite for lwf with seed 0 at stage P+M: lower"
         )
         assert {(row["strategy"], row["stage_name"]) for row in rows(tmp_path / "r")} == {
             ("finetune", "P"), ("finetune", "P+M"), ("finetune", "P+M+I"), ("lwf", "P"),
@@ -280,7 +285,7 @@ class TestBadInput:
 
     def test_a_first_stage_that_diverges(self, caches: Path, tmp_path: Path) -> None:
         command = ["--cache", caches, "--seed", 0, "--learning-rate", "1e30", "--loss", "mse"]
-        assert "of all strategies with seed 0 at stage P: " in refused(
+        assert "for all strategies with seed 0 at stage P: " in refused(
             run(*command, "--output", tmp_path / "r"), 1
         )
 

@@ -11,9 +11,8 @@ import pytest
 import torch
 
 from ser_memory.train import projection
-from ser_memory.train.data import Samples
-from ser_memory.train.loop import LoopSettings
-from ser_memory.train.strategies import StrategySettings
+from ser_memory.train.samples import Samples
+from ser_memory.train.settings import TrainingSettings
 from tests.train.reference import flat_gradient, plain, plain_ccc_loss
 from tests.train.worlds import begin, samples
 
@@ -181,9 +180,7 @@ def test_a_step_harms_no_memory(strategy: str) -> None:
 
 def test_a_part_of_memory_is_drawn_for_each_run() -> None:
     """--gem-batch: constraints from other samples at each step, and other ones for each run."""
-    training = begin(
-        "gem", samples(30, 0), [samples(40, 1)], runs=(0, 1), settings=StrategySettings(gem_batch=8)
-    )
+    training = begin("gem", samples(30, 0), [samples(40, 1)], runs=(0, 1), options={"gem_batch": 8})
     gem = training.strategy
     once, again = (gem._of_this_step(gem._memories[0]) for _ in range(2))  # type: ignore[attr-defined]
     assert once.targets.shape == (2, 8, 2)
@@ -227,7 +224,7 @@ def test_a_diverged_run_leaves_the_others_of_its_stack_alone(
 @pytest.mark.parametrize("corpora", [2, 7])
 def test_a_run_that_diverges_ends_alone(strategy: str, corpora: int) -> None:
     """A whole stage over few and many earlier corpora: the other run of the stack is trained to its end."""
-    loop = LoopSettings(batch_size=16, epochs=3, learning_rate=1e-3)
+    loop = TrainingSettings(batch_size=16, epochs=3, learning_rate=1e-3)
     earlier = [samples(20, seed) for seed in range(1, corpora + 1)]
     (alone,) = begin(strategy, samples(50, 0), earlier, (0,), loop=loop).run(samples(20, 99))
     training = begin(strategy, samples(50, 0), earlier, (0, 1), loop=loop)

@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 import torch
 
-from ser_memory.train.loop import LoopSettings, PausedError, Training
+from ser_memory.train.loop import PausedError, Training
+from ser_memory.train.settings import TrainingSettings
 from ser_memory.train.store import Store
-from ser_memory.train.strategies import STRATEGIES, StrategySettings
+from ser_memory.train.strategies import STRATEGIES
 from tests.train.reference import PlainModel, plain, plain_training
 from tests.train.worlds import begin, learnable, network, parameters, samples
 
@@ -21,7 +22,7 @@ NO_DROPOUT = {"trunk_dropout": 0.0, "text_dropout": 0.0, "head_dropout": 0.0}
 def test_the_loop_is_the_textbook_loop() -> None:
     """Against a reference written out: shuffle, loss, backward, Adam; the best epoch at the end."""
     train, validation, net = samples(50, 0), samples(20, 1), network(**NO_DROPOUT)
-    loop = LoopSettings(batch_size=16, epochs=4, patience=4, learning_rate=1e-2)
+    loop = TrainingSettings(batch_size=16, epochs=4, patience=4, learning_rate=1e-2)
     (trained,) = begin("finetune", train, net=net, loop=loop).run(validation)
     order = np.random.default_rng([0, 1])
     model = plain(net, parameters(net)[0])
@@ -42,7 +43,7 @@ def test_the_loop_is_the_textbook_loop() -> None:
 def test_learning_is_not_paid_for_speed() -> None:
     """With dropout, whose masks are drawn another way: learning curves agree within the spread over seeds."""
     train, validation = learnable(400, 0), learnable(200, 1)
-    loop = LoopSettings(batch_size=32, epochs=12, patience=12, learning_rate=3e-3)
+    loop = TrainingSettings(batch_size=32, epochs=12, patience=12, learning_rate=3e-3)
     seeds = range(8)
     net = network()
     ours = np.array(
@@ -63,11 +64,11 @@ def test_learning_is_not_paid_for_speed() -> None:
 @pytest.mark.parametrize("name", STRATEGIES)
 def test_a_run_does_not_depend_on_its_neighbours(name: str) -> None:
     """Run 3 alone is run 3 of five, though the others' products go through the same calls."""
-    loop = LoopSettings(batch_size=16, epochs=2, patience=3, learning_rate=1e-3)
-    settings = StrategySettings(gem_batch=8, replay_share=0.5)
+    loop = TrainingSettings(batch_size=16, epochs=2, patience=3, learning_rate=1e-3)
+    options = {"gem_batch": 8, "replay_share": 0.5}
     current, earlier, validation = samples(50, 0), [samples(20, 1), samples(30, 2)], samples(20, 3)
-    together = begin(name, current, earlier, range(5), settings, loop=loop).run(validation)[3]
-    (alone,) = begin(name, current, earlier, (3,), settings, loop=loop).run(validation)
+    together = begin(name, current, earlier, range(5), options, loop=loop).run(validation)[3]
+    (alone,) = begin(name, current, earlier, (3,), options, loop=loop).run(validation)
     assert together.scores == pytest.approx(alone.scores, abs=1e-5)
     torch.testing.assert_close(together.parameters, alone.parameters, atol=1e-5, rtol=1e-5)
 
@@ -75,7 +76,7 @@ def test_a_run_does_not_depend_on_its_neighbours(name: str) -> None:
 def test_a_stage_stops_when_patience_ends_and_keeps_its_best_epoch() -> None:
     """Each run of a stack at its own epoch."""
     validation = samples(20, 1)
-    loop = LoopSettings(batch_size=16, epochs=200, patience=3, learning_rate=1e-2)
+    loop = TrainingSettings(batch_size=16, epochs=200, patience=3, learning_rate=1e-2)
     told: list[float] = []
     training = begin("finetune", samples(50, 0), runs=range(4), loop=loop)
     trained = training.run(validation, told.append)
@@ -91,23 +92,23 @@ def test_a_stage_stops_when_patience_ends_and_keeps_its_best_epoch() -> None:
 @pytest.mark.parametrize("name", STRATEGIES)
 def test_paused_and_gone_on_with_it_is_the_same_to_the_bit(name: str, tmp_path: Path) -> None:
     """After every epoch, through the store, in a Training made anew."""
-    loop = LoopSettings(batch_size=16, epochs=6, patience=2, learning_rate=1e-2)
-    settings, store, validation = StrategySettings(gem_batch=8), Store(tmp_path), samples(20, 3)
+    loop = TrainingSettings(batch_size=16, epochs=6, patience=2, learning_rate=1e-2)
+    options, store, validation = {"gem_batch": 8}, Store(tmp_path), samples(20, 3)
 
     def fresh() -> Training:
-        return begin(name, samples(50, 0), [samples(20, 1), samples(30, 2)], (1,), settings, loop=loop)
+        return begin(name, samples(50, 0), [samples(20, 1), samples(30, 2)], (1,), options, loop=loop)
 
     (unbroken,) = fresh().run(validation)
     pauses = 0
     while True:
         training = fresh()
         if (state := store.paused("key")) is not None:
-            training.restore(state)
+            training.restore([state])
         try:
             (broken,) = training.run(validation, pause=lambda: True)
             break
         except PausedError:
-            store.pause("key", training.state())
+            store.pause("key", training.states()[0])
             pauses += 1
     assert pauses == len(unbroken.scores)
     assert broken.scores == unbroken.scores
@@ -115,7 +116,7 @@ def test_paused_and_gone_on_with_it_is_the_same_to_the_bit(name: str, tmp_path: 
 
 
 def test_a_run_that_diverges_stops_alone() -> None:
-    loop = LoopSettings(batch_size=16, epochs=5, learning_rate=1e-3)
+    loop = TrainingSettings(batch_size=16, epochs=5, learning_rate=1e-3)
     alone = begin("finetune", samples(50, 0), runs=(0,), loop=loop).run(samples(20, 1))
     training = begin("finetune", samples(50, 0), runs=(0, 1), loop=loop)
     training.parameters.flat[1] = math.nan
@@ -127,7 +128,7 @@ def test_a_run_that_diverges_stops_alone() -> None:
 
 
 def test_divergence_in_training_is_noticed() -> None:
-    loop = LoopSettings(loss="mse", batch_size=16, epochs=50, learning_rate=1e30)
+    loop = TrainingSettings(loss="mse", batch_size=16, epochs=50, learning_rate=1e30)
     (trained,) = begin("finetune", samples(50, 0), loop=loop).run(samples(20, 1))
     assert trained.diverged
 
@@ -135,8 +136,8 @@ def test_divergence_in_training_is_noticed() -> None:
 @pytest.mark.parametrize("share", [0.25, 0.5, 0.9])
 def test_a_replay_share_holds_in_every_batch(share: float) -> None:
     training = begin(
-        "experience-replay", samples(50, 0), [samples(7, 1), samples(6, 2)], (0, 1), StrategySettings(share),
-        loop=LoopSettings(batch_size=20),
+        "experience-replay", samples(50, 0), [samples(7, 1), samples(6, 2)], (0, 1), {"replay_share": share},
+        loop=TrainingSettings(batch_size=20),
     )  # fmt: skip
     batches = list(training.strategy.batches())
     for run in range(2):

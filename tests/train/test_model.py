@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 import torch
 
+from ser_memory.common.conventions import DIMENSIONS
 from ser_memory.common.metrics import ccc
-from ser_memory.train.data import DIMENSIONS
 from ser_memory.train.model import HEADS, Architecture, Head, Network, Trace
 from ser_memory.train.objective import OBJECTIVES, ccc_loss, mse_loss
 from tests.train.reference import flat_gradient, plain, plain_ccc_loss

@@ -9,18 +9,23 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import h5py
 import pytest
 import torch
 
-from ser_memory.train import schedule
-from ser_memory.train.experiment import Experiment, Failure, Trainer, variants
-from ser_memory.train.loop import LoopSettings, Training
-from ser_memory.train.results import results
-from ser_memory.train.runs import Keys, Run
+from ser_memory.train.engines import processes
+from ser_memory.train.engines.contract import Engine
+from ser_memory.train.engines.inline import Inline
+from ser_memory.train.engines.stacked import Stacked
+from ser_memory.train.experiment import plan
+from ser_memory.train.loop import Training
+from ser_memory.train.results import Outcome, tabulate
+from ser_memory.train.settings import Experiment, Run, StrategySettings, TrainingSettings
 from ser_memory.train.store import Store
+from ser_memory.train.trainer import Trainer
 from tests.train.test_cli import QUICK, caches, refused, rows, run
 from tests.train.worlds import STAGES, corpora, write_caches
 
@@ -98,7 +103,7 @@ def test_what_cannot_be_trusted_is_trained_again(tmp_path: Path, monkeypatch: py
         return len(seen)
 
     assert again("a") == 3
-    for number, kept in enumerate(sorted((tmp_path / "t").iterdir())):
+    for number, kept in enumerate(sorted((tmp_path / "t").glob("*.safetensors"))):
         content = kept.read_bytes()
         kept.write_bytes([b"", content[: len(content) // 2], content[:-4] + b"wxyz"][number])
     assert again("b") == 3
@@ -195,13 +200,13 @@ def test_jobs_make_no_difference(caches: Path, tmp_path: Path) -> None:
 def test_the_last_runs_take_turns(caches: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Three runs on two workers are handed back and forth, and come to the same."""
     turns: list[tuple[int, bool]] = []
-    decide = schedule._is_near_the_end
+    decide = processes.is_near_the_end
 
     def noted(tasks: int, workers: int) -> bool:
         turns.append((tasks, decide(tasks, workers)))
         return turns[-1][1]
 
-    monkeypatch.setattr(schedule, "_is_near_the_end", noted)
+    monkeypatch.setattr(processes, "is_near_the_end", noted)
     command = [
         "--cache",
         caches,
@@ -226,14 +231,12 @@ def test_the_last_runs_take_turns(caches: Path, tmp_path: Path, monkeypatch: pyt
 def test_more_jobs_than_cores_are_not_used(
     caches: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from ser_memory.train import cli
-
-    monkeypatch.setattr(cli, "cores", lambda: 1)
+    monkeypatch.setattr("ser_memory.train.experiment.cores", lambda: 1)
     result = run(
         "--cache", caches, "--seed", 0, "--strategy", "finetune", "--jobs", 64, "--output", tmp_path / "r"
     )
     assert result.exit_code == 0
-    assert "--jobs 64 would only crowd the 1 cores of this machine: 1 are used." in result.stderr
+    assert "--jobs 64 is more than the 1 cores of this machine: 1 are used." in result.stderr
 
 
 def test_embeddings_beyond_memory_are_streamed(caches: Path, tmp_path: Path) -> None:
@@ -243,7 +246,7 @@ def test_embeddings_beyond_memory_are_streamed(caches: Path, tmp_path: Path) -> 
     assert "are more than 0% of this machine's" in result.stderr
     assert "they are read from the disk in shuffled blocks" in result.stderr
     result = run(*command, "--output", tmp_path / "usual")
-    assert "are shuffled freely in memory" in result.stderr
+    assert "embeddings" not in result.stderr
     for folder in ("streamed", "usual"):
         (value,) = [
             float(row["value"]) for row in rows(tmp_path / folder)
@@ -256,33 +259,43 @@ def test_embeddings_beyond_memory_are_streamed(caches: Path, tmp_path: Path) -> 
 class TestStacks:
     """What a GPU does, on a CPU: all runs of a strategy as one stack."""
 
-    def experiment(self) -> Experiment:
-        made = variants(["finetune", "gem", "experience-replay", "ewc"], ["random", "speaker"], 10)
-        return Experiment(
-            made, STAGES, (0, 1, 2), LoopSettings(batch_size=16, epochs=3, patience=2, learning_rate=1e-3)
+    @staticmethod
+    def experiment() -> Experiment:
+        chosen = StrategySettings(
+            strategy=("finetune", "gem", "experience-replay", "ewc"),
+            sampler=("random", "speaker"),
+            memory_size=10,
         )
+        training = TrainingSettings(batch_size=16, epochs=3, patience=2, learning_rate=1e-3)
+        return Experiment(chosen.variants, STAGES, (0, 1, 2), training)
 
-    def values(self, folder: Path) -> dict[tuple[object, ...], float]:
-        made, device = corpora(), torch.device("cpu")
-        keys = Keys(self.experiment().loop, self.experiment().strategy, made, device)
+    def carried_out(
+        self, engine: Callable[[Trainer], Engine], folder: Path
+    ) -> tuple[dict[Run, Outcome], float, int]:
+        """Outcomes, the epochs that were reported, and the stages that had to be trained."""
+        store = Store(folder)
+        trainer = Trainer(self.experiment(), corpora(), store, torch.device("cpu"))
+        todo = plan(self.experiment(), trainer, store)
+        epochs: list[float] = []
+        return dict(engine(trainer).run(todo.tasks, epochs.append)), sum(epochs), len(todo.untrained)
+
+    def values(self, outcomes: dict[Run, Outcome]) -> dict[tuple[object, ...], float]:
+        stages = {
+            (run, number): result for run, out in outcomes.items() for number, result in out.stages.items()
+        }
         return {
             (r.strategy, r.sampler, r.seed, r.stage, r.corpus, r.split, r.dimension, r.metric): r.value
-            for r in results(self.experiment(), made, Store(folder), keys)
+            for r in tabulate(self.experiment(), stages)
         }
 
     def test_stacked_runs_are_the_same_as_single_ones(self, tmp_path: Path) -> None:
-        made, device, told = corpora(), torch.device("cpu"), [0.0]
-        for name, carry in (("apart", schedule._one_by_one), ("stacked", schedule._stacked)):
-            store = Store(tmp_path / name)
-            todo = schedule.plan(self.experiment(), made, store, device)
-            told[0] = 0.0
-
-            def advance(epochs: float) -> None:
-                told[0] += epochs
-
-            assert carry(Trainer(self.experiment(), made, store, device), todo, advance, lambda: None) == []
-            assert told[0] == len(todo.untrained) * 3 == (3 + 3 * 6 * 2) * 3
-        apart, stacked = self.values(tmp_path / "apart"), self.values(tmp_path / "stacked")
+        found = {}
+        for name, engine in (("apart", Inline), ("stacked", Stacked)):
+            outcomes, epochs, untrained = self.carried_out(engine, tmp_path / name)
+            assert not any(outcome.failed for outcome in outcomes.values())
+            assert epochs == untrained * 3 == (3 + 3 * 6 * 2) * 3
+            found[name] = self.values(outcomes)
+        apart, stacked = found["apart"], found["stacked"]
         assert len(apart) == 6 * 3 * 3 * 3 * 2 * 4
         assert set(stacked) == set(apart)
         # A rounding may decide which epoch is best, or turn a prediction over a bin's edge: so nearly all.
@@ -301,12 +314,9 @@ class TestStacks:
             return original(self, *arguments)  # type: ignore[arg-type]
 
         monkeypatch.setattr(Training, "run", failing)
-        made, store, device = corpora(), Store(tmp_path), torch.device("cpu")
-        todo = schedule.plan(self.experiment(), made, store, device)
-        trainer = Trainer(self.experiment(), made, store, device)
-        assert schedule._stacked(trainer, todo, lambda _: None, lambda: None) == []
+        outcomes, _, _ = self.carried_out(Stacked, tmp_path)
         assert max(seen) == 6
-        assert len(self.values(tmp_path)) == 6 * 3 * 3 * 3 * 2 * 4
+        assert len(self.values(outcomes)) == 6 * 3 * 3 * 3 * 2 * 4
 
     def test_one_run_of_a_stack_that_fails_leaves_the_others(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -323,17 +333,37 @@ class TestStacks:
             return original(self, runs, number, start, kept)  # type: ignore[arg-type]
 
         monkeypatch.setattr(Trainer, "training", spoilt)
-        made, store, device = corpora(), Store(tmp_path), torch.device("cpu")
-        todo = schedule.plan(self.experiment(), made, store, device)
-        failures = schedule._stacked(
-            Trainer(self.experiment(), made, store, device), todo, lambda _: None, lambda: None
-        )
-        assert {(failure.run.seed, failure.stage) for failure in failures} == {(1, 2)}
-        assert len(failures) == 6
-        assert isinstance(failures[0], Failure)
-        there = self.values(tmp_path)
+        outcomes, _, _ = self.carried_out(Stacked, tmp_path)
+        failed = {run: outcome.failed for run, outcome in outcomes.items() if outcome.failed}
+        assert {(run.seed, stage) for run, stage in failed.items()} == {(1, 2)}
+        assert len(failed) == 6
+        there = self.values(outcomes)
         assert {key[3] for key in there if key[2] == 1} == {1}
         assert len([key for key in there if key[2] != 1]) == 6 * 2 * 3 * 3 * 2 * 4
+
+    @pytest.mark.parametrize("engine", [Inline, Stacked])
+    def test_stopped_after_every_epoch_it_comes_to_the_same(
+        self, engine: type[Inline | Stacked], tmp_path: Path
+    ) -> None:
+        """A stack that is paused goes on as a stack, to the bit."""
+        whole, _, _ = self.carried_out(engine, tmp_path / "whole")
+        stops = 0
+        while True:
+            store = Store(tmp_path / "broken")
+            trainer = Trainer(self.experiment(), corpora(), store, torch.device("cpu"))
+            todo = plan(self.experiment(), trainer, store)
+            if not todo.tasks:
+                break
+            made = engine(trainer)
+            for _ in made.run(todo.tasks, lambda _: made.stop()):  # noqa: B023
+                pass
+            stops += 1
+        assert stops > 20
+        broken = {(run, number): result for (run, number), result in todo.finished.items()}
+        assert broken == {
+            (run, number): result for run, out in whole.items() for number, result in out.stages.items()
+        }
+        assert not list((tmp_path / "broken").glob("*.paused"))
 
 
 class TestRecipes:
@@ -369,7 +399,7 @@ class TestRecipes:
     @pytest.mark.parametrize(
         ("text", "says"),
         [
-            ("epoch = 3", "mine.toml has epoch: its keys are those options of ser-train, strategy, "),
+            ("epoch = 3", "mine.toml has epoch: its keys are those options of ser-train, stages, "),
             ("patience = 0", "Invalid value for '--patience'"),
             ("epochs = ", "mine.toml is not TOML: "),
             ("[loop]\nepochs = 3", "has loop: its keys are"),

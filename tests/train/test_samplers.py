@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from scipy.stats import chisquare
 
-from ser_memory.train.samplers import SAMPLERS
+from ser_memory.train.memory.samplers import SAMPLERS
 from tests.contracts.test_strategies import corpus, even, tally
 
 Array = npt.NDArray[np.int64]

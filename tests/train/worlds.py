@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +11,14 @@ import torch
 from torch import Tensor
 
 from ser_memory.common.cache import CacheInfo, write_cache
-from ser_memory.train.data import Corpus, Samples
+from ser_memory.train.corpora import Corpus
 from ser_memory.train.dropout import Dropout
-from ser_memory.train.loop import LoopSettings, Training
+from ser_memory.train.loop import Training
 from ser_memory.train.model import Architecture, Network
 from ser_memory.train.objective import OBJECTIVES
-from ser_memory.train.strategies import STRATEGIES, Stage, StrategySettings
+from ser_memory.train.samples import Samples
+from ser_memory.train.settings import TrainingSettings
+from ser_memory.train.strategies import STRATEGIES, Stage
 
 ACOUSTIC_WIDTH, TEXT_WIDTH = 6, 5
 STAGES = ("msp-podcast", "msp-improv", "iemocap")
@@ -76,10 +78,10 @@ def parameters(net: Network, runs: int = 1) -> Tensor:
 
 def begin(
     strategy: str, current: Samples, earlier: Sequence[Samples] = (), runs: Sequence[int] = (0,),
-    settings: StrategySettings | None = None, net: Network | None = None, loop: LoopSettings | None = None,
+    options: Mapping[str, Any] | None = None, net: Network | None = None, loop: TrainingSettings | None = None,
 ) -> Training:  # fmt: skip
     """A stage about to begin, after stages on the `earlier` corpora, which a memory holds whole."""
-    net, loop, kind = net or network(), loop or LoopSettings(batch_size=16), STRATEGIES[strategy]
+    net, loop, kind = net or network(), loop or TrainingSettings(batch_size=16), STRATEGIES[strategy]
     start = parameters(net, max(runs) + 1)[list(runs)]
     kept = []
     for corpus in earlier:
@@ -93,7 +95,7 @@ def begin(
         [np.random.default_rng([run, 1]) for run in runs],
         [np.random.default_rng([run, 2]) for run in runs],
     )  # fmt: skip
-    return Training(stage, kind(stage, settings or StrategySettings()), loop)
+    return Training(stage, kind(stage, kind.options.take(options or {})), loop)
 
 
 def write_caches(folder: Path, splits: dict[str, int] | None = None, **changes: Any) -> None:

@@ -10,8 +10,9 @@ import pytest
 import torch
 
 from ser_memory.common.cache import EMBEDDINGS, FeatureCache
-from ser_memory.train import data
-from ser_memory.train.data import Pool, Source, load_corpora
+from ser_memory.train import samples as rows
+from ser_memory.train.corpora import Source, load_corpora
+from ser_memory.train.samples import Pool
 from tests.train.worlds import samples, write_caches
 
 
@@ -77,7 +78,7 @@ def test_a_pool_is_its_parts_one_after_the_other() -> None:
             memory.select(torch.arange(4 * run, 4 * run + 4)),
             other.select(torch.arange(2 * run, 2 * run + 2)),
         ]
-        expected = data.Samples.concatenate(own).batch(index[run])
+        expected = rows.Samples.concatenate(own).batch(index[run])
         for ours, theirs in zip(batch, expected, strict=True):
             assert torch.equal(ours[run], theirs)
 
@@ -86,17 +87,17 @@ def test_whole_corpora_are_shared_by_all_runs() -> None:
     first, second = samples(10, 0), samples(6, 1)
     index = torch.tensor([[0, 12, 15], [9, 10, 12]])
     batch = Pool(first, [second], runs=2, owned=False).batch(index)
-    expected = data.Samples.concatenate([first, second])
+    expected = rows.Samples.concatenate([first, second])
     for run in range(2):
         assert torch.equal(batch.targets[run], expected.targets[index[run]])
 
 
 @pytest.mark.parametrize("n", [1, 255, 256, 5000, 40_000])
 def test_streamed_orders_are_permutations_that_stay_near(n: int) -> None:
-    order = data._shuffled(n, True, np.random.default_rng(0))
+    order = rows._shuffled(n, True, np.random.default_rng(0))
     assert np.array_equal(np.sort(order), np.arange(n))
-    assert np.array_equal(order, data._shuffled(n, True, np.random.default_rng(0)))
+    assert np.array_equal(order, rows._shuffled(n, True, np.random.default_rng(0)))
     assert n == 1 or not np.array_equal(order, np.arange(n))
-    for start in range(0, n, data._WINDOW):  # a window is of few blocks, each read as a whole
-        window = order[start : start + data._WINDOW]
-        assert len(np.unique(window // data._BLOCK)) <= data._WINDOW // data._BLOCK + 1
+    for start in range(0, n, rows.WINDOW):  # a window is of few blocks, each read as a whole
+        window = order[start : start + rows.WINDOW]
+        assert len(np.unique(window // rows._BLOCK)) <= rows.WINDOW // rows._BLOCK + 1
