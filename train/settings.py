@@ -43,7 +43,7 @@ class DataSettings(Options):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if len(set(self.stages)) != len(self.stages) or not all(self.stages):
+        if not self.stages or len(set(self.stages)) != len(self.stages) or not all(self.stages):
             raise UsageError(
                 f"--stages {','.join(self.stages)!r} must name different caches, separated by commas."
             )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import random
 import signal
@@ -11,11 +12,14 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import h5py
 import pytest
 import torch
 
+from ser_memory.common.errors import SerError
+from ser_memory.train.corpora import Source
 from ser_memory.train.engines import processes
 from ser_memory.train.engines.contract import Engine
 from ser_memory.train.engines.inline import Inline
@@ -169,6 +173,96 @@ def test_a_worker_that_is_killed_is_told(caches: Path, tmp_path: Path) -> None:
     assert process.returncode == 1
     assert "Error: A worker process was killed" in errors
     assert "Traceback" not in errors
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_a_signal_loses_no_epoch(caches: Path, tmp_path: Path, number: signal.Signals, jobs: int) -> None:
+    command = ["--cache", caches, "--seeds", 2, "--strategy", "finetune", "--stages", "msp-podcast,iemocap",
+               "--epochs", 250, "--patience", 250]  # fmt: skip
+    broken = [*command, "--jobs", jobs, "--output", tmp_path / "broken", "--trained", tmp_path / "t"]
+    process = start(*broken)
+    deadline = time.monotonic() + 60
+    while not list((tmp_path / "t").glob("*.safetensors")) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    process.send_signal(number)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 128 + number, errors
+    assert (
+        f"Error: Stopped by {number.name}: what was trained is kept in {tmp_path / 't'}. To continue"
+        in errors
+    )
+    assert f"--output {tmp_path / 'broken'}." in errors
+    assert "Traceback" not in errors
+    assert list((tmp_path / "t").glob("*.paused"))
+    assert json.loads((tmp_path / "broken/config.json").read_text())["complete"] is False
+    process = start(*broken)
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 0, errors
+    assert json.loads((tmp_path / "broken/config.json").read_text())["complete"] is True
+    assert run(*command, "--output", tmp_path / "whole").exit_code == 0
+    assert (tmp_path / "broken/results.csv").read_bytes() == (tmp_path / "whole/results.csv").read_bytes()
+
+
+def test_a_worker_that_cannot_load_the_caches_says_why(tmp_path: Path) -> None:
+    """Not that it was killed."""
+    experiment = Experiment(StrategySettings(strategy=("finetune",)).variants, STAGES, (0,))
+    engine = processes.Processes(experiment, Source(tmp_path, STAGES), tmp_path / "t", jobs=2)
+    with pytest.raises(SerError, match=f"There is no cache at {tmp_path}/msp-podcast.h5"):
+        list(engine.run([Run(None, 0), Run(None, 1)], lambda _: None))
+
+
+def test_two_runs_that_share_stages_keep_their_rows(
+    caches: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One evaluates the shared stage on other corpora while the other is under way."""
+    shared = ["--cache", caches, "--seed", 0, "--strategy", "finetune"]
+    one = [*shared, "--output", tmp_path / "one"]
+    other = [*shared, "--stages", "msp-podcast,iemocap", "--output", tmp_path / "other"]
+    save, begun = Store.save, [False]
+
+    def saving(self: Store, *arguments: Any) -> None:
+        save(self, *arguments)
+        if not begun[0]:
+            begun[0] = True
+            assert run(*other, trained=tmp_path / "t").exit_code == 0
+
+    monkeypatch.setattr(Store, "save", saving)
+    assert run(*one, trained=tmp_path / "t").exit_code == 0
+    monkeypatch.undo()
+    assert run(*one[:-1], tmp_path / "alone").exit_code == 0
+    assert (tmp_path / "one/results.csv").read_bytes() == (tmp_path / "alone/results.csv").read_bytes()
+    assert {row["corpus"] for row in rows(tmp_path / "other")} == {"msp-podcast", "iemocap"}
+    seen = trained_stages(monkeypatch)
+    evaluated: list[object] = []
+    monkeypatch.setattr("ser_memory.train.trainer.evaluate", lambda *_: evaluated.append(1))
+    for command in (one, other):  # both find their figures again
+        assert run(*command, trained=tmp_path / "t").exit_code == 0
+    assert (seen, evaluated) == ([], [])
+
+
+def test_partial_files_of_killed_processes_are_removed(caches: Path, tmp_path: Path) -> None:
+    store = tmp_path / "t"
+    store.mkdir()
+    old, new = store / "a.safetensors.1.partial", store / "b.safetensors.2.partial"
+    for path in (old, new):
+        path.write_bytes(b"half")
+    os.utime(old, (0, 0))
+    command = ["--cache", caches, "--seed", 0, "--strategy", "finetune", "--output", tmp_path / "r"]
+    assert run(*command, trained=store).exit_code == 0
+    assert (old.exists(), new.exists()) == (False, True)  # the other may be under way
+
+
+def test_another_version_of_python_may_continue(caches: Path, tmp_path: Path) -> None:
+    """No figure depends on it. One of torch may not, and is named."""
+    command = ["--cache", caches, "--seed", 0, "--strategy", "finetune", "--output", tmp_path / "r"]
+    assert run(*command).exit_code == 0
+    path = tmp_path / "r/config.json"
+    config = json.loads(path.read_text())
+    path.write_text(json.dumps({**config, "versions": {"python": "3.11.0", "ser-memory": "0.0.9"}}))
+    assert run(*command).exit_code == 0
+    path.write_text(json.dumps({**config, "torch": "2.0.0"}))
+    assert "another experiment (different: torch)" in refused(run(*command), 2)
 
 
 def workers_of(pid: int) -> list[int]:
