@@ -159,10 +159,10 @@ def test_a_folder_that_is_only_read_from(
     truth = BUILDERS["iemocap"](tmp_path / "release")
     command = ["--corpus", truth.corpus, "--root", tmp_path / "release", "--cache", tmp_path, *encoders]
     with monkeypatch.context() as patch:
-        patch.setattr("ser_memory.extract.pipeline.FileLock", Denied)
+        patch.setattr("ser_memory.extract.parts.FileLock", Denied)
         assert "Permission denied" in refused(run(*command), 1)
     assert run(*command).exit_code == 0
-    monkeypatch.setattr("ser_memory.extract.pipeline.FileLock", Denied)
+    monkeypatch.setattr("ser_memory.extract.parts.FileLock", Denied)
     result = run(*command)
     assert result.exit_code == 0, result.output
     assert "already has this content; nothing to do" in result.stderr
@@ -176,7 +176,7 @@ def test_what_whisper_cannot_hear_at_once_is_not_dropped(encoders: list[str], tm
     command = ["--corpus", truth.corpus, "--root", tmp_path / "release", "--cache", tmp_path, *encoders]
     command += ["--acoustic-encoder", model]
     message = refused(run(*command), 2)
-    assert f"{model} hears 10 s at most, and --max-duration is 30: give --max-duration 10" in message
+    assert f"{model} takes 10 s at most, and --max-duration is 30: give --max-duration 10" in message
     assert run(*command, "--max-duration", 10).exit_code == 0
 
 
