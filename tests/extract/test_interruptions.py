@@ -316,6 +316,32 @@ def test_an_encoder_that_overflows_stops_with_the_recordings_id(
     assert not (tmp_path / "own.h5").exists()
 
 
+def test_a_part_without_a_single_usable_recording(world: Path, tmp_path: Path) -> None:
+    """The headers are right, but the samples of every recording are not finite."""
+    for name in ("own.toml", "labels.csv", "acoustic", "text"):
+        (tmp_path / name).symlink_to(world / name)
+    seconds = {path: soundfile.info(path).duration for path in world.glob("*.wav") if path.stem != "010"}
+    shortest = sorted(seconds, key=lambda path: seconds[path])[:3]
+    for path in world.glob("*.wav"):
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    for path in shortest:
+        samples = np.full(int(seconds[path] * 16_000), np.nan, np.float32)
+        soundfile.write(tmp_path / path.name, samples, 16_000, subtype="FLOAT")
+    cache = extract(tmp_path, tmp_path / "cache")
+    assert len(cache) == TURNS - 4
+    assert cache.info.dropped["not finite"] == sorted(path.stem for path in shortest)
+
+
+def test_files_that_a_killed_process_left_are_removed(world: Path, unbroken: bytes, tmp_path: Path) -> None:
+    left, recent = tmp_path / "own.h5.0.partial", tmp_path / "other.h5.0.partial"
+    for path in (left, recent):
+        path.write_bytes(b"cut off")
+    os.utime(left, (0, 0))
+    assert extract(world, tmp_path).path.read_bytes() == unbroken
+    assert not left.exists()
+    assert recent.exists()  # another extraction may be writing it
+
+
 def test_the_cache_names_the_precision_of_its_encoder(world: Path, tmp_path: Path) -> None:
     assert extract(world, tmp_path, precision="bfloat16").info.precision == "bfloat16"
 
