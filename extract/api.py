@@ -11,7 +11,7 @@ from ser_memory.common.errors import UsageError
 from ser_memory.common.options import names_of
 from ser_memory.common.reporting import Reporter, reporting_to
 from ser_memory.extract.options import cache_folder, release_root
-from ser_memory.extract.settings import Extraction, ExtractionSettings, TranscriptionOptions
+from ser_memory.extract.settings import Extraction, ExtractionSettings, TranscriptionSettings
 from ser_memory.extract.transcripts.options import sources_of
 
 _Default = ExtractionSettings  # its class attributes are the defaults
@@ -110,7 +110,7 @@ def _prepare(corpus: str, settings: ExtractionSettings) -> Extraction:
     """Everything that can be found wrong at once: it needs no torch."""
     manifest = manifests.load(corpus, settings.protocol)
     root, cache = release_root(settings.root, manifest.name), cache_folder(settings.cache)
-    engine = {name: getattr(settings, name) for name in names_of(TranscriptionOptions)}
+    engine = {name: getattr(settings, name) for name in names_of(TranscriptionSettings)}
     sources = sources_of(manifest.name, cache, settings.device, settings.transcripts, **engine)
     return Extraction(manifest, root, cache, settings, sources)
 
@@ -145,10 +145,10 @@ def _path(given: str | Path | None) -> Path | None:
 
 def _price(given: float | None) -> float | None:
     """The price given, else that of the environment."""
-    told = os.environ.get("SER_PRICE_PER_HOUR")
-    if given is not None or not told:
+    text = os.environ.get("SER_PRICE_PER_HOUR")
+    if given is not None or not text:
         return given
     try:
-        return float(told)
+        return float(text)
     except ValueError:
-        raise UsageError(f"SER_PRICE_PER_HOUR {told!r} must be a number.") from None
+        raise UsageError(f"SER_PRICE_PER_HOUR {text!r} must be a number.") from None

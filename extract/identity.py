@@ -58,8 +58,8 @@ def fingerprint(info: CacheInfo, turns: Sequence[Utterance]) -> str:
     facts = {key: value for key, value in vars(info).items() if key not in _ASIDE}
     digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode())
     for turn in turns:
-        told = [value for name, value in vars(turn).items() if name != "audio"]
-        digest.update(json.dumps(told).encode())
+        values = [value for name, value in vars(turn).items() if name != "audio"]
+        digest.update(json.dumps(values).encode())
         if turn.audio is not None:
             digest.update(_digest_of_blocks(turn.audio))
     return digest.hexdigest()

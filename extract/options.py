@@ -7,15 +7,15 @@ from pathlib import Path
 
 from ser_memory.common.errors import UsageError
 from ser_memory.common.options import options_of
-from ser_memory.extract.settings import ReleaseOptions, UtteranceOptions
+from ser_memory.extract.settings import ReleaseSettings, UtteranceSettings
 
-root_option = options_of(ReleaseOptions)  # --root
-utterance_options = options_of(UtteranceOptions)  # --min-duration, --max-duration and --limit
+root_option = options_of(ReleaseSettings)  # --root
+utterance_options = options_of(UtteranceSettings)  # --min-duration, --max-duration and --limit
 
 
 def check_durations(min_duration: float, max_duration: float) -> None:
     """Raise UsageError if no utterance can have a duration within both bounds, in seconds."""
-    UtteranceOptions(min_duration, max_duration)
+    UtteranceSettings(min_duration, max_duration)
 
 
 def cache_folder(given: Path | None) -> Path:

@@ -1,4 +1,4 @@
-"""Which utterances get a row, and for what reason the others do not."""
+"""Which utterances get a row, and why the others do not."""
 
 from __future__ import annotations
 

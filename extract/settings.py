@@ -19,7 +19,7 @@ PRECISIONS = ("float32", "bfloat16")
 
 
 @dataclass(frozen=True)
-class ReleaseOptions(Options):
+class ReleaseSettings(Options):
     """Where the release is."""
 
     title = "Release"
@@ -29,7 +29,7 @@ class ReleaseOptions(Options):
 
 
 @dataclass(frozen=True)
-class ContentOptions(Options):
+class ContentSettings(Options):
     """What is read beside the recordings."""
 
     title = "Release"
@@ -42,7 +42,7 @@ class ContentOptions(Options):
 
 
 @dataclass(frozen=True)
-class UtteranceOptions(Options):
+class UtteranceSettings(Options):
     """Which utterances are used; durations in seconds, both ends included."""
 
     title = "Utterances"
@@ -61,7 +61,7 @@ class UtteranceOptions(Options):
 
 
 @dataclass(frozen=True)
-class EncodingOptions(Options):
+class EncoderSettings(Options):
     """Which encoders, which of their states, and where they run."""
 
     title = "Encoders"
@@ -93,7 +93,7 @@ class EncodingOptions(Options):
 
 
 @dataclass(frozen=True)
-class TranscriptionOptions(Options):
+class TranscriptionSettings(Options):
     """Where transcripts come from, and what the engines need."""
 
     title = "Transcripts"
@@ -124,7 +124,7 @@ class TranscriptionOptions(Options):
 
 
 @dataclass(frozen=True)
-class OutputOptions(Options):
+class OutputSettings(Options):
     """Where the cache goes."""
 
     title = "Output"
@@ -142,13 +142,18 @@ class OutputOptions(Options):
 
 
 GROUPS = (
-    ReleaseOptions, ContentOptions, TranscriptionOptions, EncodingOptions, UtteranceOptions, OutputOptions
+    ReleaseSettings, ContentSettings, TranscriptionSettings, EncoderSettings, UtteranceSettings, OutputSettings
 )  # fmt: skip
 
 
 @dataclass(frozen=True)
 class ExtractionSettings(
-    ReleaseOptions, ContentOptions, TranscriptionOptions, EncodingOptions, UtteranceOptions, OutputOptions
+    ReleaseSettings,
+    ContentSettings,
+    TranscriptionSettings,
+    EncoderSettings,
+    UtteranceSettings,
+    OutputSettings,
 ):
     """All options of an extraction. Raises UsageError for a value that is not allowed."""
 

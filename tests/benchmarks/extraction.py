@@ -1,4 +1,4 @@
-"""How fast, how large and how exact extraction is, side by side with the usual ways on the same recordings.
+"""Speed, memory and exactness of extraction, compared with the usual ways on the same recordings.
 
     python -m tests.benchmarks.extraction [--utterances 24] [--rounds 3] [--device cpu]
 
@@ -36,7 +36,7 @@ Way = tuple[str, Callable[..., Run], tuple[object, ...]]
 
 
 class NoText(TextEncoder):
-    """Stands where the text encoder would, so that audio alone is timed."""
+    """In place of the text encoder, so that only audio is timed."""
 
     name = revision = pooling = "none"
 
@@ -109,7 +109,7 @@ def measured(way: Way, folder: str, paths: list[Path], device: str, pipe: Connec
     """In a process of its own: the rows, the seconds they took without loading, and the peak memory."""
     _, load, arguments = way
     run = load(folder, device, *arguments)
-    run([max(paths, key=lambda path: path.stat().st_size)])  # warms up: the heap grows to what it will be
+    run([max(paths, key=lambda path: path.stat().st_size)])  # warm-up: the heap grows to its final size
     start = time.perf_counter()
     rows = run(paths)
     seconds = time.perf_counter() - start
@@ -219,7 +219,7 @@ def report(
     memory: dict[str, float],
     rows: dict[str, np.ndarray],
 ) -> None:
-    """A line per way; ratios are taken round by round, since a machine's speed drifts."""
+    """A line per way; ratios are taken per round, because a machine's speed drifts."""
     first = next(iter(times))
     print(f"matrix products {rate / 1e9:.0f} GFLOP/s; the model {work / 1e9:.1f} GFLOP per second of audio")
     print(f"{'way':42}{'audio s/s':>10}{'ratio':>7}{'of matrix rate':>16}{'peak MB':>9}{'largest error':>15}")

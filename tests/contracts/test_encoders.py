@@ -1,4 +1,4 @@
-"""Every acoustic and text encoder: a batched row is what the utterance alone would get."""
+"""Every acoustic and text encoder: a batched row is the same as for the utterance alone."""
 
 from __future__ import annotations
 
@@ -172,7 +172,7 @@ def test_log_mel_is_its_definition(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("layers", ["3", "1,1", "2,1", "-1", "x", "1,", ""])
-def test_layers_that_there_are_not(layers: str, tmp_path: Path) -> None:
+def test_layers_that_do_not_exist(layers: str, tmp_path: Path) -> None:
     folder = save_acoustic(tmp_path, "hubert")
     with pytest.raises(UsageError, match="rising order from 0 to 2"):
         load_acoustic(folder, options=EncoderOptions(layers=layers))
@@ -370,6 +370,6 @@ def test_weights_that_are_not_finite(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "says"), [("", "--acoustic-encoder is empty"), ("LogMel", "did you mean log-mel")]
 )
-def test_names_that_are_none(name: str, says: str) -> None:
+def test_names_that_do_not_exist(name: str, says: str) -> None:
     with pytest.raises(UsageError, match=says):
         load_acoustic(name)

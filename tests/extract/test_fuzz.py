@@ -15,7 +15,7 @@ from ser_memory.extract.encoding import EncoderPair, Item, encode, gather
 from ser_memory.extract.screening import screen
 from tests.models import save_acoustic, save_text
 
-FILES = int(os.environ.get("SER_FUZZ_FILES", "100"))  # in the long run 2,000 and more
+FILES = int(os.environ.get("SER_FUZZ_FILES", "100"))  # 2,000 and more for a long run
 RATES = (8_000, 11_025, 16_000, 22_050, 44_100, 48_000, 96_000, 192_000)
 FORMATS = (
     ("wav", "PCM_16"),
@@ -56,7 +56,7 @@ def write_any(folder: Path, number: int) -> Path:
 
 
 def mutate(data: bytes, random: np.random.Generator) -> bytes:
-    """Cut, padded, with bytes changed at random or in the header, or another file altogether."""
+    """Cut, padded, with bytes changed at random or in the header, or a completely different file."""
     kind = random.integers(6) if data else 1
     if kind == 0:
         return data[: random.integers(len(data) + 1)]

@@ -35,7 +35,7 @@ PART_SECONDS = 1.5
 
 
 class Slow(AcousticEncoder):
-    """A real encoder that takes its time."""
+    """A real encoder, slowed down."""
 
     def __init__(self, encoder: AcousticEncoder, pause: float) -> None:
         self.__dict__.update(encoder.__dict__)
@@ -107,7 +107,7 @@ def unbroken(world: Path, tmp_path_factory: pytest.TempPathFactory) -> bytes:
 
 
 class Life:
-    """The pipeline in a process of its own, slowed by `pause` seconds a batch so that a kill falls into its work.
+    """The pipeline in a process of its own, slowed by `pause` seconds per batch so that a kill hits it at work.
 
     Forked, since importing torch anew takes longer than all the rest.
     """
@@ -140,7 +140,7 @@ class Life:
         return self._said.read_text() if self._said.exists() else ""
 
     def end(self, number: int | None = None) -> int:
-        """Send a signal, if any, and wait; the exit status, negative for a signal's."""
+        """Send a signal, if any, and wait; returns the exit status, negative for a signal."""
         if number is not None:
             assert self._process.pid is not None
             os.kill(self._process.pid, number)
@@ -162,15 +162,13 @@ def wait_until(condition: Callable[[], bool], life: Life) -> None:
 
 
 def test_killed_at_random_moments_of_one_extraction(world: Path, unbroken: bytes, tmp_path: Path) -> None:
-    """SIGKILL, again and again; what was finished is never lost, changed or made twice."""
+    """SIGKILL, many times; finished parts are never lost, changed or made twice."""
     chance = random.Random(8)
     cache = tmp_path / "cache"
     kept: dict[str, bytes] = {}
     for _ in range(20):
         life = Life(world, cache, pause=0.2)
-        if (
-            chance.random() < 1 / 3
-        ):  # so that the extraction gets on, something is finished in every third life
+        if chance.random() < 1 / 3:  # so that the extraction advances, every third life finishes something
             wait_until(partial(_more_than, cache, len(kept)), life)
         time.sleep(chance.uniform(0.0, 0.3))
         assert life.running, "it was over before it could be killed"
@@ -247,7 +245,7 @@ def test_two_at_once(world: Path, unbroken: bytes, tmp_path: Path) -> None:
 def test_overwriting_continues_from_the_parts_that_are_there(
     world: Path, unbroken: bytes, tmp_path: Path
 ) -> None:
-    """Begun without --overwrite, or for another cache that came between: parts of these settings are never thrown away."""
+    """Parts of the same settings are never thrown away, also if they were begun without --overwrite."""
     cache = tmp_path / "cache"
     life = Life(world, cache, pause=0.1)
     wait_until(lambda: len(parts(cache)) >= 3, life)
