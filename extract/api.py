@@ -60,15 +60,15 @@ def extract(
         root: Folder of the release. None: $SER_DATA/<corpus>, else data/<corpus>.
         protocol: Split protocol of the manifest. None: the manifest's first choice.
         transcripts: CSV, TSV or JSON Lines of id and text, in place of the release's own transcripts.
-        transcriber: Source of the transcripts: release, whisper, faster-whisper, azure, the name of a store in the
-            cache, or a list such as "release,whisper": each supplies what the ones before it lack.
+        transcriber: Where transcripts come from: release, whisper, faster-whisper, azure, the name of a store in the
+            cache, or a list such as "release,whisper": each name provides the texts that the names before it lack.
         whisper_model: Hugging Face name or local folder; for faster-whisper a size or a converted model's folder.
-        language: Spoken language, such as "en"; for Azure such as "en-US". None: the engine detects it.
-        concurrency: Azure: number of requests at the same time, 1 to 64.
-        retry_for: Azure: seconds without an answer after which the run stops, 0 or more.
-        price_per_hour: Azure: your price of an hour of audio, 0 or more. None: $SER_PRICE_PER_HOUR.
-        max_cost: Azure: do not begin if the estimate is higher; 0 or more, in the currency of the price.
-        yes: Azure: accept the cost without a question.
+        language: Spoken language, such as "en"; for Azure with the region, "en-US". None: the engine detects it.
+        concurrency: Azure: number of simultaneous requests, 1 to 64.
+        retry_for: Azure: stop after this many seconds without an answer, 0 or more.
+        price_per_hour: Azure: your price for an hour of audio, 0 or more. None: $SER_PRICE_PER_HOUR.
+        max_cost: Azure: do not start if the estimate is higher; 0 or more, in the currency of the price.
+        yes: Azure: agree to the cost without a question.
         acoustic_encoder: Hugging Face name or local folder of a wav2vec2-family or Whisper model, or "log-mel".
         text_encoder: Hugging Face name or local folder of a BERT-class model.
         layers: Hidden states to keep: "last", "all", or numbers in rising order such as "7,9,11"; 0 is the input of

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from ser_memory.common.cache import FeatureCache, cache_path
 from ser_memory.common.errors import SerError
+from ser_memory.common.files import remove_abandoned
 from ser_memory.common.reporting import notice, progress
 from ser_memory.extract.corpora import Utterance, read_release
 from ser_memory.extract.encoding import EncoderPair, Item
@@ -85,6 +86,7 @@ def encode_missing(
     extraction: Extraction, chosen: Chosen, parts: Parts, pairs: Sequence[EncoderPair]
 ) -> None:
     """Encode the parts that do not exist yet."""
+    remove_abandoned(parts.folder)
     pending = parts.pending()
     total = sum(seconds for _, seconds in chosen)
     left = sum(chosen[place][1] for part in pending for place in part.places)

@@ -99,28 +99,28 @@ class TranscriptionSettings(Options):
     title = "Transcripts"
     transcriber: str = option(
         "release",
-        help="Source of the transcripts: release, whisper, faster-whisper, azure, the name of a store in the cache, "
-        "or a list such as release,whisper: each supplies what the ones before it lack.",
+        help="Where transcripts come from: release, whisper, faster-whisper, azure, the name of a store in the cache, "
+        "or a list such as release,whisper: each name provides the texts that the names before it lack.",
     )
     whisper_model: str = option(
         "openai/whisper-base.en",
         help="Hugging Face name or local folder; for faster-whisper a size or the folder of a converted model.",
     )
     language: str | None = option(
-        None, unset="the engine detects it", help="Spoken language, such as en; for Azure such as en-US."
+        None,
+        unset="the engine detects it",
+        help="Spoken language, such as en; for Azure with the region, en-US.",
     )
-    concurrency: int = option(4, minimum=1, maximum=64, help="Azure: number of requests at the same time.")
-    retry_for: float = option(
-        600.0, minimum=0, help="Azure: seconds without an answer after which the run stops."
-    )
+    concurrency: int = option(4, minimum=1, maximum=64, help="Azure: number of simultaneous requests.")
+    retry_for: float = option(600.0, minimum=0, help="Azure: stop after this many seconds without an answer.")
     price_per_hour: float | None = option(
         None,
         minimum=0,
         unset="$SER_PRICE_PER_HOUR",
-        help="Azure: your price of an hour of audio, for the estimate.",
+        help="Azure: your price for an hour of audio, for the estimate.",
     )
-    max_cost: float | None = option(None, minimum=0, help="Azure: do not begin if the estimate is higher.")
-    yes: bool = option(False, help="Azure: accept the cost without a question.")
+    max_cost: float | None = option(None, minimum=0, help="Azure: do not start if the estimate is higher.")
+    yes: bool = option(False, help="Azure: agree to the cost without a question.")
 
 
 @dataclass(frozen=True)

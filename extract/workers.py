@@ -75,7 +75,7 @@ def encode_parts(
     if received:
         kept = len(parts.plan) - len(parts.pending())
         raise InterruptedRunError(
-            f"Stopped by a signal: {kept} of {len(parts.plan)} parts are kept in {parts.folder}; "
+            f"Stopped as asked: {kept} of {len(parts.plan)} parts are kept in {parts.folder}; "
             "run the same command again to continue.",
             received[0],
         )

@@ -13,8 +13,6 @@ import torch
 from ser_memory.common.errors import UsageError
 from ser_memory.extract.encoders.contract import (
     EXACT,
-    POOLINGS,
-    PRECISIONS,
     AcousticEncoder,
     EncoderOptions,
     TextEncoder,
@@ -36,8 +34,8 @@ ACOUSTIC_ENCODERS: dict[str, Loader] = {
 }
 
 __all__ = [
-    "ACOUSTIC_ENCODERS", "EXACT", "POOLINGS", "PRECISIONS",
-    "AcousticEncoder", "EncoderOptions", "TextEncoder", "load_acoustic", "load_text", "relative_error",
+    "ACOUSTIC_ENCODERS", "EXACT", "AcousticEncoder", "EncoderOptions", "TextEncoder", "load_acoustic", "load_text",
+    "relative_error",
 ]  # fmt: skip
 
 

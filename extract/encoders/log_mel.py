@@ -8,7 +8,8 @@ from torch.nn.utils.rnn import pad_sequence
 from ser_memory.common.conventions import SAMPLING_RATE
 from ser_memory.common.errors import UsageError
 from ser_memory.extract.audio import Waveform
-from ser_memory.extract.encoders.contract import LAST, AcousticEncoder, EncoderOptions, States
+from ser_memory.extract.encoders.contract import AcousticEncoder, EncoderOptions, States
+from ser_memory.extract.settings import LAST
 
 BANDS = 40
 _WINDOW, _HOP, _FFT = 400, 160, 512  # samples: 25 ms every 10 ms

@@ -17,8 +17,6 @@ from ser_memory.extract.audio import Waveform
 from ser_memory.extract.encoders import (
     ACOUSTIC_ENCODERS,
     EXACT,
-    POOLINGS,
-    PRECISIONS,
     AcousticEncoder,
     EncoderOptions,
     TextEncoder,
@@ -28,6 +26,7 @@ from ser_memory.extract.encoders import (
 )
 from ser_memory.extract.encoders.contract import IMPRECISE
 from ser_memory.extract.encoders.wav2vec2 import Wav2Vec2Encoder
+from ser_memory.extract.settings import POOLINGS, PRECISIONS
 from tests.models import ACOUSTIC, save_acoustic, save_text, save_whisper
 
 _E = TypeVar("_E", AcousticEncoder, TextEncoder)

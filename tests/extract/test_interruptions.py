@@ -207,7 +207,7 @@ def test_an_interrupt_ends_cleanly_and_says_how_to_continue(
     life = Life(world, cache, pause=0.1)
     wait_until(lambda: len(parts(cache)) >= 1, life)
     assert life.end(number) == 128 + number
-    assert "Stopped by a signal: " in life.said
+    assert "Stopped as asked: " in life.said
     assert "run the same command again to continue" in life.said
     assert "Traceback" not in life.said
     assert extract(world, cache).path.read_bytes() == unbroken
