@@ -23,7 +23,7 @@ from ser_memory.extract.corpora import Utterance, read_release
 from ser_memory.extract.encoders import AcousticEncoder
 from ser_memory.extract.screening import Screening, screen, spread, summary
 from ser_memory.extract.shards import Shards, plan_parts
-from ser_memory.extract.transcripts.files import read_transcripts, tell_of_strangers, with_transcripts
+from ser_memory.extract.transcripts.files import read_transcripts, report_unknown_ids, with_transcripts
 from ser_memory.extract.transcripts.sources import Sources
 from ser_memory.extract.workers import Job, Worker, encode_parts
 
@@ -91,7 +91,7 @@ def read_corpus(settings: Settings) -> list[Utterance]:
     turns = read_release(settings.root, settings.manifest)
     if settings.transcripts is not None:
         texts = read_transcripts(settings.transcripts)
-        tell_of_strangers(settings.transcripts, texts, turns)
+        report_unknown_ids(settings.transcripts, texts, turns)
         turns = with_transcripts(turns, texts)
     return turns if settings.sources is None else settings.sources.settle(turns)
 
