@@ -22,7 +22,7 @@ class Transcript:
     """One line of a store."""
 
     id: str
-    text: str  # "" is a result: nobody speaks
+    text: str  # "" is a result: there is no speech
     language: str | None
     confidence: float | None  # 0 to 1, on the engine's own scale
     engine: str

@@ -101,7 +101,7 @@ def refused(result: Result, exit_code: int) -> str:
 
 def test_every_utterance_is_sent_once_and_kept(make: Make) -> None:
     place = make()
-    place.azure.texts["n03"] = ""  # nobody speaks
+    place.azure.texts["n03"] = ""  # no speech
     place.azure.delay = 0.2  # long enough for two requests to meet
     result = place.run("--language", "en-US", "--concurrency", "2", *AGREED)
     assert result.exit_code == 0, result.output
@@ -213,7 +213,7 @@ def test_a_server_that_does_not_exist(make: Make) -> None:
     assert "(--retry-for)" in message
 
 
-def test_another_address_is_told_apart_from_a_service_that_is_down(make: Make) -> None:
+def test_a_wrong_address_is_not_a_service_that_is_down(make: Make) -> None:
     place = make()
     message = refused(place.run(*AGREED, AZURE_SPEECH_ENDPOINT=place.azure.endpoint + "/elsewhere"), 1)
     assert "check AZURE_SPEECH_ENDPOINT" in message
@@ -274,8 +274,8 @@ def test_interrupted_what_is_under_way_is_kept(number: int, make: Make) -> None:
     assert process.wait() == 128 + number
     assert set(place.texts()) == set(place.azure.asked())
     assert len(place.texts()) < 10
-    told = f"Stopped as asked. The {len(place.texts())} transcripts of {place.store} are kept, and the same command"
-    assert told in (place.folder / "output.txt").read_text()
+    message = f"Stopped as asked. The {len(place.texts())} transcripts of {place.store} are kept, and the same command"
+    assert message in (place.folder / "output.txt").read_text()
 
 
 class TestTheKey:

@@ -229,11 +229,11 @@ def test_encoders_load_as_downloaded_ones_would(tmp_path: Path) -> None:
         sound = AutoFeatureExtractor.from_pretrained(acoustic)(
             _say("Male", 0.0), sampling_rate=SAMPLING_RATE, return_tensors="pt"
         )
-        heard = AutoModel.from_pretrained(acoustic).eval()(**sound).last_hidden_state
+        states = AutoModel.from_pretrained(acoustic).eval()(**sound).last_hidden_state
         tokens = AutoTokenizer.from_pretrained(text)("We really love vacation.", return_tensors="pt")
         read = AutoModel.from_pretrained(text).eval()(**tokens).last_hidden_state
-    assert torch.isfinite(heard).all()
-    assert heard.shape[2] == 64
+    assert torch.isfinite(states).all()
+    assert states.shape[2] == 64
     assert 1 not in tokens["input_ids"]  # [UNK]
     assert tokens["input_ids"].shape == (1, 7)  # every word is known: [CLS], four words, the full stop, [SEP]
     assert torch.isfinite(read).all()

@@ -300,8 +300,8 @@ def test_faster_whisper(noises: Noises, tmp_path: Path, monkeypatch: pytest.Monk
 
 class TestCompare:
     def test_prints_rates_counts_and_the_worst(self, noises: Noises) -> None:
-        heard = {"n00": "it was late", "n01": "We left too soon", "n03": "thank you", "n05": "extra"}
-        noises.write("azure", heard, ("text on silence",))
+        texts = {"n00": "it was late", "n01": "We left too soon", "n03": "thank you", "n05": "extra"}
+        noises.write("azure", texts, ("text on silence",))
         noises.write("whisper", {**TEXTS, "n04": ""})
         shown = done(noises.run("--compare", "release,azure,whisper")).stdout
         rows = [line.split() for line in shown.splitlines()]

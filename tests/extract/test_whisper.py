@@ -168,6 +168,18 @@ def test_models_that_cannot_be_used(tmp_path: Path) -> None:
             whisper(str(tmp_path / folder))
 
 
+def test_damaged_weights(tmp_path: Path) -> None:
+    model = WhisperForConditionalGeneration.from_pretrained(save_whisper(tmp_path))
+    with torch.no_grad():
+        model.model.encoder.conv1.bias[3] = torch.nan
+    model.save_pretrained(tmp_path)
+    with pytest.raises(SerError, match=r"weights that are not finite, model\.encoder\.conv1\.bias"):
+        whisper(str(tmp_path))
+    WhisperForConditionalGeneration(model.config).model.encoder.save_pretrained(tmp_path)
+    with pytest.raises(SerError, match="lacks weights of a WhisperForConditionalGeneration"):
+        whisper(str(tmp_path))
+
+
 def test_a_name_that_the_hub_does_not_have(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(SerError, match="--whisper-model FOLDER"):

@@ -15,10 +15,10 @@ WHISPER_MODEL = "openai/whisper-base.en"
 class Transcription:
     """What an engine returns for one recording."""
 
-    text: str  # "" is a result: nobody speaks
+    text: str  # "" is a result: there is no speech
     language: str | None = None  # in the engine's own notation; None if it does not report one
     confidence: float | None = None  # 0 to 1, on the engine's own scale
-    no_speech: float | None = None  # 0 to 1, the engine's estimate that nobody speaks
+    no_speech: float | None = None  # 0 to 1, the engine's probability that there is no speech
     status: str = "done"  # as the engine reports it
 
 

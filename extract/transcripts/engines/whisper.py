@@ -107,8 +107,10 @@ class WhisperTranscriber:
             tokens, confidences = self._decode(states, languages, seconds)
         texts = self._processor.tokenizer.batch_decode(tokens, skip_special_tokens=True)
         return [
-            Transcription(text.strip(), *told)
-            for text, told in zip(texts, zip(languages, confidences, no_speech, strict=True), strict=True)
+            Transcription(text.strip(), language, confidence, silence)
+            for text, language, confidence, silence in zip(
+                texts, languages, confidences, no_speech, strict=True
+            )
         ]
 
     def _detect_languages(self, states: Any) -> list[str]:

@@ -12,7 +12,7 @@ import numpy.typing as npt
 from ser_memory.common.conventions import SAMPLING_RATE
 
 REPETITION = "repetition"  # the engine repeats itself in a loop
-ON_SILENCE = "text on silence"  # nobody speaks: engines invent words then
+ON_SILENCE = "text on silence"  # engines invent words where there is no speech
 FEW_WORDS = "few words"  # for the amount of sound: engines sometimes stop at a pause
 FLAGS = (REPETITION, ON_SILENCE, FEW_WORDS)
 
@@ -34,7 +34,7 @@ def flags(
 ) -> tuple[str, ...]:
     """The flags, of FLAGS, for a text and its (samples,) waveform at 16 kHz; none for an empty text.
 
-    `no_speech` is the engine's probability, 0 to 1, that nobody speaks; `confidence` is its mean token probability,
+    `no_speech` is the engine's probability, 0 to 1, of no speech; `confidence` is its mean token probability,
     0 to 1. Both may be None.
     """
     if not text.strip():
