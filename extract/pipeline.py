@@ -16,7 +16,7 @@ from ser_memory.extract.merge import merge
 from ser_memory.extract.parts import Parts, plan_parts, sole_writer
 from ser_memory.extract.screening import Chosen, Screening, report_splits, screen, spread, summary
 from ser_memory.extract.settings import Extraction
-from ser_memory.extract.transcripts.files import read_transcripts, tell_of_strangers, with_transcripts
+from ser_memory.extract.transcripts.files import read_transcripts, report_unknown_ids, with_transcripts
 from ser_memory.extract.workers import Work, encode_parts
 
 
@@ -60,7 +60,7 @@ def read_corpus(extraction: Extraction) -> tuple[list[Utterance], Screening]:
     turns = read_release(extraction.root, manifest)
     if settings.transcripts is not None:
         texts = read_transcripts(settings.transcripts)
-        tell_of_strangers(settings.transcripts, texts, turns)
+        report_unknown_ids(settings.transcripts, texts, turns)
         turns = with_transcripts(turns, texts)
     if extraction.sources is not None:
         turns = extraction.sources.settle(turns)

@@ -18,11 +18,11 @@ from ser_memory.extract.encoders.contract import (
     TextEncoder,
     relative_error,
 )
-from ser_memory.extract.encoders.loading import loading
 from ser_memory.extract.encoders.log_mel import LogMelEncoder
 from ser_memory.extract.encoders.text import BertEncoder
 from ser_memory.extract.encoders.wav2vec2 import Wav2Vec2Encoder
 from ser_memory.extract.encoders.whisper import WhisperEncoder
+from ser_memory.extract.huggingface import ACOUSTIC, TEXT, loading
 
 Loader = Callable[[str, torch.device | str, EncoderOptions], AcousticEncoder]
 
@@ -54,7 +54,7 @@ def load_acoustic(
 
 def load_text(name: str, device: torch.device | str = "cpu") -> TextEncoder:
     """A text encoder by Hugging Face name or local folder. Raises SerError if it cannot be loaded."""
-    with loading(name, "text"):
+    with loading(name, TEXT):
         return BertEncoder.load(name, device)
 
 
@@ -65,6 +65,6 @@ def _load_acoustic(name: str, device: torch.device | str, options: EncoderOption
         raise UsageError(f"There is no acoustic encoder {name!r}: did you mean log-mel?")
     from transformers import AutoConfig
 
-    with loading(name, "acoustic"):
+    with loading(name, ACOUSTIC):
         kind = AutoConfig.from_pretrained(name).model_type
         return ACOUSTIC_ENCODERS.get(kind, Wav2Vec2Encoder.load)(name, device, options)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ser_memory.common.errors import SerError
 from ser_memory.extract.encoders.contract import EXACT, TextEncoder, relative_error
-from ser_memory.extract.encoders.loading import load_model, revision
+from ser_memory.extract.huggingface import load_model, revision
 
 # Two texts that begin in the same way and then differ, in letters and in digits: some vocabularies lack one of them.
 _PROBES = ["1 good day 2", "1 bad day 3"]

@@ -24,8 +24,8 @@ from ser_memory.extract.encoders.contract import (
     relative_error,
     valid,
 )
-from ser_memory.extract.encoders.loading import load_model, revision
 from ser_memory.extract.encoders.padding import Padding
+from ser_memory.extract.huggingface import load_model, revision
 
 
 class Wav2Vec2Encoder(AcousticEncoder):

@@ -9,7 +9,7 @@ import torch
 from ser_memory.common.conventions import SAMPLING_RATE
 from ser_memory.extract.audio import Waveform
 from ser_memory.extract.encoders.contract import AcousticEncoder, EncoderOptions, States, parse_layers
-from ser_memory.extract.encoders.loading import load_model, revision
+from ser_memory.extract.huggingface import load_model, revision
 
 
 class WhisperEncoder(AcousticEncoder):

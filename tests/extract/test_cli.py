@@ -216,7 +216,7 @@ def test_transcripts_from_a_file(encoders: list[str], tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "content", "says"),
     [
-        ("t.pkl", "", "is a Python pickle, and reading one runs whatever code it holds"),
+        ("t.pkl", "", "is a Python pickle, and reading a pickle runs the code in it"),
         ("t.xlsx", "", "ends in '.xlsx': a table is read from .csv, .tsv, .jsonl"),
         ("t.csv", "id,words\nx,y\n", "lacks the column text: it has id, words"),
         ("t.csv", "id,text\nx,y\nx,z\n", "gives 1 ids a second time with another text, 'x' (row 3)"),
@@ -298,7 +298,7 @@ class TestBadInput:
         # A hub that cannot be reached, as the client reports it in offline mode.
         monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
         message = refused(run(*command, "someone/some-model"), 1)
-        assert "nor could it be had from the Hugging Face hub" in message
+        assert "could not be loaded from the Hugging Face hub" in message
         assert f"--{kind}-encoder FOLDER" in message
 
     def test_models_of_another_kind(self, tmp_path: Path, encoders: list[str]) -> None:
