@@ -1,4 +1,4 @@
-"""A recording on disk -> mono float32 at 16 kHz, or a reason why not."""
+"""A recording on disk -> mono float32 at 16 kHz, or the reason why that is not possible."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import soxr
 
 from ser_memory.common.conventions import SAMPLING_RATE
 
-_UNTOLD = 0x7FFF_0000  # bytes: from here on a WAV's length is what programs write that do not know it yet
+_UNKNOWN_LENGTH = 0x7FFF_0000  # bytes: programs that do not know a WAV's length yet write this or more
 _TOLERATED = 0.1  # seconds that a WAV may lack: some programs count its header as sound
 
 Waveform = npt.NDArray[np.float32]  # (samples,)
@@ -27,7 +27,7 @@ class UnusableAudioError(Exception):
 
 
 def duration(path: Path) -> float:
-    """Seconds of audio as the file's header tells, without decoding it.
+    """Seconds of audio according to the file's header, without decoding the file.
 
     Raises UnusableAudioError("missing" or "unreadable").
     """
@@ -39,13 +39,13 @@ def duration(path: Path) -> float:
 
 
 def load(path: Path) -> Waveform:
-    """Decode any rate and channel count to (samples,) float32 at 16 kHz.
+    """Decode any rate and number of channels to (samples,) float32 at 16 kHz.
 
-    Channels are averaged; other rates are resampled by soxr at high quality. Samples are in the file's
-    full scale, -1 to 1 for integer formats.
+    Channels are averaged. Other rates are resampled by soxr at high quality. Samples are relative to the file's full
+    scale, -1 to 1 for integer formats.
 
-    Raises UnusableAudioError: "missing", "unreadable" (cannot be decoded, is cut off, or is empty) or "not
-    finite" (a sample, or the power of all of them).
+    Raises UnusableAudioError: "missing", "unreadable" (the file cannot be decoded, is cut off, or is empty) or "not
+    finite" (a sample is not, or the power of all samples).
     """
     try:
         samples, rate = soundfile.read(str(path), dtype="float32", always_2d=True)
@@ -65,11 +65,11 @@ def load(path: Path) -> Waveform:
 
 
 def _is_cut_off(path: Path) -> bool:
-    """Whether a WAV ends before its header says: libsndfile takes what is left of it for the whole."""
+    """Whether a WAV is shorter than its header says: libsndfile reads the rest of it without an error."""
     with path.open("rb") as file:
         if file.read(4) != b"RIFF":
             return False
-        file.seek(12)  # past the length of all and the word WAVE
+        file.seek(12)  # after the length of the file and the word WAVE
         bytes_per_second = 0
         while len(header := file.read(8)) == 8:  # noqa: PLR2004
             kind, length = header[:4], int.from_bytes(header[4:], "little")
@@ -78,6 +78,6 @@ def _is_cut_off(path: Path) -> bool:
                 bytes_per_second = int.from_bytes(file.read(12)[8:], "little")
             if kind == b"data":
                 lacking = start + length - os.fstat(file.fileno()).st_size
-                return length < _UNTOLD and lacking > _TOLERATED * bytes_per_second
+                return length < _UNKNOWN_LENGTH and lacking > _TOLERATED * bytes_per_second
             file.seek(start + length + length % 2)
     return False

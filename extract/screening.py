@@ -1,27 +1,30 @@
-"""Which utterances get a row, and for what reason the others do not."""
+"""Which utterances get a row, and why the others do not."""
 
 from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from ser_memory.common.cache import REASONS
-from ser_memory.common.errors import SerError
+from ser_memory.common.conventions import UNKNOWN
+from ser_memory.common.errors import SerError, listing
+from ser_memory.common.manifests import ANY_OTHER, Manifest
+from ser_memory.common.reporting import Advance, notice
 from ser_memory.extract import audio
 from ser_memory.extract.corpora import Utterance
 
-_MOST = (
-    0.5  # a share beyond which missing transcripts are a mistake in the command, not a trait of the corpus
-)
+# If more than this share lacks a transcript, the command is wrong and not the corpus.
+_MOST = 0.5
+
+Chosen = list[tuple[Utterance, float]]  # in the reader's order, with the seconds of the recording's header
 
 
 @dataclass
 class Screening:
-    """Utterances that may have a row, with their header's duration, and the ids of the others by reason."""
+    """Utterances that may get a row, and the ids of the others by reason."""
 
-    kept: list[tuple[Utterance, float]] = field(default_factory=list)  # utterance, seconds
+    kept: Chosen = field(default_factory=list)
     dropped: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
 
 
@@ -29,13 +32,13 @@ def screen(
     utterances: list[Utterance],
     min_duration: float,
     max_duration: float,
-    advance: Callable[[float], None] = lambda _: None,
+    advance: Advance = lambda _: None,
     heard_later: bool = False,
 ) -> Screening:
-    """Decide by what the release tells and by each recording's header; `advance` is told of each one done.
+    """Decide by the release and by each recording's header; `advance` gets 1 per utterance.
 
-    Durations are in seconds, both ends included. A missing transcript is no reason when a transcriber hears
-    the recording later. Raises SerError when most utterances that could be used have no transcript.
+    Durations are in seconds, both ends included. With `heard_later` a missing transcript is no reason, because a
+    transcriber will supply it. Raises SerError if most utterances that could be used otherwise have no transcript.
     """
     result = Screening()
     for utterance in utterances:
@@ -51,21 +54,21 @@ def screen(
     if silent > _MOST * (len(result.kept) + silent):
         raise SerError(
             f"{silent} of {len(result.kept) + silent} otherwise usable utterances have no transcript: "
-            "give a file of id and text with --transcripts FILE, or have them heard with "
+            "give a file of id and text with --transcripts FILE, or use a transcriber with "
             "--transcriber release,whisper."
         )
     return result
 
 
 def out_of_bounds(seconds: float, min_duration: float, max_duration: float) -> str | None:
-    """The reason a duration is refused for, or None."""
+    """The reason against a duration in seconds, or None."""
     if seconds < min_duration:
         return "too short"
     return "too long" if seconds > max_duration else None
 
 
-def spread(kept: list[tuple[Utterance, float]], limit: int | None) -> list[tuple[Utterance, float]]:
-    """`limit` of them, evenly spread over the release so that every split has its share."""
+def spread(kept: Chosen, limit: int | None) -> Chosen:
+    """`limit` of the utterances, evenly spread over the release so that every split has its share; None means all."""
     if limit is None or limit >= len(kept):
         return kept
     return [kept[i * len(kept) // limit] for i in range(limit)]
@@ -79,6 +82,25 @@ def summary(dropped: dict[str, list[str]]) -> str:
         if dropped.get(reason)
     ]
     return ", ".join(counts) or "the release lists none"
+
+
+def report_splits(manifest: Manifest, chosen: Chosen) -> None:
+    """Report parts of the split protocol without effect: a wrong speaker name would go unnoticed until training."""
+    protocol, name = manifest.protocol, repr(manifest.protocol_name)
+    filled = {utterance.split for utterance, _ in chosen}
+    for split in dict.fromkeys(protocol.splits.values()):
+        if split not in filled:
+            notice(f"No usable utterance falls into the split {split}, which protocol {name} names.")
+    if protocol.by != "speaker":
+        return
+    speakers = {utterance.speaker for utterance, _ in chosen}
+    absent = [speaker for speaker in protocol.splits if speaker not in speakers and speaker != ANY_OTHER]
+    if absent:
+        notice(f"No usable utterance is by the speakers {listing(absent)} of protocol {name}.")
+    unknown = sum(utterance.speaker == UNKNOWN for utterance, _ in chosen)
+    if unknown and UNKNOWN not in protocol.splits:
+        others = protocol.splits[ANY_OTHER]
+        notice(f"{unknown} utterances of unknown speakers fall into {others}, as all other speakers.")
 
 
 def _look(utterance: Utterance, min_duration: float, max_duration: float) -> tuple[float, str | None]:

@@ -1,4 +1,4 @@
-"""Tables that a user hands over, of labels or of transcripts: CSV, TSV and JSON Lines."""
+"""Tables of labels or of transcripts from the user: CSV, TSV and JSON Lines."""
 
 from __future__ import annotations
 
@@ -13,13 +13,14 @@ from ser_memory.common.errors import SerError, listing
 DELIMITERS = {".csv": ",", ".tsv": "\t"}
 JSON_LINES = (".jsonl", ".ndjson")
 
-Record = tuple[int, dict[str, str | None]]  # line, column -> cell; None is not told
+Record = tuple[int, dict[str, str | None]]  # line, column -> cell; None for no value
 
 
 def read_text(path: Path) -> str:
-    """A text file in UTF-8 or, as older releases and spreadsheets have it, Windows-1252; lines end in "\\n" only.
+    """A text file in UTF-8, else in Windows-1252 as older releases and spreadsheets write; lines end in "\\n" only.
 
-    Split it at "\\n", not with `splitlines`, which also splits at characters inside a transcript.
+    Split it at "\\n", not with `splitlines`, which also splits at characters inside a transcript. Raises SerError for
+    a file that cannot be read or is not text.
     """
     try:
         data = path.read_bytes()
@@ -35,10 +36,10 @@ def read_text(path: Path) -> str:
 
 
 def read_table(path: Path, blank: str | None = None) -> tuple[list[str], list[Record]]:
-    """Columns and rows of a table; a row's number is its line's, as an editor or a spreadsheet shows it.
+    """Columns and rows of a table; a row has the number of its line in an editor or a spreadsheet.
 
-    A blank cell of CSV or TSV is read as `blank`; in JSON Lines null is None, and "" is a value. Raises
-    SerError for a file that is none of these, naming the line.
+    A blank cell of CSV or TSV becomes `blank`; in JSON Lines null is None, and "" is a value. Raises SerError, with
+    the line, for a file that is none of these.
     """
     suffix = path.suffix.lower()
     if suffix in DELIMITERS:
@@ -52,18 +53,18 @@ def read_table(path: Path, blank: str | None = None) -> tuple[list[str], list[Re
 
 
 def what_it_has(path: Path, columns: list[str], wanted: Iterable[str]) -> str:
-    """`it has id, words`, for a table that lacks some of the columns wanted; of one without a header, that."""
+    """`it has id, words`, for a message about missing columns; it says so if the table seems to have no header."""
     if path.suffix.lower() in DELIMITERS and not set(columns) & set(wanted):
         return f"its first row, which should name the columns, is {listing(columns)}"
     return f"it has {listing(columns)}"
 
 
 def _separated(path: Path, delimiter: str, blank: str | None) -> tuple[list[str], list[Record]]:
-    # Strict, since a quote that is never closed would otherwise swallow the rest of the table.
+    # Strict, because a quote that is never closed would otherwise take the rest of the table.
     text = read_text(path)
     header = text.partition("\n")[0]
     if header.count(";") > header.count(delimiter):
-        delimiter = ";"  # what spreadsheets write as CSV where the comma is the decimal sign
+        delimiter = ";"  # so do spreadsheets in countries where the comma is the decimal sign
     reader = csv.reader(io.StringIO(text, newline="\n"), delimiter=delimiter, strict=True)
     records: list[Record] = []
     try:
@@ -74,29 +75,29 @@ def _separated(path: Path, delimiter: str, blank: str | None) -> tuple[list[str]
                 f"{path} has the column {twice[0]!r} more than once: rename or remove one of them."
             )
         for cells in reader:
-            if any(cell.strip() for cell in cells):  # spreadsheets leave rows of nothing but commas
+            if any(cell.strip() for cell in cells):  # spreadsheets leave rows that have only commas
                 _refuse_misfit(cells, columns, f"{path}, row {reader.line_num}")
-                told = (cell.strip() or blank for cell in cells)
-                records.append((reader.line_num, dict(zip(columns, told, strict=False))))
+                texts = (cell.strip() or blank for cell in cells)
+                records.append((reader.line_num, dict(zip(columns, texts, strict=False))))
     except csv.Error as error:
         raise SerError(f"{path}, row {reader.line_num}: it cannot be read as a table: {error}.") from None
     return columns, records
 
 
 def _refuse_misfit(cells: list[str], columns: list[str], where: str) -> None:
-    """Cells beyond the header's must be blank, and none of those it names may be lacking."""
+    """Raise SerError if a cell after the last column is not blank, or the cell of a named column is missing."""
     named = max((i for i, column in enumerate(columns, start=1) if column), default=0)
     if any(cells[len(columns) :]):
         expected, remedy = len(columns), "Put a cell that holds the separator in quotes."
     elif len(cells) < named:
-        expected, remedy = named, "Restore what was cut off, or fill the row up with blank cells."
+        expected, remedy = named, "Restore what was cut off, or add blank cells to the row."
     else:
         return
     raise SerError(f"{where}: it has {len(cells)} cells, and the header {expected}. {remedy}")
 
 
 def _refuse_unstorable(path: Path, number: int, cells: dict[str, str | None]) -> None:
-    """JSON can write characters that no file of ours can hold: NUL, and halves of others."""
+    """Raise SerError for characters of JSON that our files cannot hold: NUL, and halves of surrogate pairs."""
     for column, cell in cells.items():
         if cell and ("\0" in cell or any("\ud800" <= character <= "\udfff" for character in cell)):
             raise SerError(f"{path}, row {number}: the {column} holds a NUL or half a character: remove it.")
@@ -117,8 +118,8 @@ def _json_lines(path: Path) -> tuple[list[str], list[Record]]:
                 f'{path}, row {number}: it should be an object, {{"file": ...}}, not {line.strip()!r}.'
             )
         columns |= dict.fromkeys(values)
-        # Unlike a blank cell, "" is a value here: a transcript in which nothing was said.
-        told = {column: None if value is None else str(value) for column, value in values.items()}
-        _refuse_unstorable(path, number, told)
-        records.append((number, told))
+        # Unlike a blank cell, "" is a value here: a transcript of a recording in which nobody speaks.
+        texts = {column: None if value is None else str(value) for column, value in values.items()}
+        _refuse_unstorable(path, number, texts)
+        records.append((number, texts))
     return list(columns), records

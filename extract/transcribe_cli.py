@@ -1,9 +1,7 @@
-"""ser-transcribe: only the transcripts, and how good they are."""
+"""ser-transcribe: transcribe a corpus, or judge its transcripts."""
 
 from __future__ import annotations
 
-from dataclasses import replace
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +9,8 @@ import click
 
 from ser_memory.common import __version__, manifests
 from ser_memory.common.console import Command, say
-from ser_memory.common.errors import SerError, UsageError, listing
+from ser_memory.common.errors import UsageError, listing
 from ser_memory.common.manifests import Manifest
-from ser_memory.common.reporting import progress
 from ser_memory.extract.options import (
     cache_folder,
     check_durations,
@@ -21,9 +18,16 @@ from ser_memory.extract.options import (
     root_option,
     utterance_options,
 )
-from ser_memory.extract.transcripts.comparison import Told, print_comparison
+from ser_memory.extract.transcripts.corpus import (
+    Counts,
+    corpus_transcripts,
+    transcribe_corpus,
+    write_degraded,
+)
 from ser_memory.extract.transcripts.options import sources_of, transcriber_options
-from ser_memory.extract.transcripts.sources import RELEASE, Sources, split_names
+from ser_memory.extract.transcripts.quality.comparison import print_comparison
+from ser_memory.extract.transcripts.quality.degrade import check_rate
+from ser_memory.extract.transcripts.sources import Sources, split_names
 
 EXAMPLES = """
 \b
@@ -51,17 +55,17 @@ Examples:
 )
 @transcriber_options(default=None)
 @click.option(
-    "--compare", metavar="A,B", help="Print the word error rates of B (and C, ...) against A, its reference."
+    "--compare", metavar="A,B", help="Print the word error rates of B (and C, ...) against the reference A."
 )
 @click.option(
     "--degrade", metavar="RATES", help="Write stores of --transcriber's texts with these word error rates."
 )
-@click.option("--seed", type=int, default=0, show_default=True, help="Of --degrade.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Random seed of --degrade.")
 @click.option(
     "--device",
     default="auto",
     show_default=True,
-    help="Where Whisper runs: auto, cpu, mps, cuda or cuda:1.",
+    help="Device for Whisper: auto, cpu, mps, cuda or cuda:1.",
 )
 @utterance_options
 @click.version_option(__version__, package_name="ser-memory", message="ser-memory %(version)s")
@@ -70,137 +74,76 @@ def main(
     degrade: str | None, seed: int, device: str, min_duration: float, max_duration: float, limit: int | None,
     **engine: Any,
 ) -> None:  # fmt: skip
-    """Have the utterances of a corpus transcribed, or judge transcripts that are there.
+    """Transcribe the utterances of a corpus, or judge transcripts that exist.
 
-    An engine hears those that ser-extract could use, and each answer is on disk before the next is asked
-    for: a run that was cut off goes on where it was. ser-extract --transcriber NAME uses what is stored.
+    An engine transcribes the utterances that ser-extract can use. Each result is on disk before the next
+    request, so an interrupted run continues where it stopped. ser-extract --transcriber NAME uses the results.
     """
     check_durations(min_duration, max_duration)
     if root is not None and len(corpora) > 1:
         raise UsageError(
-            "--root holds one corpus: set SER_DATA to the folder that holds them all, or give one."
+            "--root is the folder of one corpus: set SER_DATA to the folder that holds all of them, or give one --corpus."
         )
     folder = cache_folder(cache)
     found = [(manifest, release_root(root, manifest.name)) for manifest in map(manifests.load, corpora)]
     if compare is not None:
         if transcriber is not None or degrade is not None:
-            raise UsageError("--compare reads what is stored: run it without --transcriber and --degrade.")
+            raise UsageError("--compare only reads stores: use it without --transcriber and --degrade.")
         _compare(found, folder, split_names(compare))
         return
     if transcriber is None:
-        raise UsageError("Say what to do: --transcriber NAME, or --compare A,B.")
+        raise UsageError("There is nothing to do: give --transcriber NAME, or --compare A,B.")
     if degrade is not None:
         _degrade(found, folder, split_names(transcriber), _rates(degrade), seed)
         return
     for manifest, place in found:
         sources = sources_of(manifest.name, folder, device, transcriber=transcriber, **engine)
-        _transcribe(manifest, place, sources, (min_duration, max_duration), limit)
+        counts = transcribe_corpus(manifest, place, sources, min_duration, max_duration, limit)
+        say(f"{manifest.name}: {counts.usable} usable utterances: {_listed(counts, sources)}.")
 
 
-def _transcribe(
-    manifest: Manifest, root: Path, sources: Sources, durations: tuple[float, float], limit: int | None
-) -> None:
-    from ser_memory.extract.corpora import read_release
-    from ser_memory.extract.screening import screen, spread, summary
-
-    if sources.engine is None:
-        raise UsageError(
-            f"{listing(sources.stored)} needs no hearing: name whisper, faster-whisper or azure last."
-        )
-    turns = sources.settle(read_release(root, manifest))
-    with progress(f"{manifest.title}: reading headers", len(turns), "recordings") as advance:
-        screened = screen(turns, *durations, advance, heard_later=True)
-    chosen = spread(screened.kept, limit)
-    if not chosen:
-        raise SerError(f"No utterance of {root} can be used: {summary(screened.dropped)}.")
-    texts, refused = sources.fill(chosen)
-    there = sum(each.transcript is not None for each, _ in chosen)
-    empty = sum(not text for text in texts.values())
-    undecodable = len(chosen) - there - len(texts) - len(refused)
-    counts = [f"{len(texts)} heard by {sources.engine} ({empty} of them empty)"]
+def _listed(counts: Counts, sources: Sources) -> str:
+    parts = [f"{counts.transcribed} transcribed by {sources.engine} ({counts.empty} of them empty)"]
     if sources.stored:
-        counts.insert(0, f"{there} with a text of {listing(sources.stored)}")
-    if refused:
-        counts.append(f"{len(refused)} that {sources.engine} refused")
-    if undecodable:
-        counts.append(f"{undecodable} that cannot be decoded")
-    say(f"{manifest.name}: {len(chosen)} usable utterances: {', '.join(counts)}.")
+        parts.insert(0, f"{counts.stored} with a text of {listing(sources.stored)}")
+    if counts.refused:
+        parts.append(f"{counts.refused} refused by {sources.engine}")
+    if counts.undecodable:
+        parts.append(f"{counts.undecodable} that cannot be decoded")
+    return ", ".join(parts)
 
 
 def _compare(found: list[tuple[Manifest, Path]], cache: Path, names: list[str]) -> None:
     if len(names) < 2:  # noqa: PLR2004
-        raise UsageError(
-            f"--compare {names[0]} compares nothing: give two names or more, the reference first."
-        )
-    told = {
-        manifest.name: {name: _told(manifest, root, cache, name) for name in names}
+        raise UsageError(f"--compare {names[0]} has one name: give two or more, the reference first.")
+    transcripts = {
+        manifest.name: {name: corpus_transcripts(manifest, root, cache, name) for name in names}
         for manifest, root in found
     }
-    print_comparison(told, names)
-
-
-def _told(manifest: Manifest, root: Path, cache: Path, name: str) -> Told:
-    """What one transcriber tells of one corpus, without hearing anything."""
-    from ser_memory.extract.corpora import read_release
-    from ser_memory.extract.transcripts.store import read_store, store_path, stored_transcribers
-    from ser_memory.extract.transcripts.suspicion import REPETITION, is_repetitive
-
-    turns = read_release(root, manifest)
-    splits = {turn.id: turn.split for turn in turns}
-    if name == RELEASE:
-        texts = {turn.id: turn.transcript for turn in turns if turn.transcript is not None}
-        return Told(
-            texts, splits, {each: (REPETITION,) for each, text in texts.items() if is_repetitive(text)}
-        )
-    if name not in stored_transcribers(cache, manifest.name):
-        raise UsageError(
-            f"There are no transcripts of {manifest.name} by {name!r} in {cache}: it has those of "
-            f"{listing([RELEASE, *stored_transcribers(cache, manifest.name)])}."
-        )
-    records = read_store(store_path(cache, manifest.name, name))
-    return Told(
-        {each: record.text for each, record in records.items()},
-        splits,
-        {each: record.flags for each, record in records.items() if record.flags},
-    )
+    print_comparison(transcripts, names)
 
 
 def _degrade(
     found: list[tuple[Manifest, Path]], cache: Path, names: list[str], rates: list[float], seed: int
 ) -> None:
-    """Write the stores of all rates and corpora, or, where one of them cannot be made, none."""
-    from ser_memory.extract.transcripts.degrade import degrade
-    from ser_memory.extract.transcripts.quality import total, word_errors
-    from ser_memory.extract.transcripts.store import Transcript, store_path, write_store
-
     if len(names) > 1:
-        raise UsageError(f"--degrade takes the texts of one transcriber, not of {listing(names)}.")
-    name = names[0]
-    texts = {manifest.name: _told(manifest, root, cache, name).texts for manifest, root in found}
-    made = {(corpus, rate): degrade(texts[corpus], rate, seed) for corpus in texts for rate in rates}
-    now = datetime.now(UTC).isoformat(timespec="seconds")
-    blank = Transcript("", "", None, None, "degraded", "", 0.0, now, "made")
-    for (corpus, rate), wrong in made.items():
-        version = f"{name}, word error rate {rate:g}, seed {seed}"
-        path = store_path(cache, corpus, f"{name}-wer{rate:g}")
-        write_store(
-            path, (replace(blank, id=each, text=text, version=version) for each, text in wrong.items())
-        )
-        errors = total(word_errors(texts[corpus], wrong))
-        say(f"{path}: {len(wrong)} texts, {errors.words} words, word error rate {errors.rate:.3f}.")
+        raise UsageError(f"--degrade uses the texts of one transcriber, not of {listing(names)}.")
+    texts = {
+        manifest.name: corpus_transcripts(manifest, root, cache, names[0]).texts for manifest, root in found
+    }
+    for path, number, errors in write_degraded(texts, cache, names[0], rates, seed):
+        say(f"{path}: {number} texts, {errors.words} words, word error rate {errors.rate:.3f}.")
 
 
-def _rates(asked: str) -> list[float]:
-    from ser_memory.extract.transcripts.degrade import check_rate
-
+def _rates(given: str) -> list[float]:
     try:
-        rates = [float(each) for each in asked.split(",")]
+        rates = [float(each) for each in given.split(",")]
     except ValueError:
         raise UsageError(
-            f"--degrade {asked!r} is no list of rates: give numbers such as 0.1,0.2,0.4."
+            f"--degrade {given!r} is not a list of rates: give numbers such as 0.1,0.2,0.4."
         ) from None
     if len(set(rates)) < len(rates):
-        raise UsageError(f"--degrade {asked} gives a rate twice.")
+        raise UsageError(f"--degrade {given} has the same rate twice: give each rate once.")
     for rate in rates:
         check_rate(rate)
     return rates

@@ -1,4 +1,4 @@
-"""A local server that speaks the protocol of Azure's fast transcription, with the faults of a real service."""
+"""A local server with the protocol of Azure's fast transcription and the faults of a real service."""
 
 from __future__ import annotations
 
@@ -18,8 +18,9 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
+from ser_memory.common.conventions import SAMPLING_RATE
 from ser_memory.extract.audio import load
-from ser_memory.extract.transcripts.azure import wav
+from ser_memory.extract.transcripts.engines.azure import wav
 
 KEY = "0123456789abcdef-this-key-must-never-be-seen"
 
@@ -28,17 +29,19 @@ KEY = "0123456789abcdef-this-key-must-never-be-seen"
 class Request:
     """One request as the server saw it."""
 
-    id: str  # of the recording, "" for one that nobody registered
+    id: str  # of the recording, "" if it was not registered
     definition: dict[str, Any]
-    stored: bool  # whether its transcript was in the store when it came
+    stored: bool  # whether its transcript was in the store when the request arrived
     fault: str
 
 
 @dataclass
 class Azure:
-    """What the server knows and has seen. `fault` names what goes wrong with the n-th request, "" for nothing."""
+    """What the server knows and has seen. `fault` names the fault of the n-th request, "" for none."""
 
-    texts: dict[str, str] = field(default_factory=dict)  # id -> what it replies; every other id gets its own
+    texts: dict[str, str] = field(
+        default_factory=dict
+    )  # id -> its reply; every other id has a text of its own
     fault: Callable[[int, str], str] = lambda n, name: ""
     store: Path | None = None
     delay: float = 0.0  # seconds per reply
@@ -85,7 +88,7 @@ class _Server(ThreadingHTTPServer):
 
 def _digest(data: bytes) -> str:
     with wave.open(io.BytesIO(data)) as file:
-        assert (file.getnchannels(), file.getsampwidth(), file.getframerate()) == (1, 2, 16_000)
+        assert (file.getnchannels(), file.getsampwidth(), file.getframerate()) == (1, 2, SAMPLING_RATE)
         return hashlib.sha256(file.readframes(file.getnframes())).hexdigest()
 
 

@@ -1,4 +1,4 @@
-"""What every registered transcriber needs to hear: the contract tests build them from it, name -> builder."""
+"""Builders of every registered transcriber for the contract tests: name -> builder of its options."""
 
 from __future__ import annotations
 
@@ -8,40 +8,40 @@ from pathlib import Path
 
 import pytest
 
-from ser_memory.extract.transcripts import Options
+from ser_memory.extract.transcripts.engines import TranscriberOptions
 from tests.azure_server import KEY, Azure, serving
 from tests.models import save_whisper
 
 
 @contextmanager
-def azure(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Options]:
+def azure(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[TranscriberOptions]:
     pytest.importorskip("azure.ai.transcription")
     with serving(Azure()) as server:
         server.register({path.stem: path for path in folder.parent.rglob("*.flac")})
         monkeypatch.setenv("AZURE_SPEECH_ENDPOINT", server.endpoint)
         monkeypatch.setenv("AZURE_SPEECH_API_KEY", KEY)
-        yield Options(language="en-US")
+        yield TranscriberOptions(language="en-US")
 
 
 @contextmanager
-def whisper(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Options]:
-    yield Options(model=save_whisper(folder), device="cpu")
+def whisper(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[TranscriberOptions]:
+    yield TranscriberOptions(model=save_whisper(folder), device="cpu")
 
 
 @contextmanager
-def faster_whisper(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Options]:
+def faster_whisper(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[TranscriberOptions]:
     pytest.importorskip("faster_whisper")
     spare_threads(monkeypatch)
-    yield Options(model=save_converted(folder), device="cpu")
+    yield TranscriberOptions(model=save_converted(folder), device="cpu")
 
 
 def spare_threads(monkeypatch: pytest.MonkeyPatch) -> None:
     """One thread: CTranslate2 also sets how many torch has, for all tests that follow."""
-    monkeypatch.setattr("ser_memory.extract.transcripts.faster_whisper._cores", lambda: 1)
+    monkeypatch.setattr("ser_memory.extract.transcripts.engines.faster_whisper.cores", lambda: 1)
 
 
 def save_converted(folder: Path) -> str:
-    """A small Whisper in the format of faster-whisper, which takes no window but 30 s."""
+    """A small Whisper in the format of faster-whisper, which only supports windows of 30 s."""
     from ctranslate2.converters import TransformersConverter
 
     save_whisper(folder / "original", seconds=30, tokens=448)
@@ -49,7 +49,7 @@ def save_converted(folder: Path) -> str:
     return str(converter.convert(str(folder / "converted")))
 
 
-BUILDERS: dict[str, Callable[[Path, pytest.MonkeyPatch], AbstractContextManager[Options]]] = {
+BUILDERS: dict[str, Callable[[Path, pytest.MonkeyPatch], AbstractContextManager[TranscriberOptions]]] = {
     "azure": azure,
     "whisper": whisper,
     "faster-whisper": faster_whisper,

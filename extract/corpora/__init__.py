@@ -21,7 +21,7 @@ READERS: dict[str, Reader] = {
 
 
 def read_release(root: Path, manifest: Manifest) -> list[Utterance]:
-    """Every turn of a release, by the reader of its layout. Raises SerError for a layout that has none."""
+    """Every turn of a release, in the order of its layout's reader. Raises SerError for a layout without a reader."""
     if manifest.layout not in READERS:
         raise SerError(
             f"The manifest {manifest.name} has the layout {manifest.layout!r}: it is one of {listing(READERS)}."

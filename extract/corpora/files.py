@@ -1,4 +1,4 @@
-"""What the readers share: finding a release's files, reading them, and the rules every turn obeys."""
+"""What the readers share: how to find a release's files, and the rules for every turn."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from ser_memory.extract.corpora.utterance import Utterance
 
 RECORDINGS = frozenset({".wav", ".flac", ".ogg", ".opus", ".mp3", ".aif", ".aiff"})
 TEXTS = frozenset({".txt"})
-RESOURCE_FORK = "._"  # macOS keeps one beside every file it copies: binary, under the real file's suffix
+RESOURCE_FORK = "._"  # macOS writes one beside every file it copies: binary, with the real file's suffix
 
 _GENDERS = {"f": "Female", "female": "Female", "m": "Male", "male": "Male"}
 
@@ -38,10 +38,10 @@ def label_files(root: Path, manifest: Manifest) -> list[Path]:
 
 
 def walk(root: Path, folders: Iterable[str], suffixes: Collection[str]) -> Iterator[Path]:
-    """Every file of these suffixes in the folders that exist and below them, in an order that never varies.
+    """Every file with one of these suffixes in the existing folders and below them, always in the same order.
 
-    Folders are listed rather than asked file by file: a release holds 150,000 recordings, often on a
-    network disk.
+    Whole folders are listed, which is faster than to look for file after file: a release has 150,000 recordings,
+    often on a network disk. Raises SerError for a folder that cannot be listed.
     """
     for candidate in folders:
         for top in _matches(root, candidate):
@@ -57,7 +57,7 @@ def walk(root: Path, folders: Iterable[str], suffixes: Collection[str]) -> Itera
 
 
 def by_stem(root: Path, folders: Iterable[str], suffixes: Collection[str]) -> dict[str, Path]:
-    """File stem -> path; of two files with one stem, the one in the folder named first."""
+    """File stem -> path; of two files with the same stem, the one in the folder named first."""
     found: dict[str, Path] = {}
     for path in walk(root, folders, suffixes):
         found.setdefault(path.stem, path)
@@ -65,10 +65,10 @@ def by_stem(root: Path, folders: Iterable[str], suffixes: Collection[str]) -> di
 
 
 def rating(text: str | None, utterance: str, where: str, manifest: Manifest) -> float:
-    """One rating as the release writes it; blank or NaN is a label the release does not tell.
+    """One rating in the rating scale; NaN if it is blank.
 
-    Raises SerError naming the place, the utterance and the value if it is no number or outside the scale;
-    where the manifest drops what is outside the scale, a line says so and the rating counts as not told.
+    Raises SerError with the place, the utterance and the value if it is not a number or is outside the scale. If the
+    manifest drops ratings outside the scale, a notice reports it and the rating is NaN.
     """
     try:
         value = float((text or "").strip() or math.nan)
@@ -88,30 +88,30 @@ def rating(text: str | None, utterance: str, where: str, manifest: Manifest) -> 
     raise SerError(f'{problem}: correct it, leave it blank, or set outside_scale = "drop" in a manifest.')
 
 
-def split_of(told: Mapping[str, str], utterance: str, manifest: Manifest) -> str:
-    """The split of an utterance of which `told` says its speaker, session or split, as far as known.
+def split_of(known: Mapping[str, str], utterance: str, manifest: Manifest) -> str:
+    """The split of an utterance; `known` has its speaker, session or split, as far as they are known.
 
-    A recording of which nothing is known has no split, "". Raises SerError when the protocol asks for
-    something this layout does not tell, or knows no split for what it tells.
+    A recording about which nothing is known has no split, "". Raises SerError if the protocol needs something that
+    this layout does not have, or has no split for a value.
     """
-    if not told:
+    if not known:
         return ""
     protocol = manifest.protocol
-    if protocol.by not in told:
+    if protocol.by not in known:
         raise SerError(
             f"Protocol {manifest.protocol_name!r} splits {manifest.title} by {protocol.by}, which the layout "
-            f"{manifest.layout!r} does not tell: split by {listing(told)}."
+            f"{manifest.layout!r} does not have: split by {listing(known)}."
         )
-    return protocol.split_of(told[protocol.by], utterance)
+    return protocol.split_of(known[protocol.by], utterance)
 
 
 def gender_of(text: str | None) -> str:
-    """Female, Male or Unknown, of a word or a letter."""
+    """Female, Male or Unknown, from a word or a letter."""
     return _GENDERS.get((text or "").strip().lower(), UNKNOWN)
 
 
 def unique(utterances: Iterable[Utterance]) -> list[Utterance]:
-    """The utterances without repeats, in order; SerError for two of one id that say different things."""
+    """The utterances without repeats, in order. Raises SerError if two with the same id differ."""
     kept: dict[str, Utterance] = {}
     for utterance in utterances:
         first = kept.setdefault(utterance.id, utterance)
@@ -122,16 +122,16 @@ def unique(utterances: Iterable[Utterance]) -> list[Utterance]:
 
 def _refuse_conflict(first: Utterance, second: Utterance) -> None:
     for name in (field.name for field in fields(Utterance)):
-        told = [str(getattr(utterance, name)) for utterance in (first, second)]  # as text, NaN equals NaN
-        if told[0] != told[1]:
+        values = [str(getattr(utterance, name)) for utterance in (first, second)]  # as text, NaN equals NaN
+        if values[0] != values[1]:
             raise SerError(
-                f"{first.id} is listed twice, with the {name} {told[0]} and {told[1]}: "
+                f"{first.id} is listed twice, with the {name} {values[0]} and {values[1]}: "
                 "keep one of the two, or give each its own id."
             )
 
 
 def _matches(root: Path, candidate: str) -> list[Path]:
-    """The path itself if it exists, else, sorted, what it matches as a pattern such as `Session*/wav`."""
+    """The path itself if it exists, else the sorted matches of the pattern, such as `Session*/wav`."""
     literal = root / candidate
     if literal.exists():
         return [literal]

@@ -1,4 +1,4 @@
-"""IEMOCAP: ratings in a file per dialog, or in one file; recordings and transcriptions sorted by session."""
+"""IEMOCAP: ratings in a file per dialog, or in one file; recordings and transcriptions in a folder per session."""
 
 from __future__ import annotations
 
@@ -35,33 +35,33 @@ _UNRATED: Ratings = (math.nan, math.nan, math.nan)
 
 
 def read(root: Path, manifest: Manifest) -> list[Utterance]:
-    """All turns, by dialog and then in the labels' order; recordings without a rating come last."""
+    """All turns, by dialog and then in the order of the labels; recordings without a rating come last."""
     recordings = by_stem(root, manifest.audio, RECORDINGS)
     spoken = _transcripts(root, manifest)
 
     def turn(name: str, ratings: Ratings) -> Utterance:
-        told = _told(name)
+        known = _facts_in(name)
         activation, valence, dominance = ratings
         return Utterance(
             id=name,
             audio=recordings.get(name),
-            split=split_of(told, name, manifest),
+            split=split_of(known, name, manifest),
             activation=activation,
             valence=valence,
             dominance=dominance,
-            speaker=told.get("speaker", UNKNOWN),
-            gender=gender_of(told.get("speaker", "")[-1:]),
+            speaker=known.get("speaker", UNKNOWN),
+            gender=gender_of(known.get("speaker", "")[-1:]),
             transcript=spoken.get(name),
         )
 
-    # Sorted, so that both layouts of the labels give one order; the sort is stable within a dialog.
+    # Sorted, so that both layouts of the labels give the same order; the sort is stable within a dialog.
     rated = sorted(_rated(root, manifest), key=lambda pair: pair[0].rpartition("_")[0])
     labelled = unique(turn(name, ratings) for name, ratings in rated)
     orphans = sorted(recordings.keys() - {utterance.id for utterance in labelled})
     return labelled + [turn(name, _UNRATED) for name in orphans]
 
 
-def _told(name: str) -> dict[str, str]:
+def _facts_in(name: str) -> dict[str, str]:
     match = _TURN.fullmatch(name)
     if match is None:
         return {}
@@ -69,7 +69,7 @@ def _told(name: str) -> dict[str, str]:
 
 
 def _rated(root: Path, manifest: Manifest) -> Iterator[tuple[str, Ratings]]:
-    """Turn and averaged ratings; the raters' own lines below name no turn and are passed over."""
+    """Turn and averaged ratings; the lines of single raters name no turn and are skipped."""
     for path in label_files(root, manifest):
         for number, line in enumerate(read_text(path).split("\n"), start=1):
             match = _TURN.search(line)

@@ -1,4 +1,4 @@
-"""MSP-Improv: one file of ratings, a recording a turn, a transcript file for most turns."""
+"""MSP-Improv: one file of ratings, a recording per turn, a transcript file for most turns."""
 
 from __future__ import annotations
 
@@ -26,29 +26,29 @@ from ser_memory.extract.tables import read_text
 # MSP-IMPROV-S01A-F01-P-FM01: sentence and intended emotion, speaker, scenario, genders, turn.
 _TURN = re.compile(r"MSP-IMPROV-[^-]+-(?P<speaker>[FM](?P<session>\d+))-[^-]+-[^-]+")
 _HEADER = re.compile(r"\s*(?:UTD|MSP)(?P<rest>-IMPROV-[^;\s.]*)(?P<fields>.*)")
-_STORED = {"A": "activation", "V": "valence", "D": "dominance"}  # N, naturalness, is not ours
+_STORED = {"A": "activation", "V": "valence", "D": "dominance"}  # N, naturalness, is not used
 
 Ratings = tuple[float, float, float]  # activation, valence, dominance
 _UNRATED: Ratings = (math.nan, math.nan, math.nan)
 
 
 def read(root: Path, manifest: Manifest) -> list[Utterance]:
-    """All turns in the labels' order; recordings without a rating come last."""
+    """All turns in the order of the labels; recordings without a rating come last."""
     recordings = by_stem(root, manifest.audio, RECORDINGS)
     texts = by_stem(root, manifest.transcripts, TEXTS)
 
     def turn(name: str, ratings: Ratings) -> Utterance:
-        told = _told(name)
+        known = _facts_in(name)
         activation, valence, dominance = ratings
         return Utterance(
             id=name,
             audio=recordings.get(name),
-            split=split_of(told, name, manifest),
+            split=split_of(known, name, manifest),
             activation=activation,
             valence=valence,
             dominance=dominance,
-            speaker=told.get("speaker", UNKNOWN),
-            gender=gender_of(told.get("speaker", "")[:1]),
+            speaker=known.get("speaker", UNKNOWN),
+            gender=gender_of(known.get("speaker", "")[:1]),
             transcript=read_text(texts[name]).strip() if name in texts else None,
         )
 
@@ -57,13 +57,13 @@ def read(root: Path, manifest: Manifest) -> list[Utterance]:
     return labelled + [turn(name, _UNRATED) for name in orphans]
 
 
-def _told(name: str) -> dict[str, str]:
+def _facts_in(name: str) -> dict[str, str]:
     match = _TURN.fullmatch(name)
     return {"session": str(int(match["session"])), "speaker": match["speaker"]} if match else {}
 
 
 def _rated(root: Path, manifest: Manifest) -> Iterator[tuple[str, Ratings]]:
-    """Turn and averaged ratings; the raters' own lines below a turn's header are passed over."""
+    """Turn and averaged ratings; the lines of single raters below a turn's header are skipped."""
     for path in label_files(root, manifest):
         for number, line in enumerate(read_text(path).split("\n"), start=1):
             header = _HEADER.match(line)
@@ -71,7 +71,7 @@ def _rated(root: Path, manifest: Manifest) -> Iterator[tuple[str, Ratings]]:
                 continue
             where = f"{path}, line {number}"
             name = "MSP" + header["rest"]  # labels name the video, UTD-...avi
-            if not _told(name):
+            if not _facts_in(name):
                 raise SerError(
                     f"{where}: {name} is not the name of a turn, such as MSP-IMPROV-S01A-F01-P-FM01."
                 )

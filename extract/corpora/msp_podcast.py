@@ -1,4 +1,4 @@
-"""MSP-Podcast: one CSV of labels, one folder of recordings, and from 1.11 on one of transcripts."""
+"""MSP-Podcast: one CSV of labels, one folder of recordings, and since release 1.11 one of transcripts."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ser_memory.extract.tables import read_text
 
 
 def read(root: Path, manifest: Manifest) -> list[Utterance]:
-    """All turns in the labels' order; recordings without a row (a copy may leave out Test3's) come last."""
+    """All turns in the order of the labels; recordings without a row (such as those of Test3) come last."""
     recordings = by_stem(root, manifest.audio, RECORDINGS)
     texts = by_stem(root, manifest.transcripts, TEXTS)
 

@@ -1,4 +1,4 @@
-"""Any corpus whose labels are a CSV, a TSV or JSON Lines: its manifest names the columns."""
+"""Any corpus whose labels are in CSV, TSV or JSON Lines: its manifest names the columns."""
 
 from __future__ import annotations
 
@@ -26,19 +26,19 @@ from ser_memory.extract.tables import read_table, read_text, what_it_has
 
 _REQUIRED = ("file", "activation", "valence")
 _OPTIONAL = ("id", "speaker", "gender", "session", "split", "transcript", "dominance")
-_MEASURED = ("duration",)  # may be there; the recording itself tells it
+_MEASURED = ("duration",)  # allowed, and not read: the recording has it
 
 
 @dataclass(frozen=True)
 class Row:
-    """One row, by our names of the columns."""
+    """One row, with our names of the columns."""
 
     where: str  # for messages: file and row
-    cells: dict[str, str | None]  # None where the table does not tell
+    cells: dict[str, str | None]  # None where the table has no value
 
 
 def read(root: Path, manifest: Manifest) -> list[Utterance]:
-    """All turns in the table's order; recordings in the manifest's audio folders without a row come last."""
+    """All turns in the order of the table; recordings in the manifest's audio folders without a row come last."""
     texts = by_stem(root, manifest.transcripts, TEXTS)
     turns = []
     for path in label_files(root, manifest):
@@ -59,8 +59,8 @@ def read(root: Path, manifest: Manifest) -> list[Utterance]:
 def rows(path: Path, manifest: Manifest) -> Iterator[Row]:
     """The rows of a table, with its columns under our names.
 
-    Raises SerError when the file is no table, or lacks a column that is required, named by the manifest, or
-    what the manifest's protocol splits by.
+    Raises SerError if the file is not a table, or lacks a column that is required, is named by the manifest, or is
+    needed to split by the manifest's protocol.
     """
     known = (*_REQUIRED, *_OPTIONAL, *_MEASURED)
     strange = sorted(set(manifest.columns) - set(known))
@@ -85,7 +85,7 @@ def rows(path: Path, manifest: Manifest) -> Iterator[Row]:
 def utterance(
     row: Row, manifest: Manifest, name: str, audio: Path | None, transcript: str | None
 ) -> Utterance:
-    """The utterance of a row whose recording and transcript have been looked up."""
+    """The utterance of a row, with its recording and transcript."""
 
     def rated(dimension: str) -> float:
         column = manifest.columns.get(dimension, dimension)
@@ -93,11 +93,11 @@ def utterance(
 
     speaker = row.cells["speaker"] or UNKNOWN
     speaker = UNKNOWN if speaker.lower() == UNKNOWN.lower() else speaker
-    told = {"speaker": speaker, "session": row.cells["session"] or "", "split": row.cells["split"] or ""}
+    facts = {"speaker": speaker, "session": row.cells["session"] or "", "split": row.cells["split"] or ""}
     return Utterance(
         id=name,
         audio=audio,
-        split=split_of(told, name, manifest),
+        split=split_of(facts, name, manifest),
         activation=rated("activation"),
         valence=rated("valence"),
         dominance=rated("dominance"),
@@ -108,19 +108,21 @@ def utterance(
 
 
 def _locate(file: str, root: Path, manifest: Manifest) -> Path | None:
-    names = [file, file.replace("\\", "/")] if "\\" in file else [file]  # the second as Windows writes paths
+    names = (
+        [file, file.replace("\\", "/")] if "\\" in file else [file]
+    )  # Windows writes paths with backslashes
     places = [root, *(root / folder for folder in manifest.audio)]
     for candidate in (place / name for name in names for place in places):
         try:
             if candidate.is_file():
                 return candidate
-        except OSError:  # no name a disk accepts, so no file there
+        except OSError:  # no valid file name, so no file
             continue
     return None
 
 
 def _orphans(root: Path, manifest: Manifest, labelled: list[Utterance]) -> list[Utterance]:
-    """Recordings that no row names: by stem, or by path below the root where that id is taken."""
+    """Recordings that no row names; the id is the stem, or the path below the root if the stem is taken."""
     named = {turn.audio.resolve() for turn in labelled if turn.audio}
     taken = {turn.id for turn in labelled}
     orphans: dict[str, Utterance] = {}

@@ -11,11 +11,11 @@ from ser_memory.common.conventions import UNKNOWN
 
 @dataclass(frozen=True)
 class Utterance:
-    """One turn as the release tells it; what the release does not tell keeps its default.
+    """One turn of a release; what the release does not say keeps its default.
 
-    Readers list every turn that has a label or a recording and drop none: a missing recording is
-    `audio=None`, a missing label NaN, a missing transcript None. Whether that excludes the turn is
-    decided, and counted by reason, in one place: `ser_memory.extract.screening`.
+    Readers list every turn that has a label or a recording and drop none: a missing recording is `audio=None`, a
+    missing label NaN, a missing transcript None. One place decides whether that excludes the turn, and counts by
+    reason: `ser_memory.extract.screening`.
     """
 
     id: str  # the recording's file stem
@@ -26,4 +26,4 @@ class Utterance:
     dominance: float = math.nan  # in the rating scale; NaN is allowed
     speaker: str = UNKNOWN
     gender: str = UNKNOWN  # Female, Male or Unknown
-    transcript: str | None = None  # "" is a value: nothing was said
+    transcript: str | None = None  # "" is a value: nobody speaks

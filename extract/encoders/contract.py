@@ -5,31 +5,33 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from ser_memory.common.errors import UsageError
+from ser_memory.common.conventions import SAMPLING_RATE
+from ser_memory.common.errors import SerError, UsageError
 from ser_memory.extract.audio import Waveform
+from ser_memory.extract.settings import LAST
 
 EXACT = 1e-5  # relative: a batched row may differ from the utterance alone by rounding only
-States = tuple[Tensor, Tensor]  # (B, T, D) of one layer, and the (B,) valid frames of each utterance
+IMPRECISE = (
+    0.1  # relative: half precision that differs more from float32 is a fault, not rounding (0.006 is usual)
+)
+_PROBE = (SAMPLING_RATE, SAMPLING_RATE * 3 // 4, SAMPLING_RATE * 7 // 16)  # samples
 
-LAST = "last"
-POOLINGS = ("mean", "mean+std")
-PRECISIONS = ("float32", "bfloat16")
+States = tuple[Tensor, Tensor]  # (B, T, D) of one layer, and the (B,) valid frames of each utterance
 
 
 @dataclass(frozen=True)
-class Options:
-    """What of a model's states is kept, and how it computes."""
+class EncoderOptions:
+    """Which states of an acoustic model are kept, and how it computes."""
 
-    layers: str = LAST  # "last", "all", or numbers such as "7,9,11"; 0 is what the first layer is given
-    pooling: str | None = None  # one of POOLINGS; None is the encoder's own choice
-    precision: str = "float32"  # one of PRECISIONS
+    layers: str = LAST  # "last", "all", or numbers such as "7,9,11"; 0 is the input of the first layer
+    pooling: str | None = None  # "mean" or "mean+std"; None is the encoder's own choice
+    precision: str = "float32"  # or "bfloat16"
 
 
 class AcousticEncoder(ABC):
@@ -38,12 +40,12 @@ class AcousticEncoder(ABC):
     name: str
     revision: str
     layers: tuple[int, ...] | None  # None is the last hidden states, without a layer axis
-    pooling: str
-    precision: str  # one of PRECISIONS
+    pooling: str  # "mean" or "mean+std"
+    precision: str  # "float32" or "bfloat16"
     min_samples: int  # shorter waveforms have no frame, and so no row
-    max_samples: int | None  # what the model can take at once; None is any length
+    max_samples: int | None  # the longest input of the model; None is any length
 
-    def __init__(self, options: Options, default_pooling: str = "mean") -> None:
+    def __init__(self, options: EncoderOptions, default_pooling: str = "mean") -> None:
         self.pooling = options.pooling or default_pooling
         self.precision = options.precision
 
@@ -56,39 +58,96 @@ class AcousticEncoder(ABC):
     def _states(self, waveforms: list[Waveform]) -> list[States]:
         """The hidden states of each layer wanted."""
 
-    @torch.inference_mode()
     def encode(self, waveforms: list[Waveform]) -> Tensor:
         """(samples,) float32 waveforms at 16 kHz -> (B, W) float32 on the device; (B, L, W) with layers.
 
-        W is the width of the states, twice that with mean+std. On a GPU the work may not be done on return.
+        W is the width of the states, twice that with mean+std. On a GPU the work may still be going on at return.
         """
-        with self._computing():
+        return self._encode(waveforms, self.precision)
+
+    def attributes(self) -> dict[str, str]:
+        """The attributes of a cache that this encoder determines."""
+        return {
+            "acoustic_encoder": self.name,
+            "acoustic_revision": self.revision,
+            "acoustic_pooling": self.pooling,
+            "acoustic_layers": LAST if self.layers is None else ",".join(map(str, self.layers)),
+            "precision": self.precision,
+        }
+
+    def refuse_beyond_window(self, max_duration: float) -> None:
+        """Raise UsageError if utterances of `max_duration` seconds are longer than the model's input.
+
+        Otherwise they would be dropped although they are within the durations that the user allows.
+        """
+        if self.max_samples is not None and max_duration > self.max_samples / SAMPLING_RATE:
+            window = self.max_samples / SAMPLING_RATE
+            raise UsageError(
+                f"{self.name} takes {window:g} s at most, and --max-duration is {max_duration:g}: give "
+                f"--max-duration {window:g}, or an --acoustic-encoder of the wav2vec2 family."
+            )
+
+    def refuse_imprecise(self) -> None:
+        """Raise SerError if the encoder's precision gives wrong rows on its device.
+
+        A probe batch is compared with float32. This is needed because libraries have faults: on processors with
+        AMX, oneDNN's bfloat16 convolutions are wrong for some groups of fewer than 16 channels.
+        """
+        if self.precision == "float32":
+            return
+        batch = [waveform.numpy() for waveform in probe()[1:]]  # without the longest, to save time
+        rows, reference = (self._encode(batch, each).cpu() for each in (self.precision, "float32"))
+        error = relative_error(rows, reference)
+        if not error <= IMPRECISE:  # NaN is no better
+            raise SerError(
+                f"{self.name} is wrong in {self.precision} on {self.device}, its rows differ from float32 by "
+                f"{error:.2g} of their largest value and {IMPRECISE:g} is allowed: use --precision float32."
+            )
+
+    @torch.inference_mode()
+    def _encode(self, waveforms: list[Waveform], precision: str) -> Tensor:
+        with self._computing_in(precision):
             layers = self._states(waveforms)
         pooled = torch.stack([pool(states.float(), frames, self.pooling) for states, frames in layers], dim=1)
         return pooled if self.layers is not None else pooled[:, 0]
 
-    def _computing(self) -> AbstractContextManager[object]:
-        """Half precision for products and convolutions only; norms and sums stay in float32."""
-        if self.precision == "float32":
+    def _computing_in(self, precision: str) -> AbstractContextManager[object]:
+        """Half precision is for products and convolutions only; norms and sums stay in float32."""
+        if precision == "float32":
             return nullcontext()
         return torch.autocast(self.device.type, dtype=torch.bfloat16)
 
 
-class TextEncoder(Protocol):
-    """Texts in, one row each out."""
+class TextEncoder(ABC):
+    """Texts in, one row each out; a row never depends on its batch mates."""
 
     name: str
     revision: str
     pooling: str
 
+    @abstractmethod
     def encode(self, texts: list[str]) -> Tensor:
         """Texts -> (B, E) float32 on the device."""
 
+    def attributes(self) -> dict[str, str]:
+        """The attributes of a cache that this encoder determines."""
+        return {
+            "text_encoder": self.name,
+            "text_revision": self.revision,
+            "text_pooling": self.pooling,
+        }
+
+
+def probe() -> list[Tensor]:
+    """Three waveforms of noise with different lengths, 1 s at most, to measure an encoder with; always the same."""
+    noise = torch.Generator().manual_seed(0)
+    return [torch.randn(samples, generator=noise) for samples in _PROBE]
+
 
 def parse_layers(wanted: str, available: int, name: str) -> tuple[int, ...] | None:
-    """`Options.layers` for a model of `available` layers -> their numbers, 0 to available; None for the last.
+    """`EncoderOptions.layers` for a model of `available` layers -> numbers from 0 to available; None for the last.
 
-    Raises UsageError naming what there is.
+    Raises UsageError that names what can be chosen.
     """
     if wanted == LAST:
         return None
@@ -98,7 +157,7 @@ def parse_layers(wanted: str, available: int, name: str) -> tuple[int, ...] | No
     numbers = [int(part) for part in parts if part.isdigit() and int(part) <= available]
     if len(numbers) != len(parts) or sorted(set(numbers)) != numbers:
         raise UsageError(
-            f"--layers {wanted!r} cannot be had from {name}: give last, all, or different numbers in rising order "
+            f"--layers {wanted!r} is not possible with {name}: give last, all, or different numbers in rising order "
             f"from 0 to {available}, such as 0,{available}."
         )
     return tuple(numbers)

@@ -1,4 +1,4 @@
-"""Log-mel filter banks: the features without pre-training that pre-trained ones are compared with."""
+"""Log-mel filter banks: a baseline without pre-training."""
 
 from __future__ import annotations
 
@@ -8,29 +8,30 @@ from torch.nn.utils.rnn import pad_sequence
 from ser_memory.common.conventions import SAMPLING_RATE
 from ser_memory.common.errors import UsageError
 from ser_memory.extract.audio import Waveform
-from ser_memory.extract.encoders.contract import LAST, AcousticEncoder, Options, States
+from ser_memory.extract.encoders.contract import AcousticEncoder, EncoderOptions, States
+from ser_memory.extract.settings import LAST
 
 BANDS = 40
 _WINDOW, _HOP, _FFT = 400, 160, 512  # samples: 25 ms every 10 ms
-_FLOOR = 1e-10  # of the power, so that digital silence stays finite
+_FLOOR = 1e-10  # of the power, so that digital silence has a finite logarithm
 
 
 class LogMelEncoder(AcousticEncoder):
     """Natural logarithm of the power in 40 mel bands (HTK scale, 0 to 8 kHz), Hann windows of 25 ms every 10 ms.
 
-    Mean and standard deviation over time unless asked otherwise.
+    Pooled to mean and standard deviation over time by default. Raises UsageError if layers are asked for.
     """
 
     layers = None
     min_samples = _WINDOW
     max_samples = None
 
-    def __init__(self, device: torch.device | str, options: Options) -> None:
+    def __init__(self, device: torch.device | str, options: EncoderOptions) -> None:
         from transformers.audio_utils import mel_filter_bank
 
         if options.layers != LAST:
             raise UsageError(
-                f"--layers {options.layers!r} cannot be had from log-mel, which has none: leave it out."
+                f"--layers {options.layers!r} is not possible with log-mel, which has no layers: leave it out."
             )
         super().__init__(options, default_pooling="mean+std")
         self.name = "log-mel"
@@ -47,7 +48,7 @@ class LogMelEncoder(AcousticEncoder):
     def _states(self, waveforms: list[Waveform]) -> list[States]:
         lengths = torch.tensor([len(waveform) for waveform in waveforms])
         batch = pad_sequence([torch.from_numpy(waveform) for waveform in waveforms], batch_first=True)
-        # Frames that lie wholly inside an utterance see none of its padding.
+        # Frames that lie completely inside an utterance contain no padding.
         frames = batch.to(self._device).unfold(1, _WINDOW, _HOP) * self._window
         power = torch.fft.rfft(frames, n=_FFT).abs().square()
         return [((power @ self._bank).clamp_min(_FLOOR).log(), (lengths - _WINDOW) // _HOP + 1)]

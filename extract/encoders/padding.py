@@ -1,4 +1,4 @@
-"""Keeps the zero padding of a batch from being seen inside a wav2vec2-like model."""
+"""Hides the zero padding of a batch from a wav2vec2-like model."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from ser_memory.extract.encoders.contract import valid
 
 
 class Padding:
-    """Two of the three places where padding leaks into valid frames, closed inside the model.
+    """Closes two of the three ways by which padding changes valid frames.
 
-    A group norm over time takes its statistics over the valid frames only, and position convolutions see
-    zeros beyond the end as they would for the utterance alone. The third, attention, is the model's own
-    to mask. Several threads may run the model at once, each with a batch of its own.
+    A group norm over time computes its statistics over the valid frames only. Position convolutions get zeros
+    beyond the end, as for the utterance alone. The third way is attention, which the model masks itself. Several
+    threads may run the model at the same time, each with its own batch.
     """
 
     def __init__(self, model: nn.Module) -> None:
         self._model: Any = model
-        self._batch = threading.local()  # .lengths: samples of each waveform of the padded batch under way
+        self._batch = threading.local()  # .lengths: samples of each waveform of this thread's batch
         for index, layer in enumerate(getattr(getattr(model, "feature_extractor", None), "conv_layers", ())):
             norm = getattr(layer, "layer_norm", None)
             if isinstance(norm, nn.GroupNorm):
@@ -68,9 +68,9 @@ class Padding:
 
 
 class _ValidFramesGroupNorm(nn.Module):
-    """A group norm over time whose statistics come from each row's valid frames only.
+    """A group norm over time with statistics of each row's valid frames only.
 
-    Row by row through the model's own norm: that is what the utterance alone would get, to the last bit.
+    Each row goes through the model's own norm, so the result is that of the utterance alone, to the last bit.
     Beyond the valid frames the output is zero.
     """
 

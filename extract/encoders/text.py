@@ -9,14 +9,14 @@ import torch
 from torch import Tensor
 
 from ser_memory.common.errors import SerError
-from ser_memory.extract.encoders.contract import EXACT, relative_error
-from ser_memory.extract.encoders.loading import load_model, revision
+from ser_memory.extract.encoders.contract import EXACT, TextEncoder, relative_error
+from ser_memory.extract.huggingface import load_model, revision
 
-# Two texts that begin alike and then differ, in letters and in digits: not every vocabulary has both.
+# Two texts that begin in the same way and then differ, in letters and in digits: some vocabularies lack one of them.
 _PROBES = ["1 good day 2", "1 bad day 3"]
 
 
-class BertEncoder:
+class BertEncoder(TextEncoder):
     """A BERT-class model: the last hidden state of the first token (CLS)."""
 
     pooling = "last hidden state of the first token"
@@ -33,8 +33,8 @@ class BertEncoder:
     def load(cls, name: str, device: torch.device | str) -> BertEncoder:
         """From a Hugging Face name or local folder.
 
-        Raises SerError for a model of another kind, and for one that cannot tell two texts apart: transformers
-        makes up a tokenizer where there is none, and to that every word is unknown.
+        Raises SerError for a model of another kind, and for one that gives different texts the same row:
+        transformers makes up a tokenizer if the folder has none, and every word is unknown to it.
         """
         _refuse_other_kinds(name)
         model = load_model(name, device)
@@ -44,7 +44,7 @@ class BertEncoder:
 
     @torch.inference_mode()
     def encode(self, texts: list[str]) -> Tensor:
-        """Texts -> (B, E) float32 on the device; what exceeds the model's length is cut at its end."""
+        """Texts -> (B, E) float32 on the device; a text longer than the model's input is cut at its end."""
         with self._one_at_a_time:
             tokens = self._tokenizer(
                 texts, padding=True, truncation=True, max_length=self._limit, return_tensors="pt"
@@ -53,12 +53,12 @@ class BertEncoder:
         return cast(Tensor, states[:, 0].float())
 
     def _refuse_if_causal(self) -> None:
-        """In a model that reads from left to right, the first token is the same whatever the text."""
+        """In a model that reads from left to right, the first token's state does not depend on the text."""
         one, other = self.encode(_PROBES).cpu().split(1)
         if relative_error(one, other) < EXACT:
             raise SerError(
-                f"{self.name} holds a {type(self._model).__name__}, whose first token is the same whatever follows "
-                "it: give a BERT-class model, which reads in both directions."
+                f"{self.name} holds a {type(self._model).__name__}, whose first token does not depend on the text "
+                "after it: give a BERT-class model, which reads in both directions."
             )
 
 
@@ -68,7 +68,7 @@ def _refuse_other_kinds(name: str) -> None:
     config = AutoConfig.from_pretrained(name)
     if getattr(config, "is_encoder_decoder", False):
         raise SerError(
-            f"{name} holds a {config.model_type} model, an encoder with a decoder, none of whose tokens stands for "
+            f"{name} holds a {config.model_type} model, an encoder with a decoder, and no token of it represents "
             "the whole text: give a BERT-class model."
         )
     if not hasattr(config, "max_position_embeddings"):
@@ -78,18 +78,18 @@ def _refuse_other_kinds(name: str) -> None:
 
 
 def _load_tokenizer(name: str, model: Any) -> Any:
-    """The model's tokenizer. Raises SerError for one that is not there, or belongs to another model."""
+    """The model's tokenizer. Raises SerError if it is missing or belongs to another model."""
     from transformers import AutoTokenizer
 
     try:
         tokenizer = AutoTokenizer.from_pretrained(name)
         one, other = (tokenizer(text)["input_ids"] for text in _PROBES)
     except OSError:
-        raise  # a hub that cannot be reached, which `loading` tells
-    except Exception as error:  # without its files each class fails in its own way
+        raise  # the hub cannot be reached: `loading` reports it
+    except Exception as error:  # each class fails in its own way if its files are missing
         raise SerError(
-            f"{name} has no tokenizer that can be loaded: copy the tokenizer's files of the same model into it; those "
-            "without a tokenizer.json may need the package sentencepiece too."
+            f"{name} has no tokenizer that can be loaded: copy the tokenizer's files of the same model into it; without a "
+            "tokenizer.json the package sentencepiece may be needed too."
         ) from error
     if one == other or set(one) <= set(tokenizer.all_special_ids):
         raise SerError(
@@ -107,7 +107,7 @@ def _load_tokenizer(name: str, model: Any) -> Any:
 
 
 def _reserved(model: Any) -> int:
-    """Positions that hold no token: RoBERTa and its kin count positions from beyond the padding's."""
+    """Positions that hold no token: RoBERTa and similar models count positions from after the padding's number."""
     positions = getattr(getattr(model, "embeddings", None), "position_embeddings", None)
     padding = getattr(positions, "padding_idx", None)
     return 0 if padding is None else int(padding) + 1

@@ -16,23 +16,24 @@ from ser_memory.extract.audio import Waveform
 from ser_memory.extract.encoders.contract import (
     EXACT,
     AcousticEncoder,
-    Options,
+    EncoderOptions,
     States,
     parse_layers,
     pool,
+    probe,
     relative_error,
     valid,
 )
-from ser_memory.extract.encoders.loading import load_model, revision
 from ser_memory.extract.encoders.padding import Padding
+from ser_memory.extract.huggingface import load_model, revision
 
 
 class Wav2Vec2Encoder(AcousticEncoder):
     """A self-supervised model of raw waveforms.
 
-    Waveforms are normalised as the model's own feature extractor does, then zero-padded to a batch, and
-    the padding is hidden from the model. Whether that makes the model at hand exact is measured when it is
-    loaded; a model that it does not make exact is given batches of equal length, which need no padding.
+    Waveforms are normalised as by the model's own feature extractor, then zero-padded to a batch, and the padding
+    is hidden from the model. Whether the model is exact that way is measured when it is loaded. A model that is not
+    gets batches of equal length, which need no padding.
     """
 
     max_samples = None
@@ -43,7 +44,7 @@ class Wav2Vec2Encoder(AcousticEncoder):
         normalise: Callable[[Waveform], Waveform],
         name: str,
         revision: str,
-        options: Options,
+        options: EncoderOptions,
     ) -> None:
         super().__init__(options)
         self.name = name
@@ -56,8 +57,8 @@ class Wav2Vec2Encoder(AcousticEncoder):
         self.pads_exactly = self._measure_exactness()
 
     @classmethod
-    def load(cls, name: str, device: torch.device | str, options: Options) -> Wav2Vec2Encoder:
-        """From a Hugging Face name or local folder."""
+    def load(cls, name: str, device: torch.device | str, options: EncoderOptions) -> Wav2Vec2Encoder:
+        """From a Hugging Face name or local folder. Raises SerError for a model of another kind or sampling rate."""
         from transformers import AutoFeatureExtractor
 
         feature_extractor = AutoFeatureExtractor.from_pretrained(name)
@@ -114,8 +115,7 @@ class Wav2Vec2Encoder(AcousticEncoder):
     @torch.inference_mode()
     def _measure_exactness(self) -> bool:
         """Encode noise of three lengths together and apart, and compare."""
-        noise = torch.Generator().manual_seed(0)
-        waveforms = [torch.randn(n, generator=noise) for n in (16_000, 12_000, 7_000)]
+        waveforms = probe()
 
         def pooled(batch: list[Tensor]) -> Tensor:
             return torch.stack(
@@ -127,14 +127,14 @@ class Wav2Vec2Encoder(AcousticEncoder):
 
 
 def _to(device: torch.device, tensor: Tensor) -> Tensor:
-    """On a GPU through pinned memory, so that the copy runs beside the batch before."""
+    """Copy to the device; to a GPU from pinned memory, so that it still computes the previous batch meanwhile."""
     if device.type != "cuda":
         return tensor.to(device)
     return tensor.pin_memory().to(device, non_blocking=True)
 
 
 def _in_order(groups: list[States], order: Tensor) -> States:
-    """One layer's states of several batches as those of one, its rows put into `order`."""
+    """Join one layer's states of several batches into one batch, and put its rows into `order`."""
     rows = [row for states, _ in groups for row in states]
     frames = torch.cat([frames for _, frames in groups])
     return pad_sequence(rows, batch_first=True)[order], frames[order]

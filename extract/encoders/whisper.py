@@ -8,21 +8,21 @@ import torch
 
 from ser_memory.common.conventions import SAMPLING_RATE
 from ser_memory.extract.audio import Waveform
-from ser_memory.extract.encoders.contract import AcousticEncoder, Options, States, parse_layers
-from ser_memory.extract.encoders.loading import load_model, revision
+from ser_memory.extract.encoders.contract import AcousticEncoder, EncoderOptions, States, parse_layers
+from ser_memory.extract.huggingface import load_model, revision
 
 
 class WhisperEncoder(AcousticEncoder):
     """The encoder half of a Whisper model.
 
-    Whisper always hears 30 s, zero-padded, so a row cannot depend on its batch; what is pooled are the
-    frames up to the utterance's end. Longer utterances cannot be had from it.
+    Whisper's input is always 30 s, zero-padded, so a row cannot depend on its batch. The frames up to the
+    utterance's end are pooled. Longer utterances cannot be encoded.
     """
 
     min_samples = 1
 
     def __init__(
-        self, model: Any, feature_extractor: Any, name: str, revision: str, options: Options
+        self, model: Any, feature_extractor: Any, name: str, revision: str, options: EncoderOptions
     ) -> None:
         super().__init__(options)
         self.name = name
@@ -36,8 +36,8 @@ class WhisperEncoder(AcousticEncoder):
         self._samples_per_frame = 2 * int(feature_extractor.hop_length)
 
     @classmethod
-    def load(cls, name: str, device: torch.device | str, options: Options) -> WhisperEncoder:
-        """From a Hugging Face name or local folder."""
+    def load(cls, name: str, device: torch.device | str, options: EncoderOptions) -> WhisperEncoder:
+        """From a Hugging Face name or local folder. Raises SerError for weights that are damaged."""
         from transformers import AutoFeatureExtractor
 
         model = load_model(name, device)

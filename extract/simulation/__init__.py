@@ -1,7 +1,6 @@
-"""Simulated speech corpora: voices, rooms and words, in the layouts of the true releases.
+"""Simulated speech corpora: voices, rooms and words, in the layouts of the real releases.
 
-Nothing here was recorded, rated or said by anybody: it lets the whole path be seen to work with no licensed
-data and no downloads.
+No person spoke or rated any of it. It shows the whole program at work without licensed data and without downloads.
 """
 
 from ser_memory.extract.simulation.encoders import write_encoders

@@ -1,11 +1,11 @@
-"""Small untrained encoders of the real Hugging Face classes, saved as a download of the real ones would lie."""
+"""Small untrained encoders of the real Hugging Face classes, saved in the format of downloaded ones."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
 
-from ser_memory.extract.simulation.voice import SAMPLING_RATE
+from ser_memory.common.conventions import SAMPLING_RATE
 from ser_memory.extract.simulation.words import vocabulary
 
 ACOUSTIC, TEXT = "simulated-wav2vec2", "simulated-bert"  # folder names
@@ -16,15 +16,16 @@ ATTENTION_GAIN = 4.0
 def write_encoders(folder: Path) -> tuple[Path, Path]:
     """Write an acoustic and a text encoder below `folder` and return their two folders.
 
-    Both have random weights, always the same, and load through transformers' AutoModel, AutoFeatureExtractor
-    and AutoTokenizer. Random features of speech still tell activation, and random features of words valence.
+    Both have random weights, the same in every call, and can be loaded with transformers' AutoModel,
+    AutoFeatureExtractor and AutoTokenizer. Random features still carry information: those of speech about
+    activation, those of words about valence.
     """
     import torch
     from transformers.utils import logging
 
     acoustic, text = folder / ACOUSTIC, folder / TEXT
     bars = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()  # which would show for the blink of an eye, in the midst of the caller's
+    logging.disable_progress_bar()  # it would appear for a moment inside the caller's progress bar
     try:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(SEED)
@@ -44,8 +45,8 @@ def _write_acoustic(folder: Path) -> None:
         num_hidden_layers=2,
         num_attention_heads=4,
         intermediate_size=128,
-        conv_dim=(32,) * 7,  # with wav2vec2's own kernels and strides
-        # Group norm, or normalised audio, would take away the loudness by which random weights tell activation.
+        conv_dim=(32,) * 7,  # with the kernels and strides of wav2vec2
+        # Group norm or normalised audio would remove the loudness, from which activation can be predicted.
         feat_extract_norm="layer",
         do_stable_layer_norm=True,
         conv_bias=True,
@@ -72,15 +73,14 @@ def _write_text(folder: Path) -> None:
         pad_token_id=0,
     )
     model = BertModel(config)
-    # With the usual small weights CLS hardly hears the words: it would be the same for every sentence but
-    # for 1 %, too little for a network to learn from.
+    # With the usual small weights, CLS would differ between sentences by 1 % only: too little for a network to learn.
     for name, weights in model.named_parameters():
         if name.endswith("attention.self.value.weight"):
             nn.init.orthogonal_(weights, ATTENTION_GAIN)
         elif name.endswith("attention.output.dense.weight"):
             nn.init.orthogonal_(weights)
     model.save_pretrained(folder)
-    # As BERT's own checkpoints have it. The tokenizer's constructor differs between versions of transformers;
+    # The format of BERT's checkpoints. The tokenizer's constructor differs between versions of transformers, and
     # this file does not.
     (folder / "vocab.txt").write_text("\n".join(tokens) + "\n", encoding="utf-8")
     settings = {

@@ -1,4 +1,4 @@
-"""Simulated releases of the three corpora, in the true layouts and with the traps of the true releases."""
+"""Simulated releases of the three corpora, in the layouts and with the difficulties of the real releases."""
 
 from __future__ import annotations
 
@@ -14,57 +14,58 @@ import numpy as np
 import soundfile
 from scipy import signal
 
+from ser_memory.common.conventions import SAMPLING_RATE, UNKNOWN
 from ser_memory.common.errors import UsageError
 from ser_memory.extract.simulation.rooms import HALL, STAGE, STUDIO, Environment, place
-from ser_memory.extract.simulation.voice import SAMPLING_RATE, Audio, Gender, Speaker, speak
+from ser_memory.extract.simulation.voice import Audio, Gender, Speaker, speak
 from ser_memory.extract.simulation.words import sentence
 
 SEED = 2023
-FEWEST = 12  # turns of a split or session at any scale, so that all of the traps below are met
-NEUTRAL = 0.2  # valence within which a turn has no emotion to name
-WORKERS = 2  # threads: most of a turn is spent in filters and transforms, which run side by side
+FEWEST = 12  # turns of a split or session at any scale, so that all of the traps below occur
+NEUTRAL = 0.2  # largest absolute valence of a turn whose emotion category is neutral
+WORKERS = 2  # threads: most of the time is spent in filters and transforms, which run in parallel
 
 Trap = Literal["", "no recording", "truncated", "stereo"]
 GENDERS: tuple[Gender, Gender] = ("Female", "Male")
 
 
 @dataclass(frozen=True)
-class Corpus:
-    """How the people of one corpus feel, and who judges it."""
+class SimulatedCorpus:
+    """The emotions in one corpus, its environment, and how it is rated."""
 
     number: int
     flavour: str  # a key of words.FLAVOURS
     environment: Environment
-    activation: tuple[float, float]  # mean and standard deviation of what is felt, in [-1, 1]
+    activation: tuple[float, float]  # mean and standard deviation of the felt activation, in [-1, 1]
     valence: tuple[float, float]
     scale: tuple[int, int]
     raters: int
 
 
-# Natural speech gathers around the middle of the scale; acted speech spreads.
-PODCAST = Corpus(0, "podcast", STUDIO, (0.1, 0.35), (0.05, 0.35), (1, 7), raters=5)
-IMPROV = Corpus(1, "improv", STAGE, (-0.15, 0.45), (0.0, 0.5), (1, 5), raters=7)
-IEMOCAP = Corpus(2, "iemocap", HALL, (0.2, 0.5), (-0.1, 0.5), (1, 5), raters=2)
+# Natural speech is close to the middle of the scale; acted speech uses more of it.
+PODCAST = SimulatedCorpus(0, "podcast", STUDIO, (0.1, 0.35), (0.05, 0.35), (1, 7), raters=5)
+IMPROV = SimulatedCorpus(1, "improv", STAGE, (-0.15, 0.45), (0.0, 0.5), (1, 5), raters=7)
+IEMOCAP = SimulatedCorpus(2, "iemocap", HALL, (0.2, 0.5), (-0.1, 0.5), (1, 5), raters=2)
 
 
 @dataclass(frozen=True)
 class Turn:
-    """One utterance to be spoken and rated."""
+    """One utterance before it is spoken and rated."""
 
-    corpus: Corpus
-    number: int  # within the corpus: together with SEED it decides everything drawn
+    corpus: SimulatedCorpus
+    number: int  # within the corpus: with SEED it determines all random numbers of the turn
     id: str
     wav: str  # below the release's root
     group: str  # split, session or dialog
     speaker: str
     voice: Speaker
-    seconds: float | None = None  # about how long, if not as long as usual
+    seconds: float | None = None  # approximate length; None is the usual one
     trap: Trap = ""
 
 
 @dataclass(frozen=True)
 class Spoken:
-    """A turn as it was spoken, and its ratings: (raters, 3) of activation, valence, dominance."""
+    """A turn after it was spoken, with its ratings: (raters, 3) of activation, valence, dominance."""
 
     turn: Turn
     emotion: str
@@ -74,14 +75,14 @@ class Spoken:
 
     @property
     def consensus(self) -> tuple[float, float, float]:
-        """The raters' mean of activation, valence and dominance."""
+        """The raters' mean of activation, valence and dominance, on the corpus's scale."""
         activation, valence, dominance = self.ratings.mean(axis=0)
         return float(activation), float(valence), float(dominance)
 
 
 @dataclass(frozen=True)
 class Release:
-    """One corpus as it will lie on disk, in a folder of its name."""
+    """One corpus before it is written, to a folder of its name."""
 
     name: str
     turns: list[Turn]
@@ -89,9 +90,9 @@ class Release:
 
 
 def plan(scale: float = 1.0) -> list[Release]:
-    """What `write_releases` will write: three releases of about `scale` times 1,030, 540 and 550 turns.
+    """What `write_releases` writes: three releases of about `scale` times 1,030, 540 and 550 turns.
 
-    The turns of a larger scale begin with the same voices and feelings as those of a smaller one.
+    A larger scale starts with the same voices and emotions as a smaller one.
     """
     return [
         Release("msp-podcast", list(_podcast(scale)), _write_podcast),
@@ -103,15 +104,15 @@ def plan(scale: float = 1.0) -> list[Release]:
 def write_releases(root: Path, scale: float = 1.0, on_turn: Callable[[], None] = lambda: None) -> int:
     """Write <root>/msp-podcast, <root>/msp-improv and <root>/iemocap, and return the number of turns.
 
-    The same scale gives the same bytes. `on_turn` is called after each turn of the plan.
-    Raises UsageError, and writes nothing, if one of the folders is there: it might be the true release.
+    The same scale gives the same bytes. `on_turn` is called after each turn of the plan. Raises UsageError, and
+    writes nothing, if one of the folders exists: it may be the real release.
     """
     releases = plan(scale)
     for release in releases:
         if (root / release.name).exists():
             raise UsageError(
-                f"{root / release.name} exists and simulated recordings are not written over it: "
-                "name a folder that holds no releases."
+                f"{root / release.name} exists, and simulated recordings do not overwrite it: "
+                "give a folder that holds no releases."
             )
     for release in releases:
         folder = root / release.name
@@ -127,7 +128,7 @@ def write_releases(root: Path, scale: float = 1.0, on_turn: Callable[[], None] =
 
 
 def _record(folder: Path, turn: Turn) -> Spoken:
-    """Speak a turn in its environment, write the recording, and have it rated."""
+    """Synthesise a turn in its environment, write the recording, and draw its ratings."""
     activation, valence = _felt(turn.corpus, turn.number)
     rng = _rng(turn.corpus, turn.number, "speech")
     seconds = rng.normal(4.0, 0.3) if turn.seconds is None else turn.seconds
@@ -136,9 +137,9 @@ def _record(folder: Path, turn: Turn) -> Spoken:
     _write_wav(folder / turn.wav, place(voice, turn.corpus.environment, rng), turn.trap)
 
     felt = np.array([activation, valence, 0.6 * activation + rng.normal(0.0, 0.2)])
-    heard = felt + rng.normal(0.0, 0.25, size=(turn.corpus.raters, 3))
+    perceived = felt + rng.normal(0.0, 0.25, size=(turn.corpus.raters, 3))
     low, high = turn.corpus.scale
-    ratings = np.rint((low + high + (high - low) * heard) / 2.0).clip(low, high).astype(np.int64)
+    ratings = np.rint((low + high + (high - low) * perceived) / 2.0).clip(low, high).astype(np.int64)
     emotion = _emotion(activation, valence)
     return Spoken(turn, emotion, words.capitalize() + ".", len(voice) / SAMPLING_RATE, ratings)
 
@@ -155,13 +156,15 @@ def _write_wav(path: Path, audio: Audio, trap: Trap) -> None:
         path.write_bytes(path.read_bytes()[:30])
 
 
-def _rng(corpus: Corpus, number: int, use: Literal["feeling", "speech", "speaker"]) -> np.random.Generator:
+def _rng(
+    corpus: SimulatedCorpus, number: int, use: Literal["feeling", "speech", "speaker"]
+) -> np.random.Generator:
     uses = ("feeling", "speech", "speaker")
     return np.random.default_rng(np.random.SeedSequence([SEED, corpus.number, uses.index(use), number]))
 
 
-def _felt(corpus: Corpus, number: int) -> tuple[float, float]:
-    """Activation and valence of a turn, in [-1, 1]."""
+def _felt(corpus: SimulatedCorpus, number: int) -> tuple[float, float]:
+    """The felt activation and valence of a turn, in [-1, 1]."""
     rng = _rng(corpus, number, "feeling")
     drawn = [rng.normal(*corpus.activation), rng.normal(*corpus.valence)]
     activation, valence = np.clip(drawn, -1.0, 1.0)
@@ -169,7 +172,7 @@ def _felt(corpus: Corpus, number: int) -> tuple[float, float]:
 
 
 def _emotion(activation: float, valence: float) -> str:
-    """The category as both MSP corpora abbreviate it: happy, angry, sad or neutral."""
+    """The category in the abbreviation of both MSP corpora: H happy, A angry, S sad, N neutral."""
     if valence > NEUTRAL:
         return "H"
     if valence < -NEUTRAL:
@@ -177,7 +180,7 @@ def _emotion(activation: float, valence: float) -> str:
     return "N"
 
 
-def _voice(corpus: Corpus, person: int) -> Speaker:
+def _voice(corpus: SimulatedCorpus, person: int) -> Speaker:
     return Speaker.draw(GENDERS[person % 2], _rng(corpus, person, "speaker"))
 
 
@@ -185,11 +188,11 @@ def _size(turns: int, scale: float) -> int:
     return max(min(FEWEST, turns), round(turns * scale))
 
 
-# MSP-Podcast: an episode is six turns of one speaker, whom no other split has.
+# MSP-Podcast: an episode is six turns of one speaker, who is in no other split.
 
 PODCAST_SPLITS = {"Train": 700, "Development": 120, "Test1": 160, "Test2": 40, "Test3": 10}
 EPISODE = 6
-UNKNOWN_EVERY = 8  # episodes: the speaker is not told
+UNKNOWN_EVERY = 8  # episodes: the speaker is unknown
 PODCAST_SILENT_EVERY = 20  # turns: no transcript
 PODCAST_TRAPS: dict[int, Trap] = {2: "no recording", 4: "truncated", 6: "stereo"}
 PODCAST_LENGTHS = {3: 1.8, 8: 33.0}  # seconds
@@ -206,7 +209,7 @@ def _podcast(scale: float) -> Iterator[Turn]:
                 id=name,
                 wav=f"Audios/{name}.wav",
                 group=split,
-                speaker="Unknown" if i // EPISODE % UNKNOWN_EVERY == 1 else str(episode + 1),
+                speaker=UNKNOWN if i // EPISODE % UNKNOWN_EVERY == 1 else str(episode + 1),
                 voice=_voice(PODCAST, episode),
                 seconds=PODCAST_LENGTHS.get(i) if split == "Train" else None,
                 trap=PODCAST_TRAPS.get(i, "") if split == "Train" else "",
@@ -267,11 +270,11 @@ def _write_improv(folder: Path, spoken: list[Spoken]) -> None:
     for i, each in enumerate(spoken):
         name, emotion = each.turn.id, EMOTIONS[each.emotion]
         activation, valence, dominance = each.consensus
-        told = f"{dominance:f}" if i % UNRATED_EVERY != 1 else "NaN"
+        shown = f"{dominance:f}" if i % UNRATED_EVERY != 1 else "NaN"
         # Activation is stored from high to low in this corpus.
         lines = [
             f"{name.replace('MSP-', 'UTD-')}.avi; {each.emotion}; "
-            f"A:{6 - activation:f} ; V:{valence:f} ; D:{told} ; N:NaN ; "
+            f"A:{6 - activation:f} ; V:{valence:f} ; D:{shown} ; N:NaN ; "
         ]
         for rater, (a, v, d) in enumerate(each.ratings, start=1):
             lines.append(f"RATER{rater:04d}; {emotion}; {emotion}; A:{6 - a:f}; V:{v:f}; D:{d:f}; N:NaN;")
@@ -300,7 +303,9 @@ def _iemocap(scale: float) -> Iterator[Turn]:
         for i in range(_size(IEMOCAP_SESSION, scale)):
             order, speaker = i // DIALOG, "FM"[i % 2]
             scene = f"impro{order + 1:02d}" if order % 4 < SCENES_IMPROVISED else f"script01_{order + 1}"
-            dialog = f"Ses{session:02d}{'FM'[order % 2]}_{scene}"  # the letter tells who wears markers
+            dialog = (
+                f"Ses{session:02d}{'FM'[order % 2]}_{scene}"  # the letter is the speaker who wears markers
+            )
             name = f"{dialog}_{speaker}{i % DIALOG // 2:03d}"
             yield Turn(
                 corpus=IEMOCAP,
@@ -331,11 +336,11 @@ def _write_iemocap(folder: Path, spoken: list[Spoken]) -> None:
                 ratings += [f"C-E{rater}:\t{category};\t()", f"A-E{rater}:\tval {v}; act {a}; dom  {d};\t()"]
             ratings += [f"A-{each.turn.speaker[-1]}1:\tval  ; act  ; dom   ;\t()", ""]
             texts.append(f"{each.turn.id} [{start:08.4f}-{end:08.4f}]: {each.text}")
-        texts.append(f"M: [{end:08.4f}-{end + 1.0:08.4f}]: Okay.")  # words that belong to no turn
+        texts.append(f"M: [{end:08.4f}-{end + 1.0:08.4f}]: Okay.")  # a line that belongs to no turn
         for kind, lines in (("EmoEvaluation", ratings), ("transcriptions", texts)):
             path = folder / file.format(kind)
             _write_texts(path.parent, {path.name: "\n".join(lines) + "\n"})
-            # What a Mac leaves beside every file it copies.
+            # A Mac writes such a file beside every file that it copies.
             (path.parent / f"._{path.name}").write_bytes(b"\x00\x05\x16\x07\x00\x02\x00\x00Mac OS X")
 
 

@@ -1,4 +1,4 @@
-"""Acoustic environments: what a room, a microphone and a channel do to a voice."""
+"""Acoustic environments: the effect of a room, a microphone and a channel on a voice."""
 
 from __future__ import annotations
 
@@ -7,26 +7,27 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import fft
 
-from ser_memory.extract.simulation.voice import SAMPLING_RATE, Audio
+from ser_memory.common.conventions import SAMPLING_RATE
+from ser_memory.extract.simulation.voice import Audio
 
 LOUDEST = 0.99  # of full scale: recorders clip
 
 
 @dataclass(frozen=True)
 class Environment:
-    """Where a corpus was recorded."""
+    """The place in which a corpus was recorded."""
 
     decay: float  # seconds until the reverberation has lost 60 dB
     echo: float  # energy of the reverberation relative to the direct sound
     band: tuple[float, float]  # Hz, where the channel passes half the energy
     noise: float  # dB relative to full scale
-    colour: float  # the noise's power falls as 1 / frequency ** colour
+    colour: float  # the noise's power is proportional to 1 / frequency ** colour
     hum: float  # dB relative to full scale, of the mains at 60 Hz and its harmonics
     gain: float  # dB
-    levelling: float  # share of the differences in loudness that automatic gain control takes away
+    levelling: float  # share of the differences in loudness that automatic gain control removes
 
 
-# They differ in everything a frozen encoder hears, so that a model fitted to one errs in the others.
+# They differ in all that reaches a frozen encoder, so that a model trained on one makes errors in the others.
 STUDIO = Environment(
     decay=0.15, echo=0.05, band=(60.0, 7800.0), noise=-65.0, colour=1.0, hum=-90.0, gain=0.0, levelling=0.0
 )
@@ -39,9 +40,9 @@ HALL = Environment(
 
 
 def place(voice: Audio, environment: Environment, rng: np.random.Generator) -> Audio:
-    """The voice as it is recorded in an environment: same length, within [-1, 1].
+    """Record a (samples,) float32 voice at 16 kHz in an environment: same length, values within [-1, 1].
 
-    Draws a new place in the room, new noise and a slightly different gain each time.
+    Each call draws a new position in the room, new noise and a slightly different gain.
     """
     tail = int(environment.decay * SAMPLING_RATE)
     n = fft.next_fast_len(len(voice) + tail, real=True)
@@ -54,12 +55,12 @@ def place(voice: Audio, environment: Environment, rng: np.random.Generator) -> A
     passed = 1.0 / np.sqrt(
         (1.0 + (low / np.maximum(frequencies, 1.0)) ** 6) * (1.0 + (frequencies / high) ** 12)
     )
-    heard = fft.rfft(voice, n) * fft.rfft(room, n)
+    reverberant = fft.rfft(voice, n) * fft.rfft(room, n)
     coloured = fft.rfft(rng.standard_normal(n, np.float32)) * np.maximum(frequencies, 20.0) ** (
         -environment.colour / 2.0
     )
 
-    recorded = fft.irfft(heard * passed, n)[: len(voice)]
+    recorded = fft.irfft(reverberant * passed, n)[: len(voice)]
     noise = fft.irfft(coloured * passed, n)[: len(voice)]
     loudness = np.sqrt(np.mean(recorded**2))
     gain = _ratio(environment.gain + rng.normal(0.0, 1.0)) * (0.05 / loudness) ** environment.levelling

@@ -9,13 +9,13 @@ import numpy as np
 import numpy.typing as npt
 from scipy import signal
 
-SAMPLING_RATE = 16_000
+from ser_memory.common.conventions import SAMPLING_RATE
 
 Audio = npt.NDArray[np.float32]
 Array = npt.NDArray[np.float64]
 Gender = Literal["Female", "Male"]
 
-# Formant frequencies in Hz of a grown man's vowels (after Peterson and Barney 1952), with a common fourth one.
+# Formant frequencies in Hz of an adult man's vowels (Peterson and Barney 1952), with the same fourth one for all.
 VOWELS = {
     "a": (730.0, 1090.0, 2440.0, 3400.0),
     "e": (530.0, 1840.0, 2480.0, 3400.0),
@@ -25,23 +25,25 @@ VOWELS = {
 }
 BANDWIDTHS = np.array([70.0, 100.0, 140.0, 220.0])
 PAUSE = 0.5  # a pause between words, in syllables
-RING = int(0.03 * SAMPLING_RATE)  # a vocal tract rings on after the source has stopped
+RING = int(
+    0.03 * SAMPLING_RATE
+)  # samples for which a vocal tract still resonates after the source has stopped
 
 
 @dataclass(frozen=True)
 class Speaker:
-    """What stays the same from one utterance of a speaker to the next."""
+    """What is the same in all utterances of a speaker."""
 
     gender: Gender
     pitch: float  # Hz, at rest
     formants: float  # 1 for a man's vocal tract; a shorter one has higher formants
     breath: float  # aspiration noise, as a share of the voiced source
-    pace: float  # syllables a second, at rest
+    pace: float  # syllables per second, at rest
     level: float  # dB, habitual loudness
 
     @classmethod
     def draw(cls, gender: Gender, rng: np.random.Generator) -> Speaker:
-        """A speaker nobody has met before."""
+        """Draw a new speaker."""
         female = gender == "Female"
         return cls(
             gender=gender,
@@ -53,21 +55,22 @@ class Speaker:
         )
 
     def pace_at(self, activation: float) -> float:
-        """Syllables a second, pauses included, at this activation: excited speech is quicker."""
+        """Syllables per second, including pauses, at an activation in [-1, 1]: excited speech is faster."""
         return self.pace * float(2.0 ** (0.25 * activation))
 
 
 def syllables(word: str) -> str:
-    """The vowels a word is spoken with, one a syllable: a run of vowel letters sounds as its first."""
+    """The vowels of a word, one per syllable: a run of vowel letters counts as its first letter."""
     before = " " + word[:-1]
     return "".join(b for a, b in zip(before, word, strict=True) if b in VOWELS and a not in VOWELS) or "e"
 
 
 def speak(words: str, speaker: Speaker, activation: float, valence: float, rng: np.random.Generator) -> Audio:
-    """Say words: mono, 16 kHz, about 0.05 root mean square at rest.
+    """Synthesise words: (samples,) float32 at 16 kHz, with a root mean square of about 0.05 at rest.
 
-    Pitch (its mean and its range), level, tempo and the strength of the high frequencies rise with activation,
-    in [-1, 1]. Valence, in [-1, 1], is barely heard, as in life: a smile shortens the vocal tract a little.
+    The mean and range of the pitch, the level, the tempo and the strength of the high frequencies rise with
+    activation, in [-1, 1]. Valence, in [-1, 1], has a small effect, as in real speech: a smile shortens the vocal
+    tract a little.
     """
     vowels, starts, lengths = _timing(words, speaker.pace_at(activation), rng)
     n = int(np.ceil(starts[-1] + lengths[-1])) + 2 * RING
@@ -79,13 +82,15 @@ def speak(words: str, speaker: Speaker, activation: float, valence: float, rng: 
     cycles = np.cumsum(np.interp(time, middles, pitch)) / SAMPLING_RATE
     pulses = np.diff(np.floor(cycles), prepend=0.0)
 
-    corner = 350.0 * 2.0 ** (1.1 * activation)  # pressed voices close the glottis faster: a flatter spectrum
+    corner = 350.0 * 2.0 ** (
+        1.1 * activation
+    )  # tense voices close the glottis faster, which gives a flatter spectrum
     keep = np.exp(-2.0 * np.pi * corner / SAMPLING_RATE)
     voiced = signal.lfilter([1.0 - keep], [1.0, -keep], pulses)
     noise = rng.standard_normal(n)
     voiced = voiced / voiced.std() + speaker.breath * noise
 
-    # Each syllable is a burst of noise, its consonant, that gives way to the vowel.
+    # Each syllable is a burst of noise, the consonant, followed by the vowel.
     stress = rng.uniform(0.6, 1.0, size=len(vowels))
     silence = np.zeros_like(stress)
     vowel_at = _knots(starts, lengths, (0.2, 0.4, 0.75, 1.0))
@@ -107,11 +112,11 @@ def speak(words: str, speaker: Speaker, activation: float, valence: float, rng: 
 
 
 def _timing(words: str, pace: float, rng: np.random.Generator) -> tuple[str, Array, Array]:
-    """Vowels, and the first sample and length in samples of each syllable; words are set apart by pauses."""
+    """The vowels, and the first sample and the length in samples of each syllable; there are pauses between words."""
     spoken = [syllables(word) for word in words.lower().split()]
     vowels = "".join(spoken)
     ends_word = np.concatenate([np.arange(1, len(each) + 1) == len(each) for each in spoken])
-    # `pace` counts pauses in, so that the length of an utterance follows from its syllables alone.
+    # `pace` includes pauses, so that the length of an utterance depends on its syllables alone.
     share = len(vowels) / (len(vowels) + PAUSE * len(spoken))
     lengths = SAMPLING_RATE / pace * share * rng.uniform(0.8, 1.2, size=len(vowels))
     pauses = ends_word * SAMPLING_RATE / pace * share * PAUSE * rng.uniform(0.5, 1.5, size=len(vowels))
@@ -129,7 +134,7 @@ def _heights(*columns: Array) -> Array:
 
 
 def _tract(vowel: str, scale: float) -> Array:
-    """Second-order sections, one a formant, each of unit gain at 0 Hz."""
+    """Second-order sections, (4, 6): one per formant, each with unit gain at 0 Hz."""
     angles = 2.0 * np.pi * scale * np.array(VOWELS[vowel]) / SAMPLING_RATE
     radii = np.exp(-np.pi * BANDWIDTHS / SAMPLING_RATE)
     first, second = -2.0 * radii * np.cos(angles), radii**2

@@ -1,4 +1,4 @@
-"""A small vocabulary in which the choice of words follows valence."""
+"""A small vocabulary, and sentences whose choice of words depends on valence."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ FUNCTION = _words(
     "i you we they it the a this that is was and but so to of in with really just now then not very"
 )
 
-# Polarity -> words; some are everyone's, the others belong to what a corpus talks about.
+# Polarity -> words; the common ones occur in all corpora, the others belong to the topics of one corpus.
 COMMON = {
     -1: _words("bad sad angry hate terrible lost never wrong hurt afraid"),
     0: _words("time people day thing place think know going said house"),
@@ -41,15 +41,15 @@ FLAVOURS = {
 
 
 def vocabulary() -> list[str]:
-    """Every word that can be said, in a fixed order."""
+    """All words that can occur, in a fixed order."""
     groups = [FUNCTION, *COMMON.values(), *(words for each in FLAVOURS.values() for words in each.values())]
     return [word for group in groups for word in group]
 
 
 def sentence(valence: float, rng: np.random.Generator, flavour: str, length: float) -> str:
-    """Words of about `length` syllables whose polarity follows valence, in [-1, 1].
+    """Draw words of about `length` syllables whose polarity depends on valence, in [-1, 1].
 
-    `flavour` is a key of FLAVOURS: the corpus whose topics colour every third content word.
+    `flavour` is a key of FLAVOURS: the corpus from whose topics every third content word comes, on average.
     """
     weights = np.exp(2.0 * valence * np.array([-1.0, 0.0, 1.0]))
     weights /= weights.sum()

@@ -1,4 +1,4 @@
-"""Transcripts that a user hands over: a table of id and text, in place of the release's own."""
+"""Transcripts in a file of the user: a table of id and text that replaces the release's transcripts."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _PICKLES = (".pkl", ".pickle", ".pck", ".p", ".joblib", ".dill")
 _PICKLE_START = b"\x80"  # the first byte of every pickle of protocol 2 and later
 
 _WHY_NOT = (
-    "{path} is a Python pickle, and reading one runs whatever code it holds. Convert it where you trust it, with "
+    "{path} is a Python pickle, and reading a pickle runs the code in it. If you trust the file, convert it with "
     "these two lines (for a dict of id and text), and give the CSV."
 )
 _CONVERSION = """
@@ -24,21 +24,22 @@ _CONVERSION = """
 
 
 def read_transcripts(path: Path) -> dict[str, str]:
-    """id -> text, from CSV, TSV or JSON Lines with the columns `id` and `text`; a blank text is a value.
+    """Read id -> text from CSV, TSV or JSON Lines with the columns `id` and `text`; a text may be empty.
 
-    What is not in UTF-8, and repeats that say the same, are counted and named in notices. Raises SerError
-    for a pickle or another kind of file, a missing column or text, or ids with two different texts.
+    Notices count and name the lines that are not in UTF-8, and the ids given twice with the same text. Raises
+    UsageError if the file does not exist, and SerError for a pickle or another kind of file, a missing column, id or
+    text, or an id with two different texts.
     """
     if not path.exists():
-        raise UsageError(f"There is no transcript file at {path}.")
+        raise UsageError(f"There is no transcript file {path}: give --transcripts an existing file.")
     _refuse_pickles(path)
     columns, records = read_table(path, blank="")
     absent = [name for name in _COLUMNS if name not in columns]
     if absent:
         raise SerError(f"{path} lacks the column {listing(absent)}: {what_it_has(path, columns, _COLUMNS)}.")
-    _tell_of_other_encodings(path)
+    _report_other_encodings(path)
     texts: dict[str, str] = {}
-    repeated: dict[str, list[int]] = {}  # id -> rows that give it once more
+    repeated: dict[str, list[int]] = {}  # id -> rows that give it again
     conflicts: set[str] = set()
     for line, record in records:
         name, text = record.get("id"), record.get("text")
@@ -54,15 +55,15 @@ def read_transcripts(path: Path) -> dict[str, str]:
 
 
 def with_transcripts(utterances: list[Utterance], texts: dict[str, str]) -> list[Utterance]:
-    """The utterances with these transcripts and no others; ids without a text have none (None)."""
+    """The utterances with the texts of `texts`, id -> text; None for utterances that have none there."""
     return [replace(utterance, transcript=texts.get(utterance.id)) for utterance in utterances]
 
 
-def tell_of_strangers(path: Path, texts: dict[str, str], utterances: list[Utterance]) -> None:
-    """A notice that counts and names the ids of a file that the release does not have."""
-    strangers = sorted(set(texts) - {utterance.id for utterance in utterances})
-    if strangers:
-        notice(f"{len(strangers)} ids of {path} are not in the release: {listing(strangers, most=5)}.")
+def report_unknown_ids(path: Path, texts: dict[str, str], utterances: list[Utterance]) -> None:
+    """Report the number and names of ids in the file that are not in the release."""
+    unknown = sorted(set(texts) - {utterance.id for utterance in utterances})
+    if unknown:
+        notice(f"{len(unknown)} ids of {path} are not in the release: {listing(unknown, most=5)}.")
 
 
 def _refuse_pickles(path: Path) -> None:
@@ -75,15 +76,15 @@ def _refuse_pickles(path: Path) -> None:
         raise SerError((_WHY_NOT + _CONVERSION).format(path=path, name=path.name))
 
 
-def _tell_of_other_encodings(path: Path) -> None:
-    """Older tables are in Latin-1; a guess that is told can be checked."""
+def _report_other_encodings(path: Path) -> None:
+    """Older tables are in Latin-1. That is a guess, so a notice lets the user check it."""
     strange = [
         number for number, line in enumerate(path.read_bytes().split(b"\n"), start=1) if not _is_utf8(line)
     ]
     if strange:
         notice(
-            f"{path} is not in UTF-8: it is read as Latin-1, which concerns {len(strange)} lines "
-            f"({listing(strange, most=5)}). Save it in UTF-8 if their letters come out wrong."
+            f"{path} is not in UTF-8: it is read as Latin-1, which affects {len(strange)} lines "
+            f"({listing(strange, most=5)}). Save it in UTF-8 if letters in these lines are wrong."
         )
 
 

@@ -1,4 +1,4 @@
-"""Where an utterance's transcript comes from: `--transcriber release,whisper` and the like."""
+"""Where the transcripts of a corpus come from: the value of --transcriber, such as `release,whisper`."""
 
 from __future__ import annotations
 
@@ -10,9 +10,8 @@ from pathlib import Path
 from ser_memory.common.errors import UsageError, listing
 from ser_memory.common.reporting import progress
 from ser_memory.extract.corpora import Utterance
-from ser_memory.extract.transcripts import TRANSCRIBERS, VERSIONS
-from ser_memory.extract.transcripts.contract import Options
 from ser_memory.extract.transcripts.cost import Spending
+from ser_memory.extract.transcripts.engines import TRANSCRIBERS, VERSIONS, TranscriberOptions
 from ser_memory.extract.transcripts.store import (
     Transcript,
     TranscriptStore,
@@ -28,20 +27,23 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 @dataclass(frozen=True)
 class Sources:
-    """The release's own transcripts, stores, and at last an engine that hears what these lack.
+    """The sources of a corpus's transcripts: the release, stores, and an engine for the utterances they lack.
 
-    An utterance takes its text from the first of `stored` that has one.
+    The text of an utterance comes from the first of `stored` that has one.
     """
 
     cache: Path  # folder of the stores
     corpus: str
     stored: tuple[str, ...] = (RELEASE,)
     engine: str | None = None  # a key of TRANSCRIBERS
-    options: Options = field(default_factory=Options)
+    options: TranscriberOptions = field(default_factory=TranscriberOptions)
     spending: Spending = field(default_factory=Spending)
 
     def settle(self, utterances: list[Utterance]) -> list[Utterance]:
-        """The utterances with what is stored; None where that tells nothing."""
+        """The utterances with their stored texts; None for those without one.
+
+        Raises UsageError if a store does not exist, and SerError if it is damaged.
+        """
         tables = [None if name == RELEASE else self._texts(name) for name in self.stored]
 
         def text(utterance: Utterance) -> str | None:
@@ -51,10 +53,11 @@ class Sources:
         return [replace(utterance, transcript=text(utterance)) for utterance in utterances]
 
     def fill(self, chosen: list[tuple[Utterance, float]]) -> tuple[dict[str, str], dict[str, str]]:
-        """Have the engine hear which of these (utterance, seconds) lack a text.
+        """Transcribe those of the (utterance, seconds) pairs that have no text and are not in the engine's store.
 
-        Returns id -> text, and id -> reason for those that the engine would not take. Recordings that
-        cannot be decoded are in neither. Raises SerError as `hearing.hear` and `cost.Spending.agree` do.
+        Returns id -> text for all without a text, and id -> reason for those that the engine refused; recordings
+        that cannot be decoded are in neither. Raises SerError as `transcribe.transcribe` and `Spending.agree` do,
+        or if the store is of another version of the engine.
         """
         lacking = [(each, seconds) for each, seconds in chosen if each.transcript is None]
         if self.engine is None or not lacking:
@@ -64,41 +67,44 @@ class Sources:
         missing = [(each, seconds) for each, seconds in lacking if each.id not in records]
         refused: dict[str, str] = {}
         if missing:
-            records, refused = self._hear(missing, path, records)
+            records, refused = self._transcribe(missing, path, records)
         else:
-            # Nothing to hear is no reason to take what another model heard for this one's.
+            # Nothing to transcribe, but the stored texts must still be those of this model.
             refuse_other_version(path, records, VERSIONS[self.engine](self.options))
         return {each.id: records[each.id].text for each, _ in lacking if each.id in records}, refused
 
     def description(self, file: str | None = None) -> str:
-        """For the cache: `release`, `release, whisper (whisper-base.en ...)`; `file` stands in the release's place."""
+        """The text for the cache, such as `release, whisper (whisper-base.en ...)`; `file` replaces the release."""
         names = [f"file {file}" if file and name == RELEASE else name for name in self.stored]
         if self.engine is not None:
             names.append(f"{self.engine}{self._version()}")
         return ", ".join(names)
 
-    def _hear(
+    def _transcribe(
         self, missing: list[tuple[Utterance, float]], path: Path, records: dict[str, Transcript]
     ) -> tuple[dict[str, Transcript], dict[str, str]]:
-        """The store's records once these have been heard, and id -> reason for those refused.
+        """Transcribe these; returns the store's records afterwards, and id -> reason for those refused.
 
-        The store is opened once nothing but the hearing can fail: until then nothing is made.
+        The store is created last, when only the transcription itself can still fail.
         """
-        from ser_memory.extract.transcripts.hearing import Recording, hear, tell
-        from ser_memory.extract.transcripts.patience import Patience
+        from ser_memory.extract.transcripts.retries import Retries
+        from ser_memory.extract.transcripts.transcribe import Recording, report, transcribe
 
         assert self.engine is not None
         recordings = [Recording(each.id, each.audio, seconds) for each, seconds in missing if each.audio]
-        seconds = sum(recording.seconds for recording in recordings)
+        total = sum(recording.seconds for recording in recordings)
         with closing(TRANSCRIBERS[self.engine](self.options)) as transcriber:
             refuse_other_version(path, records, transcriber.version)
             if transcriber.paid:
-                self.spending.agree(self.engine, len(recordings), seconds)
+                self.spending.agree(self.engine, len(recordings), total)
             with TranscriptStore.open(path) as store:
-                refuse_other_version(path, store.records, transcriber.version)  # of a run that ended since
-                with progress(f"{self.corpus}: {self.engine}", seconds, "s of audio") as advance:
-                    outcome = hear(recordings, transcriber, store, Patience(self.options.retry_for), advance)
-        tell(outcome, self.engine)
+                refuse_other_version(
+                    path, store.records, transcriber.version
+                )  # another run may have written it
+                with progress(f"{self.corpus}: {self.engine}", total, "s of audio") as advance:
+                    retries = Retries(self.options.retry_for)
+                    outcome = transcribe(recordings, transcriber, store, retries, advance)
+        report(outcome, self.engine)
         return store.records, outcome.refused
 
     def _texts(self, name: str) -> dict[str, str]:
@@ -113,40 +119,46 @@ class Sources:
 
 
 def parse(
-    asked: str, cache: Path, corpus: str, file: Path | None = None
+    given: str, cache: Path, corpus: str, file: Path | None = None
 ) -> tuple[tuple[str, ...], str | None]:
-    """`release,whisper` -> the stored sources and the engine, None if there is none.
+    """Split `release,whisper` into the stored sources and the engine, None without an engine.
 
-    Raises UsageError for a name that is neither, for one given twice, and for anything after an engine, which
-    leaves nothing to the next. With a `file` in its place, `release` must be among them.
+    With a `file` of transcripts, `release` stands for the file and must be in the list. Raises UsageError for an
+    unknown name, a name given twice, or an engine that is not last.
     """
-    names = split_names(asked)
+    names = split_names(given)
     stores = stored_transcribers(cache, corpus)
     for place, name in enumerate(names):
         if name != RELEASE and name not in TRANSCRIBERS and name not in stores:
             raise UsageError(
-                f"There is no transcriber {name!r}: it is {RELEASE}, {listing(TRANSCRIBERS)}, or one that has a "
-                f"store in {cache} for {corpus} ({listing(stores)})."
+                f"There is no transcriber {name!r}: give {RELEASE}, {listing(TRANSCRIBERS)}, or one that has a "
+                f"store for {corpus} in {cache} ({listing(stores)})."
             )
         if name in TRANSCRIBERS and place < len(names) - 1:
             raise UsageError(
-                f"{name} hears every utterance, which leaves nothing to {names[place + 1]}: put it last."
+                f"{name} transcribes every utterance that has no text, so {names[place + 1]} would never be used: "
+                f"put {name} last."
             )
     if file is not None and RELEASE not in names:
         raise UsageError(
-            f"{file} stands in the place of the release's transcripts, which --transcriber {asked} does not use: "
-            f"give --transcriber {RELEASE},{asked}, or leave out --transcripts."
+            f"{file} replaces the release's transcripts, but --transcriber {given} does not use them: "
+            f"give --transcriber {RELEASE},{given}, or leave out --transcripts."
         )
     engine = names[-1] if names[-1] in TRANSCRIBERS else None
     return tuple(names[:-1] if engine else names), engine
 
 
-def split_names(asked: str) -> list[str]:
-    """A comma list of names of transcribers, each once. Raises UsageError."""
-    names = [name.strip() for name in asked.split(",") if name.strip()]
+def split_names(given: str) -> list[str]:
+    """The names of transcribers in a list such as `release,whisper`.
+
+    Raises UsageError if the list is empty, a name has other characters than letters, digits, ".", "_" and "-", or a
+    name comes twice.
+    """
+    names = [name.strip() for name in given.split(",") if name.strip()]
     bad = [name for name in names if not _NAME.fullmatch(name)]
     if bad or not names or len(set(names)) < len(names):
         raise UsageError(
-            f"{asked!r} is no list of transcribers: give each once, separated by commas, as in release,whisper."
+            f"{given!r} is not a list of transcribers: give each name once, separated by commas, as in "
+            "release,whisper."
         )
     return names

@@ -1,4 +1,4 @@
-"""What was heard, by whom: one append-only file per corpus and transcriber, which survives a kill at any moment."""
+"""Transcript stores: one append-only file per corpus and transcriber, which survives a kill at any moment."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 from ser_memory.common.errors import SerError, UsageError
+from ser_memory.common.files import write_whole
 from ser_memory.common.reporting import notice
 
 SUFFIX = ".transcripts.jsonl"
@@ -21,21 +22,21 @@ class Transcript:
     """One line of a store."""
 
     id: str
-    text: str  # "" is a value: nothing was said
+    text: str  # "" is a result: there is no speech
     language: str | None
     confidence: float | None  # 0 to 1, on the engine's own scale
     engine: str
     version: str  # of model, revision and language
     duration: float  # seconds of audio
-    time: str  # when it was heard, ISO 8601, UTC
-    status: str  # as the engine told it
-    flags: tuple[str, ...] = ()  # why it may be wrong: keys of extract.transcripts.suspicion
+    time: str  # of the transcription, ISO 8601, UTC
+    status: str  # as the engine reported it
+    flags: tuple[str, ...] = ()  # why it may be wrong, of FLAGS in transcripts.quality.flags
 
 
 class TranscriptStore:
-    """A store opened for writing, by this process alone. Every record is on disk when `append` returns.
+    """A store that this process alone may write. Every record is on disk when `append` returns.
 
-    `records` maps id -> Transcript. Threads may append at once; an id can be appended only once.
+    `records` maps id -> Transcript. Threads may append at the same time. Each id can be appended only once.
     """
 
     def __init__(self, path: Path, records: dict[str, Transcript], handle: int) -> None:
@@ -47,10 +48,10 @@ class TranscriptStore:
     @classmethod
     @contextmanager
     def open(cls, path: Path) -> Iterator[TranscriptStore]:
-        """Open or create the store; a last line that was cut off is removed, and a notice says so.
+        """Open or create the store. An incomplete last line is removed, with a notice.
 
-        A store that is empty in the end is no store, and is removed. Raises SerError when another process
-        writes it, or when it is damaged elsewhere.
+        The file is removed at the end if it is empty. Raises SerError if another process has it open, or if a
+        line before the last is damaged.
         """
         from filelock import FileLock, Timeout
 
@@ -60,8 +61,8 @@ class TranscriptStore:
             lock.acquire(timeout=0)
         except Timeout:
             raise SerError(
-                f"{path} is being written by another run: wait until that has ended, since what both would "
-                "ask for would be asked twice."
+                f"{path} is being written by another run: wait until that run ends, because both would transcribe "
+                "the same recordings."
             ) from None
         try:
             records, whole = _scan(path)
@@ -77,19 +78,19 @@ class TranscriptStore:
             lock.release()
 
     def append(self, record: Transcript) -> None:
-        """Add one record and flush it to the disk.
+        """Add one record and write it to the disk.
 
-        Raises ValueError for an id that is there, SerError when the disk refuses; the file is then as before.
+        Raises ValueError if the store has the id, and SerError if the disk fails; the file then stays as it was.
         """
         line = _line(record)
         with self._mutex:
             if record.id in self.records:
-                raise ValueError(f"{record.id} is in {self.path} already")
+                raise ValueError(f"{record.id} is already in {self.path}")
             before = os.fstat(self._handle).st_size
             try:
                 _write(self._handle, line)
                 os.fsync(self._handle)
-            except BaseException as error:  # Ctrl-C too leaves no half line
+            except BaseException as error:  # also Ctrl-C: no half line may remain
                 os.ftruncate(self._handle, before)
                 if not isinstance(error, OSError):
                     raise
@@ -100,23 +101,23 @@ class TranscriptStore:
 
 
 def refuse_other_version(path: Path, records: Mapping[str, Transcript], version: str) -> None:
-    """Raise SerError if a store holds what another version of its engine heard."""
+    """Raise SerError if a record of the store is from another version of its engine."""
     others = sorted({record.version for record in records.values()} - {version})
     if others:
         aside = path.name.removesuffix(SUFFIX) + "-1" + SUFFIX
         raise SerError(
-            f"{path} holds what {others[0]} heard, and this is {version}: go on with the same model and "
-            f"language, or rename the file (to {aside}, say), whose transcripts remain usable by that name."
+            f"{path} holds transcripts of {others[0]}, and this is {version}: use the same model and language, or "
+            f"rename the file (for example to {aside}), and its transcripts stay usable under the new name."
         )
 
 
 def store_path(folder: Path, corpus: str, transcriber: str) -> Path:
-    """<folder>/<corpus>.<transcriber>.transcripts.jsonl"""
+    """The store's path, <folder>/<corpus>.<transcriber>.transcripts.jsonl."""
     return folder / f"{corpus}.{transcriber}{SUFFIX}"
 
 
 def stored_transcribers(folder: Path, corpus: str) -> list[str]:
-    """Names of the transcribers of which the folder has a store for this corpus."""
+    """The sorted names of the transcribers whose stores for this corpus are in the folder."""
     prefix = f"{corpus}."
     return sorted(
         path.name.removeprefix(prefix).removesuffix(SUFFIX)
@@ -126,27 +127,18 @@ def stored_transcribers(folder: Path, corpus: str) -> list[str]:
 
 
 def read_store(path: Path) -> dict[str, Transcript]:
-    """id -> Transcript of a store that is only read; a last line that was cut off does not count.
+    """Read a store, id -> Transcript, without changing it; an incomplete last line is ignored.
 
-    Raises UsageError when there is none, SerError for a damaged one.
+    Raises UsageError if the store does not exist, and SerError if another line is damaged.
     """
     if not path.exists():
-        raise UsageError(f"There is no transcript store at {path}: make it with ser-transcribe.")
+        raise UsageError(f"There is no transcript store {path}: make it with ser-transcribe.")
     return _scan(path)[0]
 
 
 def write_store(path: Path, records: Iterable[Transcript]) -> None:
-    """Write a whole store to `path`, or nothing, in place of one that is there."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(path.name + ".partial")
-    try:
-        with aside.open("wb") as file:
-            file.writelines(_line(record) for record in records)
-            file.flush()
-            os.fsync(file.fileno())
-        aside.replace(path)
-    finally:
-        aside.unlink(missing_ok=True)
+    """Write a whole store to `path`, or nothing if that fails. Replaces a store that exists. Raises OSError."""
+    write_whole(path, b"".join(map(_line, records)))
 
 
 def _line(record: Transcript) -> bytes:
@@ -159,23 +151,25 @@ def _write(handle: int, data: bytes) -> None:
 
 
 def _scan(path: Path) -> tuple[dict[str, Transcript], int]:
-    """The records of a store, and the length in bytes of its whole lines."""
+    """The records of a store, and the length in bytes of its complete lines."""
     try:
         data = path.read_bytes()
     except FileNotFoundError:
         return {}, 0
     records: dict[str, Transcript] = {}
     whole = 0
-    lines = data.split(b"\n")  # what follows the last newline is cut off, or nothing
+    lines = data.split(b"\n")  # after the last newline there is an incomplete line, or nothing
     for number, line in enumerate(lines[:-1], start=1):
         record = _parse(line)
         if record is None and number == len(lines) - 1 and lines[-1] == b"":
-            break  # the last line: a disk that lost power keeps the length and not always the content
+            break  # the last line: after a power cut a file may have its length but not its content
         if record is None:
-            raise SerError(f"{path}, line {number}: it is no transcript record. Correct or remove the line.")
+            raise SerError(
+                f"{path}, line {number}: it is not a transcript record. Correct or remove the line."
+            )
         if record.id in records:
             raise SerError(
-                f"{path}, line {number}: it has {record.id!r} a second time. Remove one of the two."
+                f"{path}, line {number}: it has the id {record.id!r} a second time. Remove one of the two."
             )
         records[record.id] = record
         whole += len(line) + 1
@@ -183,10 +177,10 @@ def _scan(path: Path) -> tuple[dict[str, Transcript], int]:
 
 
 def _parse(line: bytes) -> Transcript | None:
-    """The record of a line; None when it is none."""
+    """The record of a line, or None if the line is not a record."""
     try:
-        told = json.loads(line)
-        known = {name: told[name] for name in (item.name for item in fields(Transcript)) if name in told}
+        values = json.loads(line)
+        known = {field.name: values[field.name] for field in fields(Transcript) if field.name in values}
         record = Transcript(**{**known, "flags": tuple(known.get("flags", ()))})
     except (ValueError, TypeError):
         return None
@@ -198,4 +192,7 @@ def _repair(handle: int, path: Path, whole: int) -> None:
     if beyond > 0:
         os.ftruncate(handle, whole)
         os.fsync(handle)
-        notice(f"{path}: its last line was cut off and is removed ({beyond} bytes); it will be heard again.")
+        notice(
+            f"{path}: its last line was incomplete and is removed ({beyond} bytes); that recording will be "
+            "transcribed again."
+        )

@@ -1,4 +1,4 @@
-"""How fast, how large and how exact extraction is, side by side with the usual ways on the same recordings.
+"""Speed, memory and exactness of extraction, compared with the usual ways on the same recordings.
 
     python -m tests.benchmarks.extraction [--utterances 24] [--rounds 3] [--device cpu]
 
@@ -25,17 +25,18 @@ import soundfile
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from ser_memory.extract.corpora import Utterance
-from ser_memory.extract.encoders import Options, load_acoustic, relative_error
-from ser_memory.extract.shards import Shards, plan_parts
-from ser_memory.extract.workers import Job, Worker, encode_parts, per_core
+from ser_memory.common.conventions import SAMPLING_RATE
+from ser_memory.extract.encoders import EncoderOptions, TextEncoder, load_acoustic, relative_error
+from ser_memory.extract.encoding import EncoderPair, Item
+from ser_memory.extract.parts import Parts, plan_parts
+from ser_memory.extract.workers import Work, encode_parts, per_core
 
 Run = Callable[[list[Path]], np.ndarray]  # recordings -> (N, 768)
 Way = tuple[str, Callable[..., Run], tuple[object, ...]]
 
 
-class NoText:
-    """Stands where the text encoder would, so that audio alone is timed."""
+class NoText(TextEncoder):
+    """In place of the text encoder, so that only audio is timed."""
 
     name = revision = pooling = "none"
 
@@ -55,8 +56,8 @@ def one_at_a_time(folder: str, device: str) -> Run:
     def run(paths: list[Path]) -> np.ndarray:
         rows = []
         for path in paths:
-            samples, _ = librosa.load(path, sr=16_000)
-            values = extractor(samples, sampling_rate=16_000, return_tensors="pt").input_values
+            samples, _ = librosa.load(path, sr=SAMPLING_RATE)
+            values = extractor(samples, sampling_rate=SAMPLING_RATE, return_tensors="pt").input_values
             rows.append(model(values.to(device)).last_hidden_state[0].mean(dim=0).cpu().numpy())
         return np.stack(rows)
 
@@ -75,7 +76,9 @@ def padded(folder: str, device: str, size: int) -> Run:
         rows = []
         for start in range(0, len(paths), size):
             batch = [soundfile.read(path, dtype="float32")[0] for path in paths[start : start + size]]
-            values = extractor(batch, sampling_rate=16_000, padding=True, return_tensors="pt").input_values
+            values = extractor(
+                batch, sampling_rate=SAMPLING_RATE, padding=True, return_tensors="pt"
+            ).input_values
             rows.append(model(values.to(device)).last_hidden_state.mean(dim=1).cpu().numpy())
         return np.concatenate(rows)
 
@@ -84,20 +87,18 @@ def padded(folder: str, device: str, size: int) -> Run:
 
 def ours(folder: str, device: str, precision: str) -> Run:
     """(c): parts through the workers, written to disk and read again."""
-    worker = Worker(load_acoustic(folder, device, Options(precision=precision)), NoText())
-    workers = per_core(worker) if device == "cpu" else [worker]
+    pair = EncoderPair(load_acoustic(folder, device, EncoderOptions(precision=precision)), NoText())
+    pairs = per_core(pair) if device == "cpu" else [pair]
 
     def run(paths: list[Path]) -> np.ndarray:
         seconds = [soundfile.info(path).duration for path in paths]
-        turns = [Utterance(path.stem, path, "train", transcript="") for path in paths]
+        items = [Item(path.stem, path, "", length) for path, length in zip(paths, seconds, strict=True)]
         with tempfile.TemporaryDirectory() as cache:
-            # So small that both cores have work to the end, as in a corpus of hours.
-            parts = plan_parts(seconds, 10.0)
-            shards = Shards(Path(cache) / "c.h5", "benchmark", parts)
-            job = Job(list(zip(turns, seconds, strict=True)), 0.0, 100.0)
-            encode_parts(job, parts, shards, workers, lambda _: None)
+            # So small that all cores have work to the end, as in a corpus of hours.
+            parts = Parts(Path(cache) / "c.h5", "benchmark", plan_parts(seconds, 10.0))
+            encode_parts(Work(items, 0.0, 100.0), parts.plan, parts, pairs, lambda _: None)
             rows = np.empty((len(paths), 768), np.float32)
-            for part in shards.read_all():
+            for part in parts.read_all():
                 rows[part.places] = part.acoustic
         return rows
 
@@ -108,7 +109,7 @@ def measured(way: Way, folder: str, paths: list[Path], device: str, pipe: Connec
     """In a process of its own: the rows, the seconds they took without loading, and the peak memory."""
     _, load, arguments = way
     run = load(folder, device, *arguments)
-    run([max(paths, key=lambda path: path.stat().st_size)])  # warms up: the heap grows to what it will be
+    run([max(paths, key=lambda path: path.stat().st_size)])  # warm-up: the heap grows to its final size
     start = time.perf_counter()
     rows = run(paths)
     seconds = time.perf_counter() - start
@@ -174,10 +175,12 @@ def prepare(folder: Path, utterances: int) -> tuple[str, list[Path], float]:
     paths, total = [], 0.0
     for number, seconds in enumerate(random.uniform(3, 30, utterances)):
         envelope = np.interp(
-            np.arange(int(seconds * 16_000)), np.arange(0, 31 * 16_000, 4000), random.uniform(0, 0.3, 124)
+            np.arange(int(seconds * SAMPLING_RATE)),
+            np.arange(0, 31 * SAMPLING_RATE, 4000),
+            random.uniform(0, 0.3, 124),
         )
         paths.append(folder / f"{number:04d}.wav")
-        soundfile.write(paths[-1], envelope * random.standard_normal(len(envelope)), 16_000)
+        soundfile.write(paths[-1], envelope * random.standard_normal(len(envelope)), SAMPLING_RATE)
         total += seconds
     return str(folder / "model"), paths, total
 
@@ -216,7 +219,7 @@ def report(
     memory: dict[str, float],
     rows: dict[str, np.ndarray],
 ) -> None:
-    """A line per way; ratios are taken round by round, since a machine's speed drifts."""
+    """A line per way; ratios are taken per round, because a machine's speed drifts."""
     first = next(iter(times))
     print(f"matrix products {rate / 1e9:.0f} GFLOP/s; the model {work / 1e9:.1f} GFLOP per second of audio")
     print(f"{'way':42}{'audio s/s':>10}{'ratio':>7}{'of matrix rate':>16}{'peak MB':>9}{'largest error':>15}")
@@ -237,7 +240,7 @@ def flop_per_second(folder: str) -> float:
 
     model = AutoModel.from_pretrained(folder).eval()
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        model(torch.randn(1, 16 * 16_000))
+        model(torch.randn(1, 16 * SAMPLING_RATE))
     return float(counter.get_total_flops()) / 16
 
 

@@ -22,10 +22,11 @@ import soundfile
 from ser_memory.common.cache import CacheInfo, FeatureCache
 from ser_memory.extract.corpora import Utterance
 from ser_memory.extract.encoders import load_acoustic, load_text
-from ser_memory.extract.pipeline import merge
+from ser_memory.extract.encoding import EncoderPair, Item, Rows
+from ser_memory.extract.merge import merge
+from ser_memory.extract.parts import Parts, plan_parts
 from ser_memory.extract.screening import Screening
-from ser_memory.extract.shards import PartRows, Shards, plan_parts
-from ser_memory.extract.workers import Job, Worker, encode_parts, per_core
+from ser_memory.extract.workers import Work, encode_parts, per_core
 from tests.models import save_acoustic, save_text
 
 INFO = CacheInfo(
@@ -40,15 +41,14 @@ def peak() -> float:
 
 def encode(utterances: int, folder: str) -> None:
     root = Path(folder)
-    chosen = [
-        (Utterance(str(i), root / "a.wav", "train", 3.0, 3.0, transcript="a good day"), 3.0)
-        for i in range(utterances)
-    ]
-    worker = Worker(load_acoustic(str(root / "acoustic")), load_text(str(root / "text")))
-    shards = Shards(root / f"{utterances}.h5", "scaling", plan_parts([3.0] * utterances))
+    audio = root / "a.wav"
+    turns = [Utterance(str(i), audio, "train", 3.0, 3.0, transcript="a good day") for i in range(utterances)]
+    items = [Item(turn.id, audio, "a good day", 3.0) for turn in turns]
+    pair = EncoderPair(load_acoustic(str(root / "acoustic")), load_text(str(root / "text")))
+    parts = Parts(root / f"{utterances}.h5", "scaling", plan_parts([3.0] * utterances))
     start = time.perf_counter()
-    encode_parts(Job(chosen, 0.0, 30.0), shards.parts, shards, per_core(worker), lambda _: None)
-    merge(root / f"{utterances}.h5", INFO, chosen, Screening(dropped=defaultdict(list)), shards)
+    encode_parts(Work(items, 0.0, 30.0), parts.plan, parts, per_core(pair), lambda _: None)
+    merge(root / f"{utterances}.h5", INFO, turns, Screening(dropped=defaultdict(list)), parts)
     print(
         f"{utterances:7,} utterances encoded and merged: {time.perf_counter() - start:6.1f} s, peak {peak():,.0f} MB"
     )
@@ -58,39 +58,22 @@ def merge_rows(rows: int, folder: str) -> None:
     root = Path(folder)
     random = np.random.default_rng(0)
     seconds = random.uniform(3, 11, rows)
-    chosen = [
-        (
-            Utterance(
-                f"MSP-PODCAST_{i:06d}",
-                None,
-                "train",
-                4.0,
-                4.0,
-                4.0,
-                str(i % 1400),
-                "Female",
-                "as they said it " * 4,
-            ),
-            s,
-        )
-        for i, s in enumerate(seconds.tolist())
+    said = "as they said it " * 4
+    turns = [
+        Utterance(f"MSP-PODCAST_{i:06d}", None, "train", 4.0, 4.0, 4.0, str(i % 1400), "Female", said)
+        for i in range(rows)
     ]
-    shards = Shards(root / "msp-podcast.h5", "merge", plan_parts(seconds.tolist()))
-    for part in shards.parts:
-        n = len(part.places)
-        acoustic, text = random.standard_normal((2, n, 768), np.float32)
-        shards.write(
-            part,
-            PartRows(
-                np.array(part.places), seconds[list(part.places)].astype(np.float32), acoustic, text, {}
-            ),
-        )
+    parts = Parts(root / "msp-podcast.h5", "merge", plan_parts(seconds.tolist()))
+    for part in parts.plan:
+        acoustic, text = random.standard_normal((2, len(part.places), 768), np.float32)
+        durations = seconds[list(part.places)].astype(np.float32)
+        parts.write(part, Rows(np.array(part.places), durations, acoustic, text, {}))
     before = peak()
     start = time.perf_counter()
-    merge(root / "msp-podcast.h5", INFO, chosen, Screening(dropped=defaultdict(list)), shards)
+    merge(root / "msp-podcast.h5", INFO, turns, Screening(dropped=defaultdict(list)), parts)
     merged = time.perf_counter() - start
     print(
-        f"{rows:7,} rows in {len(shards.parts):,} parts merged: {merged:.1f} s, peak {peak():,.0f} MB ({before:,.0f} before)"
+        f"{rows:7,} rows in {len(parts.plan):,} parts merged: {merged:.1f} s, peak {peak():,.0f} MB ({before:,.0f} before)"
     )
     start = time.perf_counter()
     cache = FeatureCache(root / "msp-podcast.h5")

@@ -1,4 +1,4 @@
-"""What every registered corpus reader keeps to; a new one needs a builder in tests.releases, no edit here."""
+"""The contract of every registered corpus reader; a new one needs a builder in tests.releases, and no change here."""
 
 from __future__ import annotations
 

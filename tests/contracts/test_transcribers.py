@@ -1,4 +1,4 @@
-"""What every registered transcriber keeps to; a new one needs a builder in tests.transcribers, no edit here."""
+"""The contract of every registered transcriber; a new one needs a builder in tests.transcribers, no edit here."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from contextlib import closing
 import pytest
 
 from ser_memory.extract.audio import Waveform, load
-from ser_memory.extract.transcripts import TRANSCRIBERS, VERSIONS, Options, Transcriber
-from ser_memory.extract.transcripts.contract import Heard
+from ser_memory.extract.transcripts.engines import TRANSCRIBERS, VERSIONS, Transcriber, TranscriberOptions
+from ser_memory.extract.transcripts.engines.contract import Transcription
 from tests.recordings import write_noises
 from tests.transcribers import BUILDERS
 
-Case = tuple[Transcriber, list[Waveform], Options]
+Case = tuple[Transcriber, list[Waveform], TranscriberOptions]
 
 
 @pytest.fixture(scope="module", params=sorted(TRANSCRIBERS))
@@ -36,13 +36,13 @@ def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
         yield transcriber, [load(path) for path in recordings], options
 
 
-def test_it_hears_every_waveform_in_order(case: Case) -> None:
+def test_every_waveform_is_transcribed_in_order(case: Case) -> None:
     transcriber, waveforms, _ = case
-    heard = transcriber.transcribe(waveforms)
-    assert len(heard) == len(waveforms)
-    assert all(isinstance(each, Heard) for each in heard)
-    assert len({each.text for each in heard}) > 1
-    assert transcriber.transcribe(waveforms[::-1])[-1].text == heard[0].text
+    results = transcriber.transcribe(waveforms)
+    assert len(results) == len(waveforms)
+    assert all(isinstance(each, Transcription) for each in results)
+    assert len({each.text for each in results}) > 1
+    assert transcriber.transcribe(waveforms[::-1])[-1].text == results[0].text
 
 
 def test_batched_equals_one_at_a_time(case: Case) -> None:
@@ -55,18 +55,18 @@ def test_batched_equals_one_at_a_time(case: Case) -> None:
         assert one.confidence == pytest.approx(other.confidence, rel=1e-4)
 
 
-def test_what_it_tells_is_in_range(case: Case) -> None:
-    for heard in case[0].transcribe(case[1]):
-        assert heard.text == heard.text.strip()
-        assert heard.language is not None
-        assert re.fullmatch(r"[a-z]{2,3}(-[A-Z]{2})?", heard.language)
-        assert heard.confidence is not None
-        assert 0 <= heard.confidence <= 1
-        assert heard.no_speech is None or 0 <= heard.no_speech <= 1
-        assert heard.status
+def test_its_results_are_in_range(case: Case) -> None:
+    for result in case[0].transcribe(case[1]):
+        assert result.text == result.text.strip()
+        assert result.language is not None
+        assert re.fullmatch(r"[a-z]{2,3}(-[A-Z]{2})?", result.language)
+        assert result.confidence is not None
+        assert 0 <= result.confidence <= 1
+        assert result.no_speech is None or 0 <= result.no_speech <= 1
+        assert result.status
 
 
-def test_it_says_what_it_is(case: Case) -> None:
+def test_its_properties(case: Case) -> None:
     transcriber, _, options = case
     assert VERSIONS[transcriber.name](options) == transcriber.version
     assert re.search(r"sha256:\w{16}|api [\d-]{10}", transcriber.version)

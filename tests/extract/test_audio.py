@@ -73,14 +73,14 @@ def test_absent_empty_and_not_finite(tmp_path: Path) -> None:
 
 
 def test_samples_too_large_to_be_normalised_are_not_finite(tmp_path: Path) -> None:
-    """Finite each, but their power is not, and a normalisation would make NaN of them."""
+    """Each is finite, but their power is not, and normalisation would give NaN."""
     soundfile.write(tmp_path / "huge.wav", np.full(16_000, 1e25, np.float32), 16_000, subtype="FLOAT")
     with pytest.raises(UnusableAudioError, match="not finite"):
         load(tmp_path / "huge.wav")
 
 
 class TestAWavThatIsCutOff:
-    """libsndfile takes what is left for the whole recording."""
+    """libsndfile reads the rest of it without an error."""
 
     @pytest.fixture
     def path(self, tmp_path: Path) -> Path:
@@ -96,7 +96,7 @@ class TestAWavThatIsCutOff:
 
     @pytest.mark.parametrize("told", [128_000 + 44, 0x7FFFFFFF, 0xFFFFFFFF])
     def test_but_not_where_its_writer_did_not_know_the_length(self, told: int, path: Path) -> None:
-        """A pipe's end is not known, and some count the header as sound."""
+        """A program that writes to a pipe does not know the length, and some count the header as sound."""
         data = bytearray(path.read_bytes())
         data[40:44] = told.to_bytes(4, "little")
         path.write_bytes(data)

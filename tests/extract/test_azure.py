@@ -1,4 +1,4 @@
-"""The real Azure client against a local server that speaks the service's protocol."""
+"""The real Azure client against a local server with the protocol of the service."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from ser_memory.extract.transcribe_cli import main
-from ser_memory.extract.transcripts.patience import Patience
+from ser_memory.extract.transcripts.retries import Retries
 from ser_memory.extract.transcripts.store import read_store
 from tests.azure_server import KEY, Azure, serving
 from tests.recordings import write_noises
@@ -30,7 +30,7 @@ AGREED = ("--price-per-hour", "1", "--yes")
 
 
 class Place:
-    """A corpus, a server that knows its recordings, and the command that has them transcribed."""
+    """A corpus, a server that knows its recordings, and the command that transcribes them."""
 
     def __init__(self, folder: Path, azure: Azure, number: int) -> None:
         self.folder, self.azure = folder, azure
@@ -57,7 +57,7 @@ class Place:
         return CliRunner(env={**self.environment(), **environment}).invoke(main, self.arguments(*more))
 
     def start(self, *more: str) -> subprocess.Popen[bytes]:
-        program = "from extract.transcribe_cli import main; main()"
+        program = "from ser_memory.extract.transcribe_cli import main; main()"
         with (self.folder / "output.txt").open("ab") as output:
             return subprocess.Popen(
                 [sys.executable, "-c", program, *self.arguments(*more)],
@@ -86,10 +86,10 @@ def make(tmp_path: Path) -> Iterator[Make]:
 
 
 @pytest.fixture(autouse=True)
-def in_a_hurry(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Pauses are short, except those that the service asks for."""
-    monkeypatch.setattr(Patience, "first", 0.01)
-    monkeypatch.setattr(Patience, "longest", 0.1)
+def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pauses are short, except the ones that the service asks for."""
+    monkeypatch.setattr(Retries, "first", 0.01)
+    monkeypatch.setattr(Retries, "longest", 0.1)
 
 
 def refused(result: Result, exit_code: int) -> str:
@@ -101,7 +101,7 @@ def refused(result: Result, exit_code: int) -> str:
 
 def test_every_utterance_is_sent_once_and_kept(make: Make) -> None:
     place = make()
-    place.azure.texts["n03"] = ""  # nobody speaks
+    place.azure.texts["n03"] = ""  # no speech
     place.azure.delay = 0.2  # long enough for two requests to meet
     result = place.run("--language", "en-US", "--concurrency", "2", *AGREED)
     assert result.exit_code == 0, result.output
@@ -111,8 +111,8 @@ def test_every_utterance_is_sent_once_and_kept(make: Make) -> None:
     assert {json.dumps(request.definition) for request in place.azure.requests} == {
         '{"locales": ["en-US"], "profanityFilterMode": "None"}'
     }
-    assert "azure: 6 recordings, 0.01 h of audio, at 1 an hour: 0.01 in all." in result.stderr
-    assert "6 heard by azure (1 of them empty)" in result.stdout
+    assert "azure: 6 recordings, 0.01 h of audio, 1 per hour: 0.01 in total." in result.stderr
+    assert "6 transcribed by azure (1 of them empty)" in result.stdout
 
     spoken, silent = read_store(place.store)["n00"], read_store(place.store)["n03"]
     assert (spoken.language, spoken.confidence, spoken.engine) == ("en-US", 0.93, "azure")
@@ -123,7 +123,7 @@ def test_every_utterance_is_sent_once_and_kept(make: Make) -> None:
         place.run("--language", "en-US").exit_code == 0
     )  # nothing is missing: no price, no question, no request
     assert len(place.azure.requests) == 6
-    # Nor is a key needed, but what was heard in one language is not taken for another.
+    # No key is needed either, but a store in one language is not used for another.
     assert place.run("--language", "en-US", AZURE_SPEECH_API_KEY="").exit_code == 0
     assert "this is api 2025-10-15, de-DE" in refused(place.run("--language", "de-DE"), 1)
 
@@ -142,7 +142,7 @@ def test_a_fault_is_overcome(fault: str, make: Make) -> None:
 
 
 def test_a_reply_that_takes_too_long_is_not_waited_for(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ser_memory.extract.transcripts.azure._TIMEOUT", 0.15)
+    monkeypatch.setattr("ser_memory.extract.transcripts.engines.azure._TIMEOUT", 0.15)
     place = make(3, lambda n, name: "slow" if n == 0 else "")
     result = place.run(*AGREED)
     assert result.exit_code == 0, result.output
@@ -184,7 +184,9 @@ def test_a_key_that_does_not_fit_stops_at_once(fault: str, says: str, make: Make
     place = make(8, lambda n, name: fault if n >= 3 else "")
     message = refused(place.run("--concurrency", "1", *AGREED), 1)
     assert says in message
-    assert f"The 3 transcripts of {place.store} are kept, and the same command goes on from there." in message
+    assert (
+        f"The 3 transcripts of {place.store} are kept, and the same command continues from there." in message
+    )
     assert len(place.azure.requests) == 4
     place.azure.fault = lambda n, name: ""
     assert place.run(*AGREED).exit_code == 0
@@ -204,14 +206,14 @@ def test_a_service_that_is_down_is_given_up(fault: str, says: str, make: Make) -
     assert len(place.texts()) == 2
 
 
-def test_nobody_listens(make: Make) -> None:
+def test_a_server_that_does_not_exist(make: Make) -> None:
     place = make()
     message = refused(place.run("--retry-for", "0.1", *AGREED, AZURE_SPEECH_ENDPOINT="http://127.0.0.1:9"), 1)
     assert message.startswith("Azure cannot be reached (")
     assert "(--retry-for)" in message
 
 
-def test_another_address_is_told_apart_from_a_service_that_is_down(make: Make) -> None:
+def test_a_wrong_address_is_not_a_service_that_is_down(make: Make) -> None:
     place = make()
     message = refused(place.run(*AGREED, AZURE_SPEECH_ENDPOINT=place.azure.endpoint + "/elsewhere"), 1)
     assert "check AZURE_SPEECH_ENDPOINT" in message
@@ -223,14 +225,16 @@ def test_one_recording_that_fails_does_not_stop_the_others(fault: str, make: Mak
     result = place.run("--concurrency", "1", *AGREED)
     assert result.exit_code == 0, result.output
     assert "1 not transcribed: n02 (Azure says HTTP" in result.stderr
-    assert "6 usable utterances: 5 heard by azure (0 of them empty), 1 that azure refused." in result.stdout
+    assert (
+        "6 usable utterances: 5 transcribed by azure (0 of them empty), 1 refused by azure." in result.stdout
+    )
     assert set(place.texts()) == set(place.recordings) - {"n02"}
 
 
 def test_when_every_recording_is_refused_the_fault_lies_elsewhere(make: Make) -> None:
     place = make(8, lambda n, name: "400")
     message = refused(place.run("--concurrency", "1", *AGREED), 1)
-    assert "azure refuses one recording after the other" in message
+    assert "azure refused 5 recordings in a row" in message
     assert len(place.azure.requests) == 5
 
 
@@ -270,8 +274,8 @@ def test_interrupted_what_is_under_way_is_kept(number: int, make: Make) -> None:
     assert process.wait() == 128 + number
     assert set(place.texts()) == set(place.azure.asked())
     assert len(place.texts()) < 10
-    told = f"Stopped as asked. The {len(place.texts())} transcripts of {place.store} are kept, and the same command"
-    assert told in (place.folder / "output.txt").read_text()
+    message = f"Stopped as asked. The {len(place.texts())} transcripts of {place.store} are kept, and the same command"
+    assert message in (place.folder / "output.txt").read_text()
 
 
 class TestTheKey:
@@ -313,7 +317,7 @@ class TestTheCost:
         place = make()
         result = place.run("--price-per-hour", "36")
         assert "add --yes" in refused(result, 2)
-        assert "0.01 h of audio, at 36 an hour: 0.18 in all" in result.stderr
+        assert "0.01 h of audio, 36 per hour: 0.18 in total" in result.stderr
         assert not place.azure.requests
 
     def test_has_an_upper_end(self, make: Make) -> None:
@@ -333,7 +337,7 @@ class TestTheCost:
     def test_is_asked_for_at_a_terminal(self, answer: bytes, requests: int, make: Make) -> None:
         place = make(2)
         ours, theirs = pty.openpty()
-        program = "from extract.transcribe_cli import main; main()"
+        program = "from ser_memory.extract.transcribe_cli import main; main()"
         os.write(ours, answer)
         done = subprocess.run(
             [sys.executable, "-c", program, *place.arguments("--price-per-hour", "36")],

@@ -1,4 +1,4 @@
-"""ser-extract from end to end, on releases with every trap and small models of the real classes."""
+"""ser-extract from end to end, on difficult releases and small models of the real classes."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def test_a_release_becomes_a_cache(release: tuple[Path, Truth], encoders: list[s
     for reason, ids in truth.dropped.items():
         assert f"dropped {len(ids)}, {reason}" in result.output
 
-    # Every row is what one-at-a-time inference gives for the utterance that the reader told of.
+    # Every row is what one-at-a-time inference gives for the utterance of the reader.
     turns = {turn.id: turn for turn in READERS[manifest.layout](root, manifest)}
     acoustic, text = load_acoustic(encoders[1]), load_text(encoders[3])
     for i, name in enumerate(cache.read("id")):
@@ -107,7 +107,7 @@ def test_the_fingerprint_follows_content_not_place(encoders: list[str], tmp_path
 
 
 def test_audio_changed_in_place_is_noticed(encoders: list[str], tmp_path: Path) -> None:
-    """Other samples in a file of the same size, as denoising leaves them."""
+    """Other samples in a file of the same size, as after denoising."""
     root = tmp_path / "release"
     truth = BUILDERS["iemocap"](root)
     command = ["--corpus", truth.corpus, "--root", root, "--cache", tmp_path, *encoders]
@@ -118,7 +118,7 @@ def test_audio_changed_in_place_is_noticed(encoders: list[str], tmp_path: Path) 
     assert "it differs in the release" in refused(run(*command), 1)
 
 
-def test_splits_without_effect_are_told(encoders: list[str], tmp_path: Path) -> None:
+def test_splits_without_effect_are_reported(encoders: list[str], tmp_path: Path) -> None:
     root = tmp_path / "release"
     manifest = Path(BUILDERS["table"](root).corpus)
     text = manifest.read_text()
@@ -143,7 +143,7 @@ def test_a_trial_says_that_it_is_one(encoders: list[str], tmp_path: Path) -> Non
     assert run(*command, "--limit", 3).exit_code == 0
     assert FeatureCache(tmp_path / "iemocap.h5").info.limit == 3
     assert "it differs in limit" in refused(run(*command), 1)
-    # A limit that leaves nothing out is none.
+    # A limit that leaves nothing out is no limit.
     assert run(*command, "--limit", 1000, "--overwrite").exit_code == 0
     assert FeatureCache(tmp_path / "iemocap.h5").info.limit == 0
     assert "already has this content" in run(*command).stderr
@@ -159,10 +159,10 @@ def test_a_folder_that_is_only_read_from(
     truth = BUILDERS["iemocap"](tmp_path / "release")
     command = ["--corpus", truth.corpus, "--root", tmp_path / "release", "--cache", tmp_path, *encoders]
     with monkeypatch.context() as patch:
-        patch.setattr("ser_memory.extract.pipeline.FileLock", Denied)
+        patch.setattr("ser_memory.extract.parts.FileLock", Denied)
         assert "Permission denied" in refused(run(*command), 1)
     assert run(*command).exit_code == 0
-    monkeypatch.setattr("ser_memory.extract.pipeline.FileLock", Denied)
+    monkeypatch.setattr("ser_memory.extract.parts.FileLock", Denied)
     result = run(*command)
     assert result.exit_code == 0, result.output
     assert "already has this content; nothing to do" in result.stderr
@@ -170,17 +170,19 @@ def test_a_folder_that_is_only_read_from(
     assert not (tmp_path / "iemocap.parts").exists()
 
 
-def test_what_whisper_cannot_hear_at_once_is_not_dropped(encoders: list[str], tmp_path: Path) -> None:
+def test_durations_beyond_whispers_input_are_refused(encoders: list[str], tmp_path: Path) -> None:
     truth = BUILDERS["iemocap"](tmp_path / "release")
     model = save_whisper(tmp_path / "whisper", seconds=10)
     command = ["--corpus", truth.corpus, "--root", tmp_path / "release", "--cache", tmp_path, *encoders]
     command += ["--acoustic-encoder", model]
     message = refused(run(*command), 2)
-    assert f"{model} hears 10 s at most, and --max-duration is 30: give --max-duration 10" in message
+    assert f"{model} takes 10 s at most, and --max-duration is 30: give --max-duration 10" in message
     assert run(*command, "--max-duration", 10).exit_code == 0
 
 
-def test_a_folder_that_cannot_be_written_is_told_before_the_work(encoders: list[str], tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_written_is_reported_before_the_work(
+    encoders: list[str], tmp_path: Path
+) -> None:
     (tmp_path / "file").write_text("")
     truth = BUILDERS["iemocap"](tmp_path / "release")
     result = run(
@@ -214,7 +216,7 @@ def test_transcripts_from_a_file(encoders: list[str], tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "content", "says"),
     [
-        ("t.pkl", "", "is a Python pickle, and reading one runs whatever code it holds"),
+        ("t.pkl", "", "is a Python pickle, and reading a pickle runs the code in it"),
         ("t.xlsx", "", "ends in '.xlsx': a table is read from .csv, .tsv, .jsonl"),
         ("t.csv", "id,words\nx,y\n", "lacks the column text: it has id, words"),
         ("t.csv", "id,text\nx,y\nx,z\n", "gives 1 ids a second time with another text, 'x' (row 3)"),
@@ -293,10 +295,10 @@ class TestBadInput:
         message = refused(run(*command, tmp_path / "empty"), 2)
         assert f"holds no {kind} model, there is no config.json" in message
         assert "There is no folder ./absent" in refused(run(*command, "./absent"), 2)
-        # A hub that cannot be reached, as the client reports it when told to stay offline.
+        # A hub that cannot be reached, as the client reports it in offline mode.
         monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
         message = refused(run(*command, "someone/some-model"), 1)
-        assert "nor could it be had from the Hugging Face hub" in message
+        assert "could not be loaded from the Hugging Face hub" in message
         assert f"--{kind}-encoder FOLDER" in message
 
     def test_models_of_another_kind(self, tmp_path: Path, encoders: list[str]) -> None:

@@ -233,7 +233,7 @@ class TestIemocap:
         write_iemocap(tmp_path)
         manifest = manifests.load("iemocap")
         asked = replace(manifest, protocol=manifests.Protocol("split", {"train": "train"}))
-        with pytest.raises(SerError, match="by split, which the layout 'iemocap' does not tell"):
+        with pytest.raises(SerError, match="by split, which the layout 'iemocap' does not have"):
             READERS["iemocap"](tmp_path, asked)
 
 

@@ -1,4 +1,4 @@
-"""Whatever lies where a recording should: every file ends as a finite row or as a named reason."""
+"""Any file in the place of a recording ends as a finite row or as a named reason."""
 
 from __future__ import annotations
 
@@ -11,13 +11,11 @@ import soundfile
 from ser_memory.common.cache import REASONS
 from ser_memory.extract.corpora import Utterance
 from ser_memory.extract.encoders import load_acoustic, load_text
-from ser_memory.extract.pipeline import Chosen
+from ser_memory.extract.encoding import EncoderPair, Item, encode, gather
 from ser_memory.extract.screening import screen
-from ser_memory.extract.shards import Shards, plan_parts
-from ser_memory.extract.workers import Job, Worker, encode_parts
 from tests.models import save_acoustic, save_text
 
-FILES = int(os.environ.get("SER_FUZZ_FILES", "100"))  # in the long run 2,000 and more
+FILES = int(os.environ.get("SER_FUZZ_FILES", "100"))  # 2,000 and more for a long run
 RATES = (8_000, 11_025, 16_000, 22_050, 44_100, 48_000, 96_000, 192_000)
 FORMATS = (
     ("wav", "PCM_16"),
@@ -58,7 +56,7 @@ def write_any(folder: Path, number: int) -> Path:
 
 
 def mutate(data: bytes, random: np.random.Generator) -> bytes:
-    """Cut, padded, with bytes changed at random or in the header, or another file altogether."""
+    """Cut, padded, with bytes changed at random or in the header, or a completely different file."""
     kind = random.integers(6) if data else 1
     if kind == 0:
         return data[: random.integers(len(data) + 1)]
@@ -80,22 +78,19 @@ def test_every_file_ends_as_a_row_or_a_reason(tmp_path: Path) -> None:
         for i in range(FILES)
     ]
     screened = screen(turns, 0.0, 30.0)
-    chosen: Chosen = screened.kept
-    worker = Worker(
+    pair = EncoderPair(
         load_acoustic(save_acoustic(tmp_path / "acoustic", "wav2vec2 with group norm")),
         load_text(save_text(tmp_path / "text")),
     )
-    shards = Shards(tmp_path / "c.h5", "fuzz", plan_parts([seconds for _, seconds in chosen], 20.0))
-    encode_parts(Job(chosen, 0.0, 30.0), shards.pending(), shards, [worker], lambda _: None)
+    items = [Item(each.id, each.audio, each.transcript or "", seconds) for each, seconds in screened.kept]
+    encoded = gather(items, list(encode(items, pair, 0.0, 30.0)), pair)
 
+    assert np.isfinite(encoded.acoustic).all()
+    assert np.isfinite(encoded.text).all()
+    rows = len(encoded.places)
     ended = {name: reason for reason, ids in screened.dropped.items() for name in ids}
-    rows = 0
-    for part in shards.read_all():
-        assert np.isfinite(part.acoustic).all()
-        assert np.isfinite(part.text).all()
-        rows += len(part.places)
-        ended |= {chosen[place][0].id: "row" for place in part.places.tolist()}
-        ended |= {chosen[place][0].id: reason for place, reason in part.refused.items()}
+    ended |= {items[place].id: "row" for place in encoded.places.tolist()}
+    ended |= {items[place].id: reason for place, reason in encoded.refused.items()}
     assert len(ended) == FILES
     assert set(ended.values()) <= {"row", *REASONS}
     counts = {outcome: list(ended.values()).count(outcome) for outcome in ("row", *REASONS)}

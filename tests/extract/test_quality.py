@@ -12,16 +12,22 @@ from hypothesis import strategies as st
 
 from ser_memory.common.errors import SerError, UsageError
 from ser_memory.extract.simulation.words import sentence
-from ser_memory.extract.transcripts.degrade import degrade
-from ser_memory.extract.transcripts.quality import Errors, normalised, total, word_errors, worst
+from ser_memory.extract.transcripts.quality.degrade import degrade
+from ser_memory.extract.transcripts.quality.word_error_rate import (
+    WordErrors,
+    normalised,
+    total,
+    word_errors,
+    worst,
+)
 
 
-def rate(reference: str, heard: str) -> float:
-    return word_errors({"x": reference}, {"x": heard})["x"].rate
+def rate(reference: str, text: str) -> float:
+    return word_errors({"x": reference}, {"x": text})["x"].rate
 
 
 @pytest.mark.parametrize(
-    ("references", "heard", "wer"),
+    ("references", "texts", "wer"),
     [  # from jiwer's documentation and tests
         (["hello world"], ["hello duck"], 0.5),
         (["hello world", "i like monthy python"], ["hello duck", "i like python"], 2 / 6),
@@ -31,11 +37,11 @@ def rate(reference: str, heard: str) -> float:
         (["i can spell", "i hope"], ["i kan cpell", "i hop"], 0.6),
     ],
 )
-def test_jiwers_examples(references: list[str], heard: list[str], wer: float) -> None:
-    one, other = dict(enumerate(references)), dict(enumerate(heard))
+def test_jiwers_examples(references: list[str], texts: list[str], wer: float) -> None:
+    one, other = dict(enumerate(references)), dict(enumerate(texts))
     errors = word_errors({str(k): v for k, v in one.items()}, {str(k): v for k, v in other.items()})
     assert total(errors).rate == pytest.approx(wer)
-    assert total(errors).rate == pytest.approx(jiwer.wer(references, heard))
+    assert total(errors).rate == pytest.approx(jiwer.wer(references, texts))
 
 
 def levenshtein(a: list[str], b: list[str]) -> int:
@@ -67,15 +73,20 @@ def test_normalisation() -> None:
 def test_only_what_both_have_counts() -> None:
     errors = word_errors({"a": "one two", "b": "three", "c": ""}, {"c": "four", "a": "one", "z": "no"})
     assert list(errors) == ["a", "c"]
-    assert errors["a"] == Errors(words=2, deletions=1)
-    assert errors["c"] == Errors(words=0, insertions=1)
+    assert errors["a"] == WordErrors(words=2, deletions=1)
+    assert errors["c"] == WordErrors(words=0, insertions=1)
     assert total(errors).rate == 1.0
     assert math.isnan(errors["c"].rate)
     assert word_errors({"a": "x"}, {}) == {}
 
 
 def test_the_worst_come_first() -> None:
-    errors = {"a": Errors(10, 2), "b": Errors(2, 2), "c": Errors(5), "d": Errors(5, insertions=40)}
+    errors = {
+        "a": WordErrors(10, 2),
+        "b": WordErrors(2, 2),
+        "c": WordErrors(5),
+        "d": WordErrors(5, insertions=40),
+    }
     assert worst(errors, 5) == ["d", "b", "a"]
     assert worst(errors, 1) == ["d"]
 
@@ -120,7 +131,7 @@ def test_the_errors_of_a_lower_rate_are_among_those_of_a_higher(texts: dict[str,
 
 def test_rates_that_cannot_be_made() -> None:
     for asked in (0.0, -0.1, 0.95, math.nan):
-        with pytest.raises(UsageError, match=r"give one above 0, up to 0\.9"):
+        with pytest.raises(UsageError, match=r"give a rate above 0, up to 0\.9"):
             degrade({"a": "one two three"}, asked)
     with pytest.raises(SerError, match="too few words"):
         degrade({"a": "one two three"}, 0.1)

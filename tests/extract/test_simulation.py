@@ -10,11 +10,12 @@ import pytest
 import soundfile
 
 from ser_memory.common import manifests
+from ser_memory.common.conventions import SAMPLING_RATE, UNKNOWN
 from ser_memory.common.errors import UsageError
 from ser_memory.extract.corpora import READERS, Utterance
 from ser_memory.extract.simulation import plan, write_encoders, write_releases
 from ser_memory.extract.simulation.rooms import HALL, STAGE, STUDIO, Environment, place
-from ser_memory.extract.simulation.voice import SAMPLING_RATE, Array, Audio, Gender, Speaker, speak, syllables
+from ser_memory.extract.simulation.voice import Array, Audio, Gender, Speaker, speak, syllables
 from ser_memory.extract.simulation.words import COMMON, FLAVOURS, sentence, vocabulary
 
 SMALL = 0.01
@@ -62,7 +63,7 @@ def test_ids_are_unique_and_speakers_keep_to_one_split() -> None:
     for release in plan():
         assert len({turn.id for turn in release.turns}) == len(release.turns)
     podcast = plan()[0]
-    homes = {(turn.speaker, turn.group) for turn in podcast.turns if turn.speaker != "Unknown"}
+    homes = {(turn.speaker, turn.group) for turn in podcast.turns if turn.speaker != UNKNOWN}
     assert len({speaker for speaker, _ in homes}) == len(homes)
 
 
@@ -104,7 +105,7 @@ def test_the_readers_read_what_was_meant(releases: Path, corpus: str) -> None:
 def test_the_podcast_has_its_traps(releases: Path) -> None:
     read = _read(releases, "msp-podcast")
     assert {utterance.split for utterance in read} == {"train", "validation", "test", "test2", "test3"}
-    assert any(utterance.speaker == "Unknown" for utterance in read)
+    assert any(utterance.speaker == UNKNOWN for utterance in read)
     assert all(np.isnan(utterance.activation) == (utterance.split == "test3") for utterance in read)
     assert any(utterance.transcript is None for utterance in read)
     assert sum(utterance.audio is None for utterance in read) == 1
@@ -167,7 +168,9 @@ def test_an_active_voice_is_louder_higher_and_quicker(gender: Gender) -> None:
 
 def test_speakers_differ() -> None:
     assert _pitch(_say("Female", 0.0)) > 1.3 * _pitch(_say("Male", 0.0))
-    assert not np.array_equal(_say("Male", 0.0, seed=1)[:16_000], _say("Male", 0.0, seed=2)[:16_000])
+    assert not np.array_equal(
+        _say("Male", 0.0, seed=1)[:SAMPLING_RATE], _say("Male", 0.0, seed=2)[:SAMPLING_RATE]
+    )
 
 
 def test_a_sentence_lasts_as_long_as_planned() -> None:
@@ -226,11 +229,11 @@ def test_encoders_load_as_downloaded_ones_would(tmp_path: Path) -> None:
         sound = AutoFeatureExtractor.from_pretrained(acoustic)(
             _say("Male", 0.0), sampling_rate=SAMPLING_RATE, return_tensors="pt"
         )
-        heard = AutoModel.from_pretrained(acoustic).eval()(**sound).last_hidden_state
+        states = AutoModel.from_pretrained(acoustic).eval()(**sound).last_hidden_state
         tokens = AutoTokenizer.from_pretrained(text)("We really love vacation.", return_tensors="pt")
         read = AutoModel.from_pretrained(text).eval()(**tokens).last_hidden_state
-    assert torch.isfinite(heard).all()
-    assert heard.shape[2] == 64
+    assert torch.isfinite(states).all()
+    assert states.shape[2] == 64
     assert 1 not in tokens["input_ids"]  # [UNK]
     assert tokens["input_ids"].shape == (1, 7)  # every word is known: [CLS], four words, the full stop, [SEP]
     assert torch.isfinite(read).all()

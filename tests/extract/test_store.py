@@ -1,4 +1,4 @@
-"""The transcript store: what is in it is on disk, what is damaged is repaired or refused."""
+"""The transcript store: records are on disk, damage is repaired or refused."""
 
 from __future__ import annotations
 
@@ -78,10 +78,10 @@ def test_a_last_line_cut_off_is_repaired(path: Path, tail: bytes, capsys: pytest
     fill(path, record("a"), record("b"))
     whole = path.read_bytes()
     path.write_bytes(whole + tail)
-    assert list(read_store(path)) == ["a", "b"]  # a reader passes over it
+    assert list(read_store(path)) == ["a", "b"]  # a reader ignores it
     assert path.read_bytes() == whole + tail
     with TranscriptStore.open(path) as store:
-        assert f"its last line was cut off and is removed ({len(tail)} bytes)" in capsys.readouterr().err
+        assert f"its last line was incomplete and is removed ({len(tail)} bytes)" in capsys.readouterr().err
         assert path.read_bytes() == whole
         store.append(record("c"))
     assert list(read_store(path)) == ["a", "b", "c"]
@@ -100,9 +100,9 @@ def test_every_cut_of_the_file_is_repaired(path: Path) -> None:
 @pytest.mark.parametrize(
     ("lines", "says"),
     [
-        (["{}", "{a}", "{b}"], "line 1: it is no transcript record"),
-        (["{a}", '{"id": 7, "text": "x"}', "{b}"], "line 2: it is no transcript record"),
-        (["{a}", "{b}", "{a}"], "line 3: it has 'a' a second time"),
+        (["{}", "{a}", "{b}"], "line 1: it is not a transcript record"),
+        (["{a}", '{"id": 7, "text": "x"}', "{b}"], "line 2: it is not a transcript record"),
+        (["{a}", "{b}", "{a}"], "line 3: it has the id 'a' a second time"),
     ],
 )
 def test_damage_elsewhere_is_refused(path: Path, lines: list[str], says: str) -> None:
@@ -118,7 +118,7 @@ def test_damage_elsewhere_is_refused(path: Path, lines: list[str], says: str) ->
 
 def test_two_runs_do_not_write_one_store(path: Path) -> None:
     program = (
-        "import sys; from pathlib import Path; from extract.transcripts.store import TranscriptStore\n"
+        "import sys; from pathlib import Path; from ser_memory.extract.transcripts.store import TranscriptStore\n"
         f"with TranscriptStore.open(Path({str(path)!r})):\n"
         "    print('open', flush=True); sys.stdin.read()\n"
     )
@@ -130,7 +130,7 @@ def test_two_runs_do_not_write_one_store(path: Path) -> None:
         with pytest.raises(SerError, match="being written by another run"), TranscriptStore.open(path):
             pass
         os.kill(other.pid, signal.SIGKILL)
-    fill(path, record("a"))  # the lock ends with whoever held it
+    fill(path, record("a"))  # the lock ends with its process
 
 
 def test_a_full_disk_leaves_the_store_as_it_was(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -157,7 +157,7 @@ def test_a_full_disk_leaves_the_store_as_it_was(path: Path, monkeypatch: pytest.
 def test_versions_do_not_mix(path: Path) -> None:
     records = {"a": record("a")}
     refuse_other_version(path, records, "v1")
-    with pytest.raises(SerError, match=r"holds what v1 heard, and this is v2.* rename the file"):
+    with pytest.raises(SerError, match=r"holds transcripts of v1, and this is v2.* rename the file"):
         refuse_other_version(path, records, "v2")
     refuse_other_version(path, {}, "v2")
 

@@ -19,7 +19,7 @@ def test_semicolons_where_the_comma_is_the_decimal_sign(tmp_path: Path) -> None:
     assert read(tmp_path / "t.csv", "id;text\na;x, y\n") == [{"id": "a", "text": "x, y"}]
 
 
-def test_rows_of_nothing_but_commas_are_passed_over(tmp_path: Path) -> None:
+def test_rows_of_only_commas_are_skipped(tmp_path: Path) -> None:
     assert read(tmp_path / "t.csv", "id,text\na,x\n,,\n\n ,\n") == [{"id": "a", "text": "x"}]
 
 

@@ -1,4 +1,4 @@
-"""ser-transcribe and ser-extract --transcriber from end to end; simulated MSP-Podcast completed by engines."""
+"""ser-transcribe and ser-extract --transcriber from end to end; engines complete a simulated MSP-Podcast."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ from ser_memory.extract.cli import main as ser_extract
 from ser_memory.extract.corpora import Utterance, read_release
 from ser_memory.extract.simulation import plan, write_releases
 from ser_memory.extract.transcribe_cli import main as ser_transcribe
-from ser_memory.extract.transcripts.contract import Heard, Options
+from ser_memory.extract.transcripts.engines.contract import TranscriberOptions, Transcription
+from ser_memory.extract.transcripts.engines.whisper import WhisperTranscriber
 from ser_memory.extract.transcripts.files import read_transcripts
-from ser_memory.extract.transcripts.quality import normalised
+from ser_memory.extract.transcripts.quality.word_error_rate import normalised
 from ser_memory.extract.transcripts.store import Transcript, read_store, write_store
-from ser_memory.extract.transcripts.whisper import WhisperTranscriber
 from tests.azure_server import KEY, Azure, serving
 from tests.models import save_acoustic, save_text, save_whisper
 from tests.recordings import write_noises
@@ -66,7 +66,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def podcast(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A simulated MSP-Podcast; some of its turns have no transcript, and some no use."""
+    """A simulated MSP-Podcast; some of its turns have no transcript, and some cannot be used."""
     root = tmp_path_factory.mktemp("releases")
     first = plan(SMALL)[:1]
     with pytest.MonkeyPatch.context() as monkeypatch:
@@ -89,7 +89,7 @@ class TestAPodcastWithMissingTranscripts:
         return run(ser_extract, *where, *encoders(models), *more, **environment)
 
     def check(self, podcast: Path, cache: Path, engine: str, without: FeatureCache) -> None:
-        """The release's own texts stay, what it lacks is what the engine heard, and only that was heard."""
+        """The release's texts stay, the engine adds the missing ones, and it transcribes nothing else."""
         turns, made = turns_of(podcast), FeatureCache(cache / "msp-podcast.h5")
         store = read_store(cache / f"msp-podcast.{engine}.transcripts.jsonl")
         missing = without.info.dropped["no transcript"]
@@ -114,11 +114,11 @@ class TestAPodcastWithMissingTranscripts:
             "en",
         )
         result = done(self.extract(podcast, tmp_path / "with", models, *asked))
-        assert f"whisper: {len(without.info.dropped['no transcript'])} heard" in result.stderr
+        assert f"whisper: {len(without.info.dropped['no transcript'])} transcribed" in result.stderr
         self.check(podcast, tmp_path / "with", "whisper", without)
         again = done(self.extract(podcast, tmp_path / "with", models, *asked))
         assert "already has this content" in again.stderr
-        assert "heard" not in again.stderr
+        assert "transcribed" not in again.stderr
 
     def test_completed_by_azure(self, podcast: Path, tmp_path: Path, models: Path) -> None:
         pytest.importorskip("azure.ai.transcription")
@@ -142,21 +142,21 @@ class TestAPodcastWithMissingTranscripts:
             done(self.extract(podcast, tmp_path / "with", models, *asked, **keys))
         self.check(podcast, tmp_path / "with", "azure", without)
         assert Counter(azure.asked()).most_common(1)[0][1] <= 2
-        assert "" not in azure.asked()  # nothing that cannot be used, or has a text, was paid for
+        assert "" not in azure.asked()  # no request for recordings that cannot be used or have a text
 
-    def test_only_as_many_as_asked_for_are_heard(self, podcast: Path, tmp_path: Path, models: Path) -> None:
+    def test_a_limit_holds_for_the_engine_too(self, podcast: Path, tmp_path: Path, models: Path) -> None:
         asked = ("--transcriber", "whisper", "--whisper-model", models / "whisper", "--limit", "5")
         done(self.extract(podcast, tmp_path, models, *asked))
         store = read_store(tmp_path / "msp-podcast.whisper.transcripts.jsonl")
         cache = FeatureCache(tmp_path / "msp-podcast.h5")
         assert len(store) == len(cache) == 5
         assert {record.text for record in store.values()} == set(cache.read("transcript"))
-        # What is stored can be used where the engine is not at hand, and by any name.
+        # A store can be used without its engine, and under any name.
         (tmp_path / "msp-podcast.whisper.transcripts.jsonl").rename(
             tmp_path / "msp-podcast.small.transcripts.jsonl"
         )
         again = done(self.extract(podcast, tmp_path, models, "--transcriber", "small,release", "--overwrite"))
-        assert "heard" not in again.stderr
+        assert "transcribed" not in again.stderr
         turns = turns_of(podcast)
         made = FeatureCache(tmp_path / "msp-podcast.h5")
         for name, text in zip(made.read("id"), made.read("transcript"), strict=True):
@@ -192,13 +192,13 @@ def noises(tmp_path: Path) -> Noises:
 def test_an_interrupted_run_goes_on(noises: Noises, models: Path) -> None:
     asked = ("--transcriber", "whisper", "--whisper-model", models / "whisper", "--device", "cpu")
     result = done(noises.run(*asked))
-    assert "noises: 9 usable utterances: 9 heard by whisper (0 of them empty)." in result.stdout
+    assert "noises: 9 usable utterances: 9 transcribed by whisper (0 of them empty)." in result.stdout
     whole = noises.store("whisper").read_bytes()
     lines = whole.splitlines(keepends=True)
     noises.store("whisper").write_bytes(b"".join(lines[:4]) + lines[4][:30])
     result = done(noises.run(*asked))
-    assert "its last line was cut off" in result.stderr
-    assert "whisper: 5 heard" in result.stderr
+    assert "its last line was incomplete" in result.stderr
+    assert "whisper: 5 transcribed" in result.stderr
     again = noises.store("whisper").read_bytes().splitlines(keepends=True)
     assert again[:4] == lines[:4]
     texts = [[json.loads(line)["text"] for line in each] for each in (lines, again)]
@@ -211,15 +211,15 @@ def test_another_model_does_not_go_on(noises: Noises, models: Path, tmp_path: Pa
     other = save_whisper(tmp_path / "other", seed=1)
     before = noises.store("whisper").read_bytes()
     message = refused(noises.run("--transcriber", "whisper", "--whisper-model", other), 1)
-    assert "holds what whisper sha256:" in message
+    assert "holds transcripts of whisper sha256:" in message
     assert "and this is other sha256:" in message
     assert noises.store("whisper").read_bytes() == before
 
 
-def test_what_another_model_or_language_heard_is_not_taken(
+def test_the_texts_of_another_model_or_language_are_not_used(
     noises: Noises, models: Path, tmp_path: Path
 ) -> None:
-    """Nothing is left to hear, so that the model is not loaded."""
+    """Nothing is left to transcribe, so the model is not loaded."""
     asked = ("--transcriber", "release,whisper", "--device", "cpu", "--whisper-model")
     done(noises.run(*asked, models / "whisper"))
     before = noises.store("whisper").read_bytes()
@@ -229,11 +229,11 @@ def test_what_another_model_or_language_heard_is_not_taken(
             where = ["--corpus", noises.root / "noises.toml", "--root", noises.root, "--cache", noises.cache]
             more_still = encoders(models)[:4] if command is ser_extract else []
             message = refused(run(command, *where, *asked, *more, *more_still), 1)
-            assert "holds what whisper sha256:" in message
+            assert "holds transcripts of whisper sha256:" in message
     assert noises.store("whisper").read_bytes() == before
     assert not (noises.cache / "noises.h5").exists()
     again = done(noises.run(*asked, models / "whisper"))
-    assert "5 heard by whisper" in again.stdout
+    assert "5 transcribed by whisper" in again.stdout
 
 
 def test_a_run_that_cannot_begin_leaves_nothing(noises: Noises, tmp_path: Path) -> None:
@@ -251,29 +251,31 @@ def test_an_interrupted_run_says_what_is_kept(
 ) -> None:
     transcribe, calls = WhisperTranscriber.transcribe, []
 
-    def interrupted(self: WhisperTranscriber, waveforms: list[Waveform]) -> list[Heard]:
+    def interrupted(self: WhisperTranscriber, waveforms: list[Waveform]) -> list[Transcription]:
         calls.append(len(waveforms))
         if len(calls) == 3:
             signal.raise_signal(number)
         return transcribe(self, waveforms)
 
     monkeypatch.setattr(WhisperTranscriber, "transcribe", interrupted)
-    monkeypatch.setattr("ser_memory.extract.transcripts.options.Options", partial(Options, batch_size=2))
+    monkeypatch.setattr(
+        "ser_memory.extract.transcripts.options.TranscriberOptions", partial(TranscriberOptions, batch_size=2)
+    )
     asked = ("--transcriber", "whisper", "--whisper-model", models / "whisper", "--device", "cpu")
     message = refused(noises.run(*asked), 128 + number)
     assert message.startswith(
         f"Stopped as asked. The 4 transcripts of {noises.store('whisper')} are kept, and"
     )
     assert len(read_store(noises.store("whisper"))) == 4
-    assert "whisper: 5 heard" in done(noises.run(*asked)).stderr
+    assert "whisper: 5 transcribed" in done(noises.run(*asked)).stderr
 
 
 def test_recordings_that_cannot_be_decoded_are_named(noises: Noises, models: Path) -> None:
     path = noises.recordings["n05"]
     path.write_bytes(path.read_bytes()[:3000])  # the header is whole
     result = done(noises.run("--transcriber", "release,whisper", "--whisper-model", models / "whisper"))
-    said = "9 usable utterances: 4 with a text of release, 4 heard by whisper (0 of them empty), 1 that cannot be decoded."
-    assert said in result.stdout
+    counts = "4 with a text of release, 4 transcribed by whisper (0 of them empty), 1 that cannot be decoded."
+    assert f"9 usable utterances: {counts}" in result.stdout
     assert "1 cannot be decoded: n05 (unreadable)" in result.stderr
 
 
@@ -298,8 +300,8 @@ def test_faster_whisper(noises: Noises, tmp_path: Path, monkeypatch: pytest.Monk
 
 class TestCompare:
     def test_prints_rates_counts_and_the_worst(self, noises: Noises) -> None:
-        heard = {"n00": "it was late", "n01": "We left too soon", "n03": "thank you", "n05": "extra"}
-        noises.write("azure", heard, ("text on silence",))
+        texts = {"n00": "it was late", "n01": "We left too soon", "n03": "thank you", "n05": "extra"}
+        noises.write("azure", texts, ("text on silence",))
         noises.write("whisper", {**TEXTS, "n04": ""})
         shown = done(noises.run("--compare", "release,azure,whisper")).stdout
         rows = [line.split() for line in shown.splitlines()]
@@ -330,7 +332,7 @@ class TestCompare:
             run(ser_transcribe, *where, "--compare", "release,azure", SER_DATA=str(roots))
         ).stdout.splitlines()
         assert ["all", "all", "azure", "2", "6", "0.333", "2", "0", "0"] in [row.split() for row in rows]
-        assert "--root holds one corpus" in refused(
+        assert "--root is the folder of one corpus" in refused(
             run(ser_transcribe, *where, "--root", roots, "--compare", "a,b"), 2
         )
 
@@ -340,7 +342,7 @@ class TestCompare:
         assert "no transcripts of noises by 'whisper'" in message
         assert "those of release, azure" in message
         assert "nothing to compare" in refused(noises.run("--compare", "release,azure"), 1)
-        assert "two names or more" in refused(noises.run("--compare", "release"), 2)
+        assert "give two or more" in refused(noises.run("--compare", "release"), 2)
         assert "without --transcriber" in refused(
             noises.run("--compare", "release,azure", "--transcriber", "azure"), 2
         )
@@ -378,11 +380,11 @@ class TestDegrade:
     @pytest.mark.parametrize(
         ("arguments", "says"),
         [
-            ("--transcriber release --degrade 0.1,much", "is no list of rates"),
-            ("--transcriber release --degrade 0.1,0.1", "gives a rate twice"),
+            ("--transcriber release --degrade 0.1,much", "is not a list of rates"),
+            ("--transcriber release --degrade 0.1,0.1", "has the same rate twice"),
             (
                 "--transcriber release --degrade 0.1,0.5,1.5",
-                "1.5 cannot be made: give one above 0, up to 0.9",
+                "1.5 is not possible: give a rate above 0, up to 0.9",
             ),
             ("--transcriber release,whisper --degrade 0.1", "texts of one transcriber"),
             ("--transcriber azure --degrade 0.1", "no transcripts of noises by 'azure'"),
@@ -396,16 +398,16 @@ class TestDegrade:
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        ("", "Say what to do"),
-        ("--transcriber release", "release needs no hearing"),
+        ("", "There is nothing to do"),
+        ("--transcriber release", "release: this list has no engine"),
         (
             "--transcriber wisper",
-            "There is no transcriber 'wisper': it is release, whisper, faster-whisper, azure",
+            "There is no transcriber 'wisper': give release, whisper, faster-whisper, azure",
         ),
-        ("--transcriber whisper,release", "leaves nothing to release: put it last"),
-        ("--transcriber ../x", "no list of transcribers"),
-        ("--transcriber release,release", "give each once"),
-        ("--transcriber whisper --whisper-model ./absent", "nor could it be had"),
+        ("--transcriber whisper,release", "so release would never be used: put whisper last"),
+        ("--transcriber ../x", "not a list of transcribers"),
+        ("--transcriber release,release", "give each name once"),
+        ("--transcriber whisper --whisper-model ./absent", "There is no folder ./absent"),
         ("--transcriber whisper --whisper-model ''", "--whisper-model is empty"),
         ("--transcriber whisper --min-duration 9 --max-duration 8", "exceeds --max-duration"),
     ],
@@ -432,7 +434,7 @@ class TestAFileOfOnesOwn:
         texts = {"n00": "hello", "n01": 'a "b",\nc'}
         for name in ("disguised.csv", "t.pkl"):
             result = extract(name, pickle.dumps(texts))
-            assert "reading one runs whatever code it holds" in refused(result, 1)
+            assert "reading a pickle runs the code in it" in refused(result, 1)
         lines = [line[2:] for line in result.stderr.splitlines() if line.startswith("  ")]
         assert len(lines) == 2
         subprocess.run([sys.executable, "-c", "\n".join(lines)], cwd=noises.root, check=True)
@@ -450,7 +452,7 @@ class TestAFileOfOnesOwn:
         result = done(extract("t.csv", ("id,text\n" + "\n".join(rows)).encode("latin-1")))
         assert "2 ids of" in result.stderr
         assert "not in the release: wer, who." in result.stderr
-        assert "is not in UTF-8: it is read as Latin-1, which concerns 1 lines (14)" in result.stderr
+        assert "is not in UTF-8: it is read as Latin-1, which affects 1 lines (14)" in result.stderr
         assert (
             "gives 2 ids more than once, with the same text: 'n02' (row 11), 'n07' (row 12)" in result.stderr
         )

@@ -1,4 +1,4 @@
-"""How often and how long a service that is busy or down is asked again; one object for all requests of a run."""
+"""How often and how long requests to a busy or unavailable service are repeated; one object for a whole run."""
 
 from __future__ import annotations
 
@@ -11,44 +11,45 @@ from typing import TypeVar
 from ser_memory.common.console import clock
 from ser_memory.common.errors import SerError
 from ser_memory.common.reporting import notice
-from ser_memory.extract.transcripts.contract import RefusedError, TryAgainError
+from ser_memory.extract.transcripts.engines.contract import RefusedError, TryAgainError
 
 Reply = TypeVar("Reply")
 
 
 class StoppedError(Exception):
-    """The run ends: nothing more is sent."""
+    """The run ends: no more requests are sent."""
 
 
 class ExhaustedError(RefusedError):
-    """This request failed too often, whatever the reason."""
+    """This request failed too often."""
 
 
-class Patience:
-    """Asks again with growing pauses, or after the pause the service asks for.
+class Retries:
+    """Repeats failed requests after growing pauses, or after the pause that the service asks for.
 
-    A service that has answered nobody for `budget` seconds is given up (SerError); so is a request that failed
-    `attempts` times (ExhaustedError), since another recording may be the one that goes through.
+    The run gives up (SerError) if no request was answered for `budget` seconds. A request that failed `attempts`
+    times is given up alone (ExhaustedError), because the service may accept another recording.
     """
 
-    first, longest = 1.0, 60.0  # seconds: the pause before asking again, which doubles
+    first, longest = 1.0, 60.0  # seconds: the first pause, which doubles each time, and its limit
     attempts = 8
 
     def __init__(self, budget: float) -> None:
         self._budget = budget
         self._mutex = threading.Lock()
         self._stopped = threading.Event()
-        self._failing_since: float | None = None  # since nobody was answered
-        self._not_before = 0.0  # the service asked everybody to wait until then
+        self._failing_since: float | None = None  # time of the first failure after the last answer
+        self._not_before = 0.0  # no thread sends a request before this time, because the service asked for it
 
     def stop(self) -> None:
-        """Wake everyone who waits, and let nobody send any more."""
+        """Wake all waiting threads, and let no thread send another request."""
         self._stopped.set()
 
-    def ask(self, request: Callable[[], Reply]) -> Reply:
-        """The reply to a request that raises TryAgainError when it should be made again.
+    def call(self, request: Callable[[], Reply]) -> Reply:
+        """Call `request` until it does not raise TryAgainError, and return its reply.
 
-        Raises SerError, ExhaustedError (both above), StoppedError, and what else the request raises.
+        Raises SerError and ExhaustedError as described above, StoppedError after `stop`, and any other error of
+        the request.
         """
         tries = failures = 0
         while True:
@@ -69,17 +70,17 @@ class Patience:
 
     def _delay(self, problem: TryAgainError, tries: int) -> float:
         now = time.monotonic()
-        # Random, so that requests which failed together do not come back together.
+        # Random, so that requests that failed at the same time are not repeated at the same time.
         grown = min(self.longest, self.first * 2.0 ** (tries - 1)) * random.uniform(0.5, 1.0)
         delay = grown if problem.after is None else problem.after
         with self._mutex:
             if self._failing_since is None:
                 self._failing_since = now
-                notice(f"{problem}: asking again, for up to {clock(self._budget)}.")
+                notice(f"{problem}: trying again, for up to {clock(self._budget)}.")
             if now + delay - self._failing_since > self._budget:
-                asked = f" and asks to wait {clock(delay)}" if problem.after else ""
+                wish = f" and asks to wait {clock(delay)}" if problem.after else ""
                 raise SerError(
-                    f"{problem}{asked}; nothing was answered within {clock(self._budget)} (--retry-for)."
+                    f"{problem}{wish}; there was no answer within {clock(self._budget)} (--retry-for)."
                 )
             if problem.busy:
                 self._not_before = max(self._not_before, now + delay)

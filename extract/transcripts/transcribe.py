@@ -1,9 +1,9 @@
-"""Recordings -> a store: asks an engine for what the store lacks, and keeps each answer as it comes."""
+"""Transcribe the recordings that a store lacks, and write each result to the store as it arrives."""
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -13,21 +13,21 @@ from pathlib import Path
 from ser_memory.common.conventions import SAMPLING_RATE
 from ser_memory.common.errors import SerError, listing
 from ser_memory.common.interruption import InterruptedRunError, on_signals
-from ser_memory.common.reporting import notice
+from ser_memory.common.reporting import Advance, notice
 from ser_memory.extract import audio
 from ser_memory.extract.audio import Waveform
-from ser_memory.extract.transcripts.contract import Heard, RefusedError, Transcriber
-from ser_memory.extract.transcripts.patience import ExhaustedError, Patience, StoppedError
+from ser_memory.extract.transcripts.engines.contract import RefusedError, Transcriber, Transcription
+from ser_memory.extract.transcripts.quality.flags import flags
+from ser_memory.extract.transcripts.retries import ExhaustedError, Retries, StoppedError
 from ser_memory.extract.transcripts.store import Transcript, TranscriptStore
-from ser_memory.extract.transcripts.suspicion import flags
 
-# Refusals in a row, none heard between: then it is not the recordings that are at fault.
+# After so many refusals in a row, the cause is not the recordings.
 _MOST_REFUSALS = 5
 
 
 @dataclass(frozen=True)
 class Recording:
-    """What is to be heard."""
+    """A recording to transcribe."""
 
     id: str
     audio: Path
@@ -36,28 +36,30 @@ class Recording:
 
 @dataclass
 class Outcome:
-    """What came of it."""
+    """What a run did."""
 
-    heard: int = 0
+    transcribed: int = 0
     empty: int = 0
-    suspicious: dict[str, int] = field(default_factory=dict)  # flag -> transcripts
+    suspicious: dict[str, int] = field(default_factory=dict)  # flag -> number of transcripts
     undecodable: dict[str, str] = field(default_factory=dict)  # id -> one of common.cache.REASONS
-    refused: dict[str, str] = field(default_factory=dict)  # id -> why; a later run asks again
+    refused: dict[str, str] = field(
+        default_factory=dict
+    )  # id -> the engine's reason; a later run tries again
 
 
-def hear(
+def transcribe(
     recordings: list[Recording],
     transcriber: Transcriber,
     store: TranscriptStore,
-    patience: Patience,
-    advance: Callable[[float], None] = lambda _: None,
+    retries: Retries,
+    advance: Advance = lambda _: None,
 ) -> Outcome:
-    """Have every recording heard that the store lacks; `advance` is told of the seconds done.
+    """Transcribe the recordings that are not in the store; `advance` gets the seconds of audio done.
 
-    Each answer is on disk before its thread sends the next request. Raises SerError when the engine or the
-    disk gives up, InterruptedRunError on SIGINT and SIGTERM; what was heard by then is kept.
+    A thread writes each result to the disk before it sends its next request. Raises SerError if the engine or the
+    disk fails for good, and InterruptedRunError on SIGINT and SIGTERM; the results until then are kept.
     """
-    worker = _Worker(transcriber, store, patience)
+    worker = _Worker(transcriber, store, retries)
     missing = [recording for recording in recordings if recording.id not in store.records]
     size = transcriber.batch_size
     batches = [missing[start : start + size] for start in range(0, len(missing), size)]
@@ -72,8 +74,21 @@ def hear(
     return worker.outcome
 
 
+def report(outcome: Outcome, engine: str) -> None:
+    """Notices about a run: its counts, and the ids of recordings without a transcript."""
+    suspicious = ", ".join(f"{count} {flag}" for flag, count in outcome.suspicious.items())
+    notice(
+        f"{engine}: {outcome.transcribed} transcribed, {outcome.empty} of them empty"
+        + (f"; suspicious: {suspicious}." if suspicious else ".")
+    )
+    for reasons, what in ((outcome.undecodable, "cannot be decoded"), (outcome.refused, "not transcribed")):
+        if reasons:
+            first = next(iter(reasons.values()))
+            notice(f"  {len(reasons)} {what}: {listing(reasons, most=5)} ({first}).")
+
+
 class _StopError(BaseException):
-    """SIGINT or SIGTERM; no error that an engine's client may take for its own."""
+    """SIGINT or SIGTERM; no Exception, so that the client of an engine cannot handle it as its own error."""
 
 
 def _stop() -> None:
@@ -83,15 +98,15 @@ def _stop() -> None:
 def _kept(store: TranscriptStore) -> str:
     return (
         f"The {len(store.records)} transcripts of {store.path} are kept, "
-        "and the same command goes on from there."
+        "and the same command continues from there."
     )
 
 
 @contextmanager
 def _running(worker: _Worker, batches: list[list[Recording]]) -> Iterator[Iterator[float]]:
-    """Seconds of audio of each batch as it is done.
+    """Yield an iterator over the seconds of audio of each finished batch.
 
-    On the way out, by Ctrl-C too, requests under way are awaited and kept: they are paid for.
+    When the block ends, by Ctrl-C too, the results of requests already sent are awaited and kept: they are paid.
     """
     if worker.transcriber.concurrency == 1 and not worker.transcriber.paid:
         yield map(worker, batches)
@@ -101,18 +116,18 @@ def _running(worker: _Worker, batches: list[list[Recording]]) -> Iterator[Iterat
         try:
             yield (future.result() for future in as_completed(futures))
         except BaseException:
-            worker.patience.stop()
+            worker.retries.stop()
             pool.shutdown(wait=False, cancel_futures=True)
             raise
 
 
 class _Worker:
-    """Load, ask, keep: one call per batch, from any thread."""
+    """Loads, transcribes and stores one batch per call. Threads may call it at the same time."""
 
-    def __init__(self, transcriber: Transcriber, store: TranscriptStore, patience: Patience) -> None:
-        self.transcriber, self.store, self.patience = transcriber, store, patience
+    def __init__(self, transcriber: Transcriber, store: TranscriptStore, retries: Retries) -> None:
+        self.transcriber, self.store, self.retries = transcriber, store, retries
         self.outcome = Outcome()
-        self.failure: SerError | None = None  # what ended the run
+        self.failure: SerError | None = None  # the error that ended the run
         self._refusals = 0  # in a row
         self._mutex = threading.Lock()
 
@@ -120,10 +135,10 @@ class _Worker:
         waveforms = self._load(batch)
         try:
             if waveforms:
-                self._ask([recording for recording in batch if recording.id in waveforms], waveforms)
+                self._transcribe([recording for recording in batch if recording.id in waveforms], waveforms)
         except SerError as error:
             self.failure = self.failure or error
-            self.patience.stop()  # here and now: another thread would send one more before the main one knows
+            self.retries.stop()  # now: before the main thread knows, another thread would send a request
             raise
         return sum(recording.seconds for recording in batch)
 
@@ -137,36 +152,36 @@ class _Worker:
                     self.outcome.undecodable[recording.id] = problem.reason
         return waveforms
 
-    def _ask(self, batch: list[Recording], waveforms: dict[str, Waveform]) -> None:
-        given = [waveforms[recording.id] for recording in batch]
+    def _transcribe(self, batch: list[Recording], waveforms: dict[str, Waveform]) -> None:
+        loaded = [waveforms[recording.id] for recording in batch]
         try:
-            heard = self.patience.ask(lambda: self.transcriber.transcribe(given))
+            transcriptions = self.retries.call(lambda: self.transcriber.transcribe(loaded))
         except RefusedError as refusal:
             self._count_refusal(batch, refusal)
             return
-        for recording, waveform, each in zip(batch, given, heard, strict=True):
-            record = self._record(recording, waveform, each)
+        for recording, waveform, transcription in zip(batch, loaded, transcriptions, strict=True):
+            record = self._record(recording, waveform, transcription)
             self.store.append(record)
             self._count(record)
 
-    def _record(self, recording: Recording, waveform: Waveform, heard: Heard) -> Transcript:
+    def _record(self, recording: Recording, waveform: Waveform, result: Transcription) -> Transcript:
         return Transcript(
             id=recording.id,
-            text=heard.text,
-            language=heard.language,
-            confidence=None if heard.confidence is None else round(heard.confidence, 4),
+            text=result.text,
+            language=result.language,
+            confidence=None if result.confidence is None else round(result.confidence, 4),
             engine=self.transcriber.name,
             version=self.transcriber.version,
             duration=round(len(waveform) / SAMPLING_RATE, 3),
             time=datetime.now(UTC).isoformat(timespec="seconds"),
-            status=heard.status,
-            flags=flags(heard.text, waveform, heard.no_speech, heard.confidence),
+            status=result.status,
+            flags=flags(result.text, waveform, result.no_speech, result.confidence),
         )
 
     def _count(self, record: Transcript) -> None:
         with self._mutex:
             self._refusals = 0
-            self.outcome.heard += 1
+            self.outcome.transcribed += 1
             self.outcome.empty += not record.text
             for flag in record.flags:
                 self.outcome.suspicious[flag] = self.outcome.suspicious.get(flag, 0) + 1
@@ -177,18 +192,6 @@ class _Worker:
             self._refusals += not isinstance(refusal, ExhaustedError)
             if self._refusals >= _MOST_REFUSALS:
                 raise SerError(
-                    f"{self.transcriber.name} refuses one recording after the other, {batch[0].id} with: {refusal}."
+                    f"{self.transcriber.name} refused {self._refusals} recordings in a row, {batch[0].id} "
+                    f"with: {refusal}."
                 ) from refusal
-
-
-def tell(outcome: Outcome, engine: str) -> None:
-    """What came of a run, in notices: counts, and what has no transcript by name."""
-    suspicious = ", ".join(f"{count} {flag}" for flag, count in outcome.suspicious.items())
-    notice(
-        f"{engine}: {outcome.heard} heard, {outcome.empty} of them empty"
-        + (f"; to be doubted: {suspicious}." if suspicious else ".")
-    )
-    for reasons, what in ((outcome.undecodable, "cannot be decoded"), (outcome.refused, "not transcribed")):
-        if reasons:
-            first = next(iter(reasons))
-            notice(f"  {len(reasons)} {what}: {listing(reasons, most=5)} ({reasons[first]}).")

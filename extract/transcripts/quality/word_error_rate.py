@@ -1,4 +1,4 @@
-"""How far two transcripts of the same utterances differ: word error rate, and which utterances are worst."""
+"""Word error rate: how much two transcripts of the same utterances differ."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _SOUNDS = r"\[[^\]]*\]|<[^>]*>"
 
 
 @dataclass(frozen=True)
-class Errors:
+class WordErrors:
     """Word errors of one utterance or of many."""
 
     words: int = 0  # of the reference
@@ -27,15 +27,16 @@ class Errors:
 
     @property
     def count(self) -> int:
+        """Substitutions, deletions and insertions together."""
         return self.substitutions + self.deletions + self.insertions
 
     @property
     def rate(self) -> float:
-        """Word error rate, errors per word of the reference; above 1 where much is inserted, NaN without words."""
+        """Word error rate, errors / words of the reference: 0 or more, above 1 with many insertions, NaN without words."""
         return self.count / self.words if self.words else math.nan
 
-    def __add__(self, other: Errors) -> Errors:
-        return Errors(
+    def __add__(self, other: WordErrors) -> WordErrors:
+        return WordErrors(
             self.words + other.words,
             self.substitutions + other.substitutions,
             self.deletions + other.deletions,
@@ -43,17 +44,20 @@ class Errors:
         )
 
 
-def word_errors(reference: Mapping[str, str], heard: Mapping[str, str]) -> dict[str, Errors]:
-    """id -> word errors of the utterances that both tell of, in the reference's order, after normalisation."""
+def word_errors(reference: Mapping[str, str], texts: Mapping[str, str]) -> dict[str, WordErrors]:
+    """Word errors of `texts`, id -> text, against the texts of `reference`, after normalisation (NORMALISATION).
+
+    Returns id -> WordErrors for the ids in both, in the order of the reference.
+    """
     import jiwer
 
-    ids = [name for name in reference if name in heard]
+    ids = [name for name in reference if name in texts]
     if not ids:
         return {}
     steps = normalisation()
     output = jiwer.process_words(
         [reference[name] for name in ids],
-        [heard[name] for name in ids],
+        [texts[name] for name in ids],
         reference_transform=steps,
         hypothesis_transform=steps,
     )
@@ -64,30 +68,30 @@ def word_errors(reference: Mapping[str, str], heard: Mapping[str, str]) -> dict[
             if chunk.type != "equal":
                 spans = (chunk.ref_end_idx - chunk.ref_start_idx, chunk.hyp_end_idx - chunk.hyp_start_idx)
                 counted[chunk.type] += max(spans)
-        errors[name] = Errors(len(words), *counted.values())
+        errors[name] = WordErrors(len(words), *counted.values())
     return errors
 
 
-def total(errors: Mapping[str, Errors]) -> Errors:
-    """Over all utterances at once: long ones count for more."""
-    return sum(errors.values(), Errors())
+def total(errors: Mapping[str, WordErrors]) -> WordErrors:
+    """The sum over all utterances. In its rate, each word counts the same, so long utterances count more."""
+    return sum(errors.values(), WordErrors())
 
 
-def worst(errors: Mapping[str, Errors], most: int) -> list[str]:
-    """Ids with the most word errors, and of equals those with the higher rate; none without errors."""
+def worst(errors: Mapping[str, WordErrors], most: int) -> list[str]:
+    """The at most `most` ids with the most word errors, the higher rate first if equal; only ids with errors."""
     wrong = [name for name, each in errors.items() if each.count]
     return sorted(wrong, key=lambda name: (-errors[name].count, errors[name].words, name))[:most]
 
 
 def normalised(text: str) -> list[str]:
-    """The words of a text as they are compared."""
+    """The words of a text, in the form in which they are compared."""
     (words,) = normalisation()([text])
     return list(words)
 
 
 @cache
 def normalisation() -> jiwer.Compose:
-    """NORMALISATION, as a transformation of jiwer that ends in lists of words."""
+    """NORMALISATION as a transformation of jiwer, from texts to lists of words."""
     import jiwer
 
     return jiwer.Compose(

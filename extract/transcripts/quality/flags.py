@@ -1,4 +1,4 @@
-"""Why a transcript may be wrong, as far as text and audio show it without a reference."""
+"""Signs that a transcript is wrong, from its text and audio alone, without a reference."""
 
 from __future__ import annotations
 
@@ -9,18 +9,20 @@ import zlib
 import numpy as np
 import numpy.typing as npt
 
-REPETITION = "repetition"  # a recogniser caught in a loop
-ON_SILENCE = "text on silence"  # words where nobody speaks: recognisers invent them
-FEW_WORDS = "few words"  # for so much sound: recognisers stop at a pause
+from ser_memory.common.conventions import SAMPLING_RATE
+
+REPETITION = "repetition"  # the engine repeats itself in a loop
+ON_SILENCE = "text on silence"  # engines invent words where there is no speech
+FEW_WORDS = "few words"  # for the amount of sound: engines sometimes stop at a pause
 FLAGS = (REPETITION, ON_SILENCE, FEW_WORDS)
 
-_COMPRESSION = 2.4  # bytes of text per byte of its zlib stream; Whisper's authors' limit
-_REPEATS, _REPEATED_WORDS = 4, 8  # "thank you" four times; "no, no, no, no" is said
+_COMPRESSION = 2.4  # bytes of text per byte of its zlib stream; the limit of Whisper's authors
+_REPEATS, _REPEATED_WORDS = 4, 8  # "thank you" four times is a loop; people do say "no, no, no, no"
 _LONGEST_PHRASE = 8  # words
-_NO_SPEECH, _LOG_PROBABILITY = 0.6, -1.0  # Whisper's authors' limits, both at once
+_NO_SPEECH, _LOG_PROBABILITY = 0.6, -1.0  # the limits of Whisper's authors; both must be exceeded
 _SILENCE = 1e-3  # of full scale, root mean square of the loudest frame: -60 dB
-_SOUNDING = 10 ** (-30 / 20)  # of the loud frames' level: softer ones are pauses
-_FRAME = 1600  # samples: 0.1 s at 16 kHz
+_SOUNDING = 10 ** (-30 / 20)  # of the level of loud frames: softer frames are pauses
+_FRAME = SAMPLING_RATE // 10  # samples: 0.1 s
 _WORDS_PER_SECOND = 0.5  # slow speech has two
 
 
@@ -30,9 +32,10 @@ def flags(
     no_speech: float | None = None,
     confidence: float | None = None,
 ) -> tuple[str, ...]:
-    """Flags of FLAGS for a text and its (samples,) waveform at 16 kHz.
+    """The flags, of FLAGS, for a text and its (samples,) waveform at 16 kHz; none for an empty text.
 
-    `no_speech` is the engine's belief, 0 to 1, that nobody speaks; `confidence` its mean probability of a token.
+    `no_speech` is the engine's probability, 0 to 1, of no speech; `confidence` is its mean token probability,
+    0 to 1. Both may be None.
     """
     if not text.strip():
         return ()
@@ -49,7 +52,7 @@ def flags(
 
 
 def is_repetitive(text: str) -> bool:
-    """Whether a text goes round in circles: it compresses too well, or a phrase comes many times in a row."""
+    """Whether a text is a loop: it compresses too well, or a phrase occurs many times in a row."""
     data = text.encode()
     if data and len(data) / len(zlib.compress(data)) > _COMPRESSION:
         return True
@@ -61,8 +64,8 @@ def is_repetitive(text: str) -> bool:
 
 
 def _longest_run(words: list[str], size: int) -> int:
-    """How often a phrase of `size` words comes in a row, at most."""
-    best = run = 0  # words in a row that equal the word `size` before
+    """The largest number of times that a phrase of `size` words occurs in a row."""
+    best = run = 0  # words in a row that equal the word `size` places before
     for i in range(size, len(words)):
         run = run + 1 if words[i] == words[i - size] else 0
         best = max(best, run)
@@ -70,11 +73,11 @@ def _longest_run(words: list[str], size: int) -> int:
 
 
 def _levels(waveform: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
-    """Root mean square of every 0.1 s, (frames,), at least one frame."""
+    """Root mean square of each 0.1 s, (frames,), with at least one frame."""
     padded = np.pad(waveform, (0, max(0, _FRAME - len(waveform))))
     frames = padded[: len(padded) // _FRAME * _FRAME].reshape(-1, _FRAME).astype(np.float64)
     return np.asarray(np.sqrt((frames**2).mean(axis=1)))
 
 
 def _sounding_seconds(level: npt.NDArray[np.float64]) -> float:
-    return float((level > _SOUNDING * np.quantile(level, 0.95)).sum() * _FRAME / 16_000)
+    return float((level > _SOUNDING * np.quantile(level, 0.95)).sum() * _FRAME / SAMPLING_RATE)

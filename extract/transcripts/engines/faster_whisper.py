@@ -1,33 +1,37 @@
-"""Whisper through faster-whisper (CTranslate2): quick on a CPU; an optional package."""
+"""Whisper through faster-whisper (CTranslate2), which is fast on a CPU; an optional package."""
 
 from __future__ import annotations
 
 import math
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ser_memory.common.conventions import SAMPLING_RATE
 from ser_memory.common.errors import SerError, UsageError, listing
-from ser_memory.extract.revisions import digest
-from ser_memory.extract.transcripts.contract import Heard, Options
-from ser_memory.extract.transcripts.whisper import most_tokens
+from ser_memory.common.machine import cores
+from ser_memory.extract.huggingface import digest
+from ser_memory.extract.transcripts.engines.contract import TranscriberOptions, Transcription
+from ser_memory.extract.transcripts.engines.whisper import most_tokens
 
 if TYPE_CHECKING:
     from ser_memory.extract.audio import Waveform
 
 EXTRA = "faster-whisper"
-_OPENAI = "openai/whisper-"  # its checkpoints go by what follows, converted: base.en, small, ...
+_OPENAI = "openai/whisper-"  # the converted checkpoints are named by what follows: base.en, small, ...
 
 
-def load(options: Options) -> FasterWhisperTranscriber:
-    """By size (base.en), Hugging Face name or folder of a converted model. Raises SerError when it cannot be."""
+def load(options: TranscriberOptions) -> FasterWhisperTranscriber:
+    """Load a model by size (base.en), Hugging Face name or from the folder of a converted model.
+
+    Raises SerError if the package is missing, or if the model or the language cannot be used.
+    """
     try:
         from faster_whisper import WhisperModel
     except ImportError:
         raise UsageError(
-            f"The transcriber faster-whisper needs the package of that name: pip install 'ser-memory[{EXTRA}]'."
+            f"The transcriber faster-whisper needs the package faster-whisper: pip install 'ser-memory[{EXTRA}]'."
         ) from None
     source = options.model.removeprefix(_OPENAI)
     folder = Path(source)
@@ -38,24 +42,24 @@ def load(options: Options) -> FasterWhisperTranscriber:
         )
     device = options.device if options.device in ("cpu", "cuda") else "auto"
     try:
-        # Its default of four threads is slower than one per core where there are fewer.
-        model = WhisperModel(source, device=device, compute_type="float32", cpu_threads=_cores())
-    except Exception as error:  # the hub, the converter's format and the device fail each in their way
+        # The default of four threads is slower than one per core if there are fewer cores.
+        model = WhisperModel(source, device=device, compute_type="float32", cpu_threads=cores())
+    except Exception as error:  # the hub, the format and the device raise different types of errors
         reason = (str(error).strip().splitlines() or ["it cannot be read"])[0]
         raise SerError(
-            f"The faster-whisper model {source} cannot be had ({reason}): give a size such as base.en, or the folder "
-            "of a converted model, with --whisper-model."
+            f"The faster-whisper model {source} cannot be loaded ({reason}): give a size such as base.en, or the "
+            "folder of a converted model, with --whisper-model."
         ) from error
     return FasterWhisperTranscriber(model, source, options.language)
 
 
-def version(options: Options) -> str:
-    """The version of the transcriber that `load` gives; only the loaded model tells its languages."""
+def version(options: TranscriberOptions) -> str:
+    """The version of the transcriber that `load` returns; it loads the model, which alone knows its languages."""
     return load(options).version
 
 
 class FasterWhisperTranscriber:
-    """Greedy, one recording after the other; what it takes for silence is kept, and flagged by us."""
+    """Greedy decoding, one recording at a time. Text on silence is not removed: `quality.flags` marks it."""
 
     name = "faster-whisper"
     batch_size = 1
@@ -64,18 +68,18 @@ class FasterWhisperTranscriber:
 
     def __init__(self, model: Any, source: str, language: str | None = None) -> None:
         self._model = model
-        self._language = _checked(language, model)
+        self._language = _check_language(language, model)
         folder = Path(source)
         name = f"{folder.name} {digest(folder)}" if folder.exists() else source
         self.version = f"{name}, {self._language or 'language detected'}"
 
-    def transcribe(self, waveforms: list[Waveform]) -> list[Heard]:
+    def transcribe(self, waveforms: list[Waveform]) -> list[Transcription]:
         return [self._one(waveform) for waveform in waveforms]
 
     def close(self) -> None:
         pass
 
-    def _one(self, waveform: Waveform) -> Heard:
+    def _one(self, waveform: Waveform) -> Transcription:
         segments, info = self._model.transcribe(
             waveform,
             language=self._language,
@@ -83,28 +87,26 @@ class FasterWhisperTranscriber:
             temperature=0.0,
             condition_on_previous_text=False,
             without_timestamps=True,
-            max_new_tokens=most_tokens(len(waveform) / 16_000),
+            max_new_tokens=most_tokens(len(waveform) / SAMPLING_RATE),
             no_speech_threshold=None,
             log_prob_threshold=None,
             compression_ratio_threshold=None,
         )
         parts = list(segments)
-        weights = [max(1, len(part.tokens)) for part in parts]
-        return Heard(
+        confidence = None
+        if parts:
+            weights = [max(1, len(part.tokens)) for part in parts]
+            confidence = math.exp(float(np.average([part.avg_logprob for part in parts], weights=weights)))
+        return Transcription(
             " ".join(part.text.strip() for part in parts).strip(),
             info.language,
-            math.exp(float(np.average([part.avg_logprob for part in parts], weights=weights)))
-            if parts
-            else None,
+            confidence,
             min((part.no_speech_prob for part in parts), default=None),
         )
 
 
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def _checked(language: str | None, model: Any) -> str | None:
+def _check_language(language: str | None, model: Any) -> str | None:
+    """`en` of `en` or `en-US`; None if the language is to be detected. Raises UsageError."""
     if language is None:
         return None if model.model.is_multilingual else "en"
     code = language.split("-")[0].lower()

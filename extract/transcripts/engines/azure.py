@@ -1,4 +1,4 @@
-"""Azure AI Speech, fast transcription: one request per recording, through Microsoft's own client."""
+"""Fast transcription of Azure AI Speech: one request per recording, through Microsoft's client."""
 
 from __future__ import annotations
 
@@ -13,8 +13,14 @@ from urllib.parse import urlsplit
 
 import numpy as np
 
+from ser_memory.common.conventions import SAMPLING_RATE
 from ser_memory.common.errors import SerError, UsageError
-from ser_memory.extract.transcripts.contract import Heard, Options, RefusedError, TryAgainError
+from ser_memory.extract.transcripts.engines.contract import (
+    RefusedError,
+    TranscriberOptions,
+    Transcription,
+    TryAgainError,
+)
 
 if TYPE_CHECKING:
     from ser_memory.extract.audio import Waveform
@@ -22,16 +28,20 @@ if TYPE_CHECKING:
 ENDPOINT_VARIABLE, KEY_VARIABLE = "AZURE_SPEECH_ENDPOINT", "AZURE_SPEECH_API_KEY"  # as in Microsoft's samples
 EXTRA = "azure"
 
-_API = "2025-10-15"  # told to the client, so that what it hears does not change with its release
-_TIMEOUT = 120.0  # seconds for the reply to one recording
+_API = "2025-10-15"  # fixed, so that the texts do not change with the client's release
+_TIMEOUT = 120.0  # seconds to wait for the reply to one request
 _LOCALE = re.compile(r"[a-z]{2,3}(-[A-Za-z0-9]+)+")
 _LOCAL = {"localhost", "127.0.0.1", "::1"}
 _OK, _UNAUTHORISED, _FORBIDDEN, _NOT_FOUND, _TIMED_OUT, _TOO_MANY = 200, 401, 403, 404, 408, 429
 _SERVER_ERRORS, _UNAVAILABLE = 500, 503
 
 
-def load(options: Options) -> AzureTranscriber:
-    """From the two environment variables. Raises UsageError when one is missing or makes no sense."""
+def load(options: TranscriberOptions) -> AzureTranscriber:
+    """Connect to the endpoint in the environment, with the key in the environment.
+
+    Raises UsageError if a variable is missing, the endpoint is no https address, the language has no region, or the
+    package is missing.
+    """
     endpoint, key = os.environ.get(ENDPOINT_VARIABLE, "").strip(), os.environ.get(KEY_VARIABLE, "").strip()
     absent = [name for name, value in ((ENDPOINT_VARIABLE, endpoint), (KEY_VARIABLE, key)) if not value]
     if absent:
@@ -42,18 +52,18 @@ def load(options: Options) -> AzureTranscriber:
     address = urlsplit(endpoint)
     if not address.hostname or not (address.scheme == "https" or address.hostname in _LOCAL):
         raise UsageError(
-            f"{ENDPOINT_VARIABLE} is {endpoint!r}: it is an address such as "
-            "https://westeurope.api.cognitive.microsoft.com, with https, since the key travels with every request."
+            f"{ENDPOINT_VARIABLE} is {endpoint!r}: set it to an address with https, since every request contains "
+            "the key, such as https://westeurope.api.cognitive.microsoft.com."
         )
     if options.language is not None and not _LOCALE.fullmatch(options.language):
         raise UsageError(
-            f"--language {options.language!r} is no locale: Azure takes a language and a region, such as en-US."
+            f"--language {options.language!r} is not a locale: Azure needs a language and a region, such as en-US."
         )
     return AzureTranscriber(endpoint.rstrip("/"), key, options.language, options.concurrency, _TIMEOUT)
 
 
-def version(options: Options) -> str:
-    """The version of the transcriber that `load` would give; needs neither key nor package."""
+def version(options: TranscriberOptions) -> str:
+    """The version of the transcriber that `load` would return; needs neither key nor package."""
     return _version(options.language)
 
 
@@ -62,7 +72,7 @@ def _version(locale: str | None) -> str:
 
 
 class AzureTranscriber:
-    """The service behind one endpoint; threads may share it. The key is in no message and no representation."""
+    """The service at one endpoint. Threads may share it. No message and no representation contains the key."""
 
     name = "azure"
     batch_size = 1
@@ -84,25 +94,25 @@ class AzureTranscriber:
         self._client = TranscriptionClient(
             endpoint,
             AzureKeyCredential(key),
-            retry_policy=RetryPolicy.no_retries(),  # ours knows of the other requests: patience.py
+            retry_policy=RetryPolicy.no_retries(),  # retries.py does it, for all requests together
             api_version=_API,
             read_timeout=timeout,
             connection_timeout=timeout,
         )
         self.version = _version(locale)
 
-    def transcribe(self, waveforms: list[Waveform]) -> list[Heard]:
+    def transcribe(self, waveforms: list[Waveform]) -> list[Transcription]:
         return [self._one(waveform) for waveform in waveforms]
 
     def close(self) -> None:
         self._client.close()
 
-    def _one(self, waveform: Waveform) -> Heard:
+    def _one(self, waveform: Waveform) -> Transcription:
         from azure.ai.transcription.models import TranscriptionContent, TranscriptionOptions
         from azure.core.exceptions import AzureError, HttpResponseError
 
         content = TranscriptionContent(
-            # By default swear words come back as asterisks, and emotion with them.
+            # By default the service replaces swear words by asterisks, and their emotion is lost.
             definition=TranscriptionOptions(
                 locales=[self._locale] if self._locale else None, profanity_filter_mode="None"
             ),
@@ -110,38 +120,40 @@ class AzureTranscriber:
         )
         try:
             reply = self._client.transcribe(content)
-            return _heard(reply)
+            return _transcription(reply)
         except HttpResponseError as error:
             problem = self._http_problem(error)
         except AzureError as error:
             problem = TryAgainError(f"Azure cannot be reached ({self._plain(error)})")
         except (AttributeError, KeyError, TypeError, ValueError):
-            problem = TryAgainError("Azure's reply was cut off or is no transcription")
-        # Outside the handler, so that the client's exception, which holds the request and its key, is not kept.
+            problem = _broken_reply()
+        # Raised outside the handler: the client's exception holds the request and its key, and must not be kept.
         raise problem
 
     def _http_problem(self, error: Any) -> Exception:
-        """What a reply other than a transcription means."""
+        """The error to raise for a reply that is not a transcription."""
         status = error.status_code
         if status is None or status == _OK:
-            return TryAgainError("Azure's reply was cut off or is no transcription")
-        told = f"Azure says HTTP {status}, {self._plain(error)}"
+            return _broken_reply()
+        reason = f"Azure says HTTP {status}, {self._plain(error)}"
         if status == _UNAUTHORISED:
             return SerError(
-                f"{told}: check that {KEY_VARIABLE} is a key of the resource at {ENDPOINT_VARIABLE}."
+                f"{reason}: check that {KEY_VARIABLE} is a key of the resource at {ENDPOINT_VARIABLE}."
             )
         if status == _FORBIDDEN:
             return SerError(
-                f"{told}: the key is not allowed to transcribe; check the resource's quota, network rules and region."
+                f"{reason}: the key is not allowed to transcribe; check the resource's quota, network rules and region."
             )
         if status == _NOT_FOUND:
-            return SerError(f"{told}: check {ENDPOINT_VARIABLE}, and that its region has fast transcription.")
+            return SerError(
+                f"{reason}: check {ENDPOINT_VARIABLE}, and that its region has fast transcription."
+            )
         if status in (_TIMED_OUT, _TOO_MANY) or status >= _SERVER_ERRORS:
-            return TryAgainError(told, _retry_after(error), busy=status in (_TOO_MANY, _UNAVAILABLE))
-        return RefusedError(told)
+            return TryAgainError(reason, _retry_after(error), busy=status in (_TOO_MANY, _UNAVAILABLE))
+        return RefusedError(reason)
 
     def _plain(self, error: Exception) -> str:
-        """The service's own words on one line, without the key should it repeat it."""
+        """The service's own message on one line of at most 200 characters, with *** in place of the key."""
         inner = getattr(error, "error", None)
         words = (
             getattr(inner, "message", None)
@@ -154,40 +166,44 @@ class AzureTranscriber:
 
 
 def wav(waveform: Waveform) -> bytes:
-    """(samples,) float32 at 16 kHz -> a WAV file of 16 bits."""
+    """The bytes of a 16-bit WAV file of a (samples,) float32 waveform at 16 kHz; values beyond -1 and 1 are clipped."""
     samples = (np.clip(waveform, -1.0, 1.0) * 32767.0).round().astype("<i2")
     file = io.BytesIO()
     with wave.open(file, "wb") as writer:
         writer.setnchannels(1)
         writer.setsampwidth(2)
-        writer.setframerate(16_000)
+        writer.setframerate(SAMPLING_RATE)
         writer.writeframes(samples.tobytes())
     return file.getvalue()
 
 
-def _heard(reply: Any) -> Heard:
-    """Raises TypeError or AttributeError for a reply that is no transcription."""
+def _broken_reply() -> TryAgainError:
+    return TryAgainError("Azure's reply was cut off or is not a transcription")
+
+
+def _transcription(reply: Any) -> Transcription:
+    """Raises TypeError or AttributeError for a reply that is not a transcription."""
     text = " ".join(phrase.text.strip() for phrase in reply.combined_phrases).strip()
     phrases = reply.phrases or []
     weights = [max(1, phrase.duration_milliseconds or 0) for phrase in phrases]
-    sure = [phrase.confidence for phrase in phrases]
+    confidences = [phrase.confidence for phrase in phrases]
     confidence = None
-    if phrases and None not in sure:
-        confidence = float(np.average(sure, weights=weights))
+    if phrases and None not in confidences:
+        confidence = float(np.average(confidences, weights=weights))
     language = next((phrase.locale for phrase in phrases if phrase.locale), None)
-    return Heard(text, language, confidence, status=f"HTTP {_OK}")
+    return Transcription(text, language, confidence, status=f"HTTP {_OK}")
 
 
 def _retry_after(error: Any) -> float | None:
-    """Seconds that the service asks to wait, in any of the headers Azure uses; None where it does not say."""
+    """Seconds that the service asks to wait, from any of the headers that Azure uses; None if it does not say."""
     headers = error.response.headers if error.response is not None else {}
     try:
         for name in ("retry-after-ms", "x-ms-retry-after-ms"):
             if headers.get(name):
                 return max(0.0, float(headers[name]) / 1000)
-        told = headers.get("Retry-After", "")
-        if told.strip().replace(".", "", 1).isdigit():
-            return float(told)
-        return max(0.0, (parsedate_to_datetime(told) - datetime.now(UTC)).total_seconds()) if told else None
+        value = headers.get("Retry-After", "")
+        if value.strip().replace(".", "", 1).isdigit():
+            return float(value)
+        return max(0.0, (parsedate_to_datetime(value) - datetime.now(UTC)).total_seconds()) if value else None
     except (TypeError, ValueError):
         return None

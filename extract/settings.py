@@ -1,0 +1,183 @@
+"""The options of an extraction, declared once: the command line and the Python API derive from them. Free of torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ser_memory.common.errors import UsageError
+from ser_memory.common.manifests import Manifest
+from ser_memory.common.options import Options, option
+
+if TYPE_CHECKING:
+    from ser_memory.extract.transcripts.sources import Sources
+
+LAST = "last"
+POOLINGS = ("mean", "mean+std")
+PRECISIONS = ("float32", "bfloat16")
+
+
+@dataclass(frozen=True)
+class ReleaseSettings(Options):
+    """Where the release is."""
+
+    title = "Release"
+    root: Path | None = option(
+        None, unset="$SER_DATA/<corpus>, else data/<corpus>", help="Folder of the release."
+    )
+
+
+@dataclass(frozen=True)
+class ContentSettings(Options):
+    """What is read beside the recordings."""
+
+    title = "Release"
+    protocol: str | None = option(
+        None, unset="the manifest's first choice", help="Split protocol of the corpus's manifest."
+    )
+    transcripts: Path | None = option(
+        None, help="CSV, TSV or JSON Lines of id and text, in place of the release's own transcripts."
+    )
+
+
+@dataclass(frozen=True)
+class UtteranceSettings(Options):
+    """Which utterances are used; durations in seconds, both ends included."""
+
+    title = "Utterances"
+    min_duration: float = option(3.0, minimum=0, help="Shorter utterances are left out; seconds.")
+    max_duration: float = option(30.0, minimum=0, help="Longer utterances are left out; seconds.")
+    limit: int | None = option(
+        None, minimum=1, help="Only this many utterances, spread over the release, for a trial."
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.min_duration > self.max_duration:
+            raise UsageError(
+                f"--min-duration {self.min_duration:g} exceeds --max-duration {self.max_duration:g}."
+            )
+
+
+@dataclass(frozen=True)
+class EncoderSettings(Options):
+    """Which encoders, which of their states, and where they run."""
+
+    title = "Encoders"
+    acoustic_encoder: str = option(
+        "facebook/wav2vec2-base",
+        help="Hugging Face name or local folder of a wav2vec2-family or Whisper model, or log-mel.",
+    )
+    text_encoder: str = option(
+        "google-bert/bert-base-uncased", help="Hugging Face name or local folder of a BERT-class model."
+    )
+    layers: str = option(
+        LAST,
+        help="Hidden states to keep: last, all, or numbers such as 7,9,11 for ser-train --layer to choose from.",
+    )
+    pooling: str | None = option(
+        None, choices=POOLINGS, unset="mean; mean+std for log-mel", help="Over time."
+    )
+    precision: str = option(
+        "float32",
+        choices=PRECISIONS,
+        help="In which the encoders compute; bfloat16 is faster on a GPU and not exact.",
+    )
+    device: str = option(
+        "auto", help="Where the encoders run: auto, cpu, mps, cuda, or several cards such as cuda:0,cuda:1."
+    )
+    workers: int | None = option(
+        None, minimum=1, unset="one per core", help="Encoders that run at the same time on a CPU."
+    )
+
+
+@dataclass(frozen=True)
+class TranscriptionSettings(Options):
+    """Where transcripts come from, and what the engines need."""
+
+    title = "Transcripts"
+    transcriber: str = option(
+        "release",
+        help="Where transcripts come from: release, whisper, faster-whisper, azure, the name of a store in the cache, "
+        "or a list such as release,whisper: each name provides the texts that the names before it lack.",
+    )
+    whisper_model: str = option(
+        "openai/whisper-base.en",
+        help="Hugging Face name or local folder; for faster-whisper a size or the folder of a converted model.",
+    )
+    language: str | None = option(
+        None,
+        unset="the engine detects it",
+        help="Spoken language, such as en; for Azure with the region, en-US.",
+    )
+    concurrency: int = option(4, minimum=1, maximum=64, help="Azure: number of simultaneous requests.")
+    retry_for: float = option(600.0, minimum=0, help="Azure: stop after this many seconds without an answer.")
+    price_per_hour: float | None = option(
+        None,
+        minimum=0,
+        unset="$SER_PRICE_PER_HOUR",
+        help="Azure: your price for an hour of audio, for the estimate.",
+    )
+    max_cost: float | None = option(None, minimum=0, help="Azure: do not start if the estimate is higher.")
+    yes: bool = option(False, help="Azure: agree to the cost without a question.")
+
+
+@dataclass(frozen=True)
+class OutputSettings(Options):
+    """Where the cache goes."""
+
+    title = "Output"
+    cache: Path | None = option(
+        None,
+        folder=True,
+        unset="$SER_CACHE, else cache",
+        help="Folder of the caches; writes <cache>/<corpus>.h5.",
+    )
+    overwrite: bool = option(
+        False,
+        help="Replace an existing cache. Finished parts of the same settings are used; to compute them again too, "
+        "remove <cache>/<corpus>.parts.",
+    )
+
+
+GROUPS = (
+    ReleaseSettings, ContentSettings, TranscriptionSettings, EncoderSettings, UtteranceSettings, OutputSettings
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class ExtractionSettings(
+    ReleaseSettings,
+    ContentSettings,
+    TranscriptionSettings,
+    EncoderSettings,
+    UtteranceSettings,
+    OutputSettings,
+):
+    """All options of an extraction. Raises UsageError for a value that is not allowed."""
+
+
+@dataclass(frozen=True)
+class Extraction:
+    """One extraction: the settings, and the corpus, folders and transcribers that they name."""
+
+    manifest: Manifest
+    root: Path  # folder of the release
+    cache: Path  # folder of the caches
+    settings: ExtractionSettings
+    sources: Sources | None = None  # of transcripts; None is the release, or the file in its place
+    part_seconds: float | None = None  # of audio per part; None depends on the corpus
+
+    @property
+    def transcribes(self) -> bool:
+        """Whether a transcriber will supply texts that are missing."""
+        return self.sources is not None and self.sources.engine is not None
+
+    @property
+    def transcriber(self) -> str:
+        """Where transcripts come from, as the cache names it."""
+        file = self.settings.transcripts.name if self.settings.transcripts else None
+        if self.sources is not None:
+            return self.sources.description(file)
+        return f"file {file}" if file else "release"
