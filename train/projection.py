@@ -1,4 +1,4 @@
-"""GEM's projection: the gradient closest to the batch's that harms no memory."""
+"""GEM's projection: of all gradients that harm no memory, the closest to the batch's."""
 
 from __future__ import annotations
 

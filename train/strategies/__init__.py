@@ -1,4 +1,4 @@
-"""Strategies: what a stage does about the corpora before it."""
+"""Strategies: how a stage of training treats the corpora of earlier stages."""
 
 from __future__ import annotations
 

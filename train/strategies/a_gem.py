@@ -8,7 +8,7 @@ from ser_memory.train.strategies.gem import GEM
 
 
 class AveragedGEM(GEM):
-    """GEM with one constraint for all memories in place of one for each."""
+    """GEM with one constraint for all memories together."""
 
     def constraints(self, memories: list[Batch]) -> list[Batch]:
         union = together(memories)

@@ -1,4 +1,4 @@
-"""Elastic Weight Consolidation (Kirkpatrick et al. 2017): what mattered to old corpora is held in place."""
+"""Elastic Weight Consolidation (Kirkpatrick et al. 2017): parameters that matter for old corpora should not move."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from ser_memory.train.data import Samples
 from ser_memory.train.model import Network, Parameters
 from ser_memory.train.strategies.base import Kept, Strategy
 
-_ROWS = 1024  # looked at together
+_ROWS = 1024  # utterances per pass
 
 
 class ElasticWeightConsolidation(Strategy):
@@ -33,7 +33,7 @@ class ElasticWeightConsolidation(Strategy):
 def fisher(network: Network, parameters: Parameters, samples: Samples) -> Tensor:
     r"""(R, P) diagonal of the Fisher information: the mean of :math:`\sum_d (\partial f_d / \partial \theta)^2`.
 
-    That of a normal distribution of unit variance around both outputs f, whatever the loss that was trained.
+    For a normal distribution of unit variance around the K outputs f, whichever loss was trained.
     """
     device = parameters.flat.device
     total = torch.zeros_like(parameters.flat)

@@ -14,7 +14,7 @@ from ser_memory.train.strategies.base import Stage, Strategy, StrategySettings
 
 
 class ExperienceReplay(Strategy):
-    """Trains on new and remembered samples alike; with `replay_share`, on a fixed mixture in every batch."""
+    """Treats new and remembered samples alike. With `replay_share`, every batch holds that share of memory."""
 
     earlier = "memory"
     options = ("replay_share",)
@@ -26,7 +26,7 @@ class ExperienceReplay(Strategy):
         self._share = settings.replay_share if memories else None
 
     def batches(self) -> Iterator[Tensor]:
-        """One epoch. With a share, once through the new corpus, and through memory as often as it takes."""
+        """One epoch. With a share, it covers the new corpus once, and the memory as often as needed."""
         if self._share is None:
             yield from super().batches()
             return
@@ -43,7 +43,7 @@ class ExperienceReplay(Strategy):
             yield torch.cat([new, remembered], dim=1)
 
     def _from_memory(self, n: int, generator: np.random.Generator) -> npt.NDArray[np.int64]:
-        """(n,) numbers of remembered samples, all of them before any comes again."""
+        """(n,) numbers of remembered samples. None comes again before all have come."""
         start = len(self.stage.current)
         size = len(self.pool) - start
         rounds = [start + generator.permutation(size) for _ in range(-(-n // size))]

@@ -11,7 +11,7 @@ from ser_memory.train.strategies.base import Stage, Strategy, StrategySettings, 
 
 
 class GEM(Strategy):
-    """Trains on the new corpus; memory only bends the gradient away from harming earlier corpora."""
+    """Trains on the new corpus. The memory only turns the gradient away from harm to earlier corpora."""
 
     earlier = "memory"
     options = ("gem_margin", "gem_batch")
@@ -23,7 +23,7 @@ class GEM(Strategy):
         self._unpacked = [stage.network.unpack(row) for row in self._gradients]
 
     def constraints(self, memories: list[Batch]) -> list[Batch]:
-        """What is not to be harmed, each for itself: every memory."""
+        """What no step may harm: each memory is a constraint of its own."""
         return memories
 
     def adjust(self, parameters: Parameters, gradient: Tensor) -> Tensor:
@@ -42,7 +42,10 @@ class GEM(Strategy):
 
 
 def memory_gradient(stage: Stage, parameters: Parameters, memory: Batch, into: Parameters) -> None:
-    """Gradient of the loss on remembered samples, without dropout: a constraint should not carry its noise."""
+    """Write the gradient of the loss on remembered samples to `into`.
+
+    Without dropout: a constraint should not carry its noise.
+    """
     prediction, trace = stage.network.forward(parameters, memory.acoustic, memory.text)
     _, output_gradient = stage.objective(prediction, memory.targets)
     stage.network.backward(parameters, trace, output_gradient, into)

@@ -1,4 +1,4 @@
-"""Learning without Forgetting (Li and Hoiem 2016): the new corpus, answered as the old model would too."""
+"""Learning without Forgetting (Li and Hoiem 2016): predictions for the new corpus stay near the old model's."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from ser_memory.train.strategies.base import Stage, Strategy, StrategySettings, 
 
 
 class LearningWithoutForgetting(Strategy):
-    """Adds to the loss the squared distance to what the model answered when the stage began. No memory."""
+    """Adds to the loss the squared distance to the model's predictions at the start of the stage. No memory."""
 
     options = ("lwf_strength",)
 
     def __init__(self, stage: Stage, settings: StrategySettings) -> None:
         super().__init__(stage, settings)
         start = stage.network.unpack(stage.start)
-        self._answers = stage.network.predict(start, stage.current) if stage.kept else None  # (R, N, 2)
+        self._answers = stage.network.predict(start, stage.current) if stage.kept else None  # (R, N, K)
 
     def output_gradient(self, index: Tensor, prediction: Tensor, gradient: Tensor) -> Tensor:
         if self._answers is None:
