@@ -45,6 +45,9 @@ class OneDevice(TorchDispatchMode):
     Explicit copies are allowed, and scalars on the CPU, which a GPU takes as numbers.
     """
 
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
