@@ -51,7 +51,7 @@ class Training:
 
     def __init__(self, stage: Stage, strategy: Strategy, settings: TrainingSettings) -> None:
         columns, dimensions = stage.current.targets.shape[1], stage.network.architecture.dimensions
-        if columns != len(dimensions):  # (R, B, 1) and (R, B, 2) would broadcast without a word
+        if columns != len(dimensions):  # (R, B, 1) and (R, B, 2) would broadcast silently
             raise ValueError(
                 f"Targets have {columns} columns, but the network predicts {', '.join(dimensions)}."
             )

@@ -1,4 +1,4 @@
-"""GEM's projection: the gradient closest to the batch's that harms no memory."""
+"""GEM's projection: of all gradients that harm no memory, the closest to the batch's."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def project(gradients: Tensor, memories: Tensor, margin: float = 0.0) -> Tensor:
         target = target + torch.einsum("rk,rkp->rp", margin * norms, unit)
     q, r = torch.linalg.qr(unit.mT)
     dual = _non_negative_least_squares(r, -torch.einsum("rpk,rp->rk", q, target))
-    projected = target + torch.einsum("rk,rkp->rp", dual, unit)
+    projected = torch.einsum("rk,rkp->rp", dual, unit).add_(target)
     return torch.where((violated & finite)[:, None], projected.to(gradients.dtype), gradients)
 
 

@@ -29,12 +29,12 @@ from torch.utils.data import DataLoader, Dataset, TensorDataset
 from ser_memory.common.cache import CacheInfo, write_cache
 from ser_memory.common.machine import cores, one_core_each
 from ser_memory.train.corpora import Source, load_corpora
-from ser_memory.train.experiment import Experiment, Trainer, variants
+from ser_memory.train.engines import engine_for
+from ser_memory.train.experiment import plan
 from ser_memory.train.model import Architecture, Network
-from ser_memory.train.runs import Run
-from ser_memory.train.schedule import carry_out, plan
-from ser_memory.train.settings import TrainingSettings
+from ser_memory.train.settings import Experiment, Run, StrategySettings, TrainingSettings
 from ser_memory.train.store import Store
+from ser_memory.train.trainer import Trainer
 from tests.train.reference import PlainModel, plain_ccc_loss
 
 warnings.filterwarnings("ignore", category=DeprecationWarning)  # Avalanche's of itself
@@ -157,16 +157,16 @@ def fine_tuning(folder: Path, batch: int, seeds: int) -> tuple[float, float]:
 
 
 def carried_out(folder: Path, batch: int, seeds: int, epochs: int) -> float:
-    source = Source(folder, NAMES[:1])
-    experiment = Experiment(
-        variants(["finetune"], ["random"], 1000), NAMES[:1], tuple(range(seeds)),
-        TrainingSettings(batch_size=batch, epochs=epochs, patience=epochs),
-    )  # fmt: skip
+    source, chosen = Source(folder, NAMES[:1]), StrategySettings(strategy=("finetune",))
+    training = TrainingSettings(batch_size=batch, epochs=epochs, patience=epochs)
+    experiment = Experiment(chosen.variants, NAMES[:1], tuple(range(seeds)), training)
     with tempfile.TemporaryDirectory() as trained:
         start = time.perf_counter()
-        corpora, store = load_corpora(source), Store(Path(trained))
-        todo = plan(experiment, corpora, store, torch.device("cpu"))
-        carry_out(experiment, source, corpora, store, todo, min(cores(), seeds), lambda _: None, lambda: None)
+        store = Store(Path(trained))
+        trainer = Trainer(experiment, load_corpora(source), store, torch.device("cpu"))
+        engine = engine_for(experiment, source, store, trainer, min(cores(), seeds))
+        for _ in engine.run(plan(experiment, trainer, store).tasks, lambda _: None):
+            pass
         return time.perf_counter() - start
 
 
@@ -300,7 +300,7 @@ def print_steps(folder: Path, rows: list[int], batch: int) -> None:
 def steps_of_ours(folder: Path, strategy: str, size: int, batch: int) -> list[float]:
     """Milliseconds per step on one core in the second and third stage."""
     source = Source(folder, NAMES)
-    (variant,) = variants([strategy], ["random"], size)
+    (variant,) = StrategySettings(strategy=(strategy,), memory_size=size).variants
     experiment = Experiment((variant,), NAMES, (0,), TrainingSettings(batch_size=batch))
     with one_core_each(), torch.inference_mode(), tempfile.TemporaryDirectory() as trained:
         trainer = Trainer(experiment, load_corpora(source), Store(Path(trained)), torch.device("cpu"))

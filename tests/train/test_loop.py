@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from ser_memory.train.corpora import Corpus
+from ser_memory.train.dropout import _DeviceWords
+from ser_memory.train.evaluation import evaluate, measure
 from ser_memory.train.loop import PausedError, Training
+from ser_memory.train.model import HEADS, Head
 from ser_memory.train.settings import TrainingSettings
 from ser_memory.train.store import Store
 from ser_memory.train.strategies import STRATEGIES
@@ -19,9 +24,15 @@ from tests.train.worlds import begin, learnable, network, parameters, samples
 NO_DROPOUT = {"trunk_dropout": 0.0, "text_dropout": 0.0, "head_dropout": 0.0}
 
 
-def test_the_loop_is_the_textbook_loop() -> None:
+# One, two and three dimensions.
+HEADS_BY_NUMBER = [(Head("activation"),), HEADS, (*HEADS, Head("dominance"))]
+
+
+@pytest.mark.parametrize("heads", HEADS_BY_NUMBER, ids=len)
+def test_the_loop_is_the_textbook_loop(heads: tuple[Head, ...]) -> None:
     """Against a reference written out: shuffle, loss, backward, Adam; the best epoch at the end."""
-    train, validation, net = samples(50, 0), samples(20, 1), network(**NO_DROPOUT)
+    train, validation = samples(50, 0, len(heads)), samples(20, 1, len(heads))
+    net = network(**NO_DROPOUT, heads=heads)
     loop = TrainingSettings(batch_size=16, epochs=4, patience=4, learning_rate=1e-2)
     (trained,) = begin("finetune", train, net=net, loop=loop).run(validation)
     order = np.random.default_rng([0, 1])
@@ -89,14 +100,51 @@ def test_a_stage_stops_when_patience_ends_and_keeps_its_best_epoch() -> None:
     assert sum(told) == 4 * 200  # the bar reaches its end all the same
 
 
+@pytest.mark.parametrize("heads", HEADS_BY_NUMBER, ids=len)
 @pytest.mark.parametrize("name", STRATEGIES)
-def test_paused_and_gone_on_with_it_is_the_same_to_the_bit(name: str, tmp_path: Path) -> None:
-    """After every epoch, through the store, in a Training made anew."""
+def test_every_strategy_trains_any_number_of_dimensions(name: str, heads: tuple[Head, ...]) -> None:
+    """The validation CCC rises above that of the start, and the measures are named by dimension."""
+    made = [learnable(200, seed) for seed in range(4)]
+    # A third dimension between the other two.
+    columns = [
+        replace(
+            item, targets=torch.cat([item.targets, item.targets.mean(1, keepdim=True)], 1)[:, : len(heads)]
+        )
+        for item in made
+    ]
+    loop = TrainingSettings(batch_size=32, epochs=8, learning_rate=1e-2)
+    current, *earlier, validation = columns
+    training = begin(name, current, earlier, (0, 1), {}, network(heads=heads), loop)
+    before = training.validate(validation)
+    for run, trained in enumerate(training.run(validation)):
+        assert max(trained.scores) > before[run] + 0.05
+    corpus = Corpus("a", {"validation": validation, "test": validation}, ("a",), "a")
+    figures = evaluate(training.stage.network, training.parameters, [corpus])
+    assert {figure.dimension for figure in figures[0]} == {head.dimension for head in heads}
+
+
+def test_targets_of_other_dimensions_are_refused() -> None:
+    """They would broadcast against a single prediction."""
+    with pytest.raises(ValueError, match=r"2 columns, but the network predicts activation\."):
+        begin("finetune", samples(50, 0), net=network(heads=(Head("activation"),)))
+    with pytest.raises(
+        ValueError, match=r"2 columns of labels and 1 of predictions are not those of activation\."
+    ):
+        measure(np.zeros((3, 2), np.float32), np.zeros((3, 1), np.float32), ("activation",))
+
+
+@pytest.mark.parametrize("words", ["of the host", "of a device"])
+@pytest.mark.parametrize("name", STRATEGIES)
+def test_paused_and_gone_on_with_it_is_the_same_to_the_bit(name: str, words: str, tmp_path: Path) -> None:
+    """After every epoch, through the store, in a Training made anew; also with a GPU's kind of random streams."""
     loop = TrainingSettings(batch_size=16, epochs=6, patience=2, learning_rate=1e-2)
     options, store, validation = {"gem_batch": 8}, Store(tmp_path), samples(20, 3)
 
     def fresh() -> Training:
-        return begin(name, samples(50, 0), [samples(20, 1), samples(30, 2)], (1,), options, loop=loop)
+        made = begin(name, samples(50, 0), [samples(20, 1), samples(30, 2)], (1,), options, loop=loop)
+        if words == "of a device":
+            made.stage.dropout._words = _DeviceWords([np.random.SeedSequence(1)], torch.device("cpu"))
+        return made
 
     (unbroken,) = fresh().run(validation)
     pauses = 0

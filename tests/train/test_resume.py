@@ -19,7 +19,7 @@ import pytest
 import torch
 
 from ser_memory.common.errors import SerError
-from ser_memory.train.corpora import Source
+from ser_memory.train.corpora import Source, load_corpora
 from ser_memory.train.engines import processes
 from ser_memory.train.engines.contract import Engine
 from ser_memory.train.engines.inline import Inline
@@ -175,16 +175,16 @@ def test_a_worker_that_is_killed_is_told(caches: Path, tmp_path: Path) -> None:
     assert "Traceback" not in errors
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-@pytest.mark.parametrize("jobs", [1, 2])
+@pytest.mark.parametrize(("number", "jobs"), [(signal.SIGTERM, 1), (signal.SIGTERM, 2), (signal.SIGINT, 2)])
 def test_a_signal_loses_no_epoch(caches: Path, tmp_path: Path, number: signal.Signals, jobs: int) -> None:
     command = ["--cache", caches, "--seeds", 2, "--strategy", "finetune", "--stages", "msp-podcast,iemocap",
-               "--epochs", 250, "--patience", 250]  # fmt: skip
+               "--epochs", 80, "--patience", 80]  # fmt: skip
     broken = [*command, "--jobs", jobs, "--output", tmp_path / "broken", "--trained", tmp_path / "t"]
     process = start(*broken)
     deadline = time.monotonic() + 60
     while not list((tmp_path / "t").glob("*.safetensors")) and time.monotonic() < deadline:
         time.sleep(0.02)
+    time.sleep(0.3)  # into the next stage
     process.send_signal(number)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 128 + number, errors
@@ -301,25 +301,19 @@ def test_the_last_runs_take_turns(caches: Path, tmp_path: Path, monkeypatch: pyt
         return turns[-1][1]
 
     monkeypatch.setattr(processes, "is_near_the_end", noted)
-    command = [
-        "--cache",
-        caches,
-        "--seeds",
-        3,
-        "--strategy",
-        "finetune",
-        "--epochs",
-        1500,
-        "--patience",
-        1500,
-    ]
-    command += ["--stages", "msp-podcast"]
-    assert run(*command, "--output", tmp_path / "one").exit_code == 0
-    assert run(*command, "--jobs", 2, "--output", tmp_path / "two", trained=tmp_path / "t").exit_code == 0
-    assert (tmp_path / "one/results.csv").read_bytes() == (tmp_path / "two/results.csv").read_bytes()
+    chosen = StrategySettings(strategy=("finetune",), seeds=3)
+    training = TrainingSettings(epochs=30, patience=30, batch_size=16, learning_rate=0.01)
+    experiment = Experiment(chosen.variants, STAGES[:1], chosen.chosen_seeds, training)
+    source, tasks = Source(caches, STAGES[:1]), [Run(None, seed) for seed in range(3)]
+    trainer = Trainer(experiment, load_corpora(source), Store(tmp_path / "one"), torch.device("cpu"))
+    side_by_side = processes.Processes(experiment, source, tmp_path / "two", jobs=2, turn=0.05)
+    epochs: list[float] = []
+    outcomes = dict(side_by_side.run(tasks, epochs.append))
+    assert outcomes == dict(Inline(trainer).run(tasks, lambda _: None))
+    assert sum(epochs) == 3 * 30
     assert (3, True) in turns
     assert len(turns) > 3
-    assert not list((tmp_path / "t").glob("*.paused"))
+    assert not list((tmp_path / "two").glob("*.paused"))
 
 
 def test_more_jobs_than_cores_are_not_used(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
 
 import numpy as np
@@ -10,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from scipy.stats import chisquare
 
-from ser_memory.train.memory.samplers import SAMPLERS
+from ser_memory.train.memory.samplers import SAMPLERS, _cells
 from tests.contracts.test_strategies import corpus, even, tally
 
 Array = npt.NDArray[np.int64]
@@ -20,6 +21,12 @@ often = settings(max_examples=150, deadline=None)
 
 def cells(bins: Array) -> Array:
     return bins[:, 0] * 3 + bins[:, 1]
+
+
+@pytest.mark.parametrize("dimensions", [1, 2, 3])
+def test_cells_are_the_combinations_of_bins(dimensions: int) -> None:
+    bins = np.array(list(itertools.product(range(3), repeat=dimensions)))
+    assert _cells(bins).tolist() == list(range(3**dimensions))
 
 
 def choose(name: str, made: Made) -> Array:

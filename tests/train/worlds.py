@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,12 @@ def samples(n: int, seed: int, dimensions: int = 2) -> Samples:
         torch.rand(n, dimensions, generator=random) * 2 - 1,
         torch.randint(-1, 5, (n,), generator=random),
     )
+
+
+def on(device: str, given: Samples) -> Samples:
+    """The same samples on a device."""
+    names = ("acoustic", "text", "rows", "targets", "speakers")
+    return replace(given, **{name: getattr(given, name).to(device) for name in names})
 
 
 def learnable(n: int, seed: int) -> Samples:
@@ -79,10 +86,14 @@ def parameters(net: Network, runs: int = 1) -> Tensor:
 def begin(
     strategy: str, current: Samples, earlier: Sequence[Samples] = (), runs: Sequence[int] = (0,),
     options: Mapping[str, Any] | None = None, net: Network | None = None, loop: TrainingSettings | None = None,
+    device: str = "cpu",
 ) -> Training:  # fmt: skip
-    """A stage about to begin, after stages on the `earlier` corpora, which a memory holds whole."""
+    """A stage about to begin, after stages on the `earlier` corpora, which a memory holds whole.
+
+    The model is on `device`, the samples stay where they are.
+    """
     net, loop, kind = net or network(), loop or TrainingSettings(batch_size=16), STRATEGIES[strategy]
-    start = parameters(net, max(runs) + 1)[list(runs)]
+    start = parameters(net, max(runs) + 1)[list(runs)].to(device)
     kept = []
     for corpus in earlier:
         whole = torch.arange(len(corpus)).repeat(len(runs) if kind.earlier == "memory" else 1)
@@ -91,7 +102,7 @@ def begin(
         kept.append(kind.keep(net, net.unpack(start + 0.01), corpus, allowed))
     stage = Stage(
         net, start, OBJECTIVES[loop.loss], current, kept, loop.batch_size,
-        Dropout(net.dropouts, [np.random.SeedSequence([run, 0]) for run in runs], torch.device("cpu")),
+        Dropout(net.dropouts, [np.random.SeedSequence([run, 0]) for run in runs], torch.device(device)),
         [np.random.default_rng([run, 1]) for run in runs],
         [np.random.default_rng([run, 2]) for run in runs],
     )  # fmt: skip

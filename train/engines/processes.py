@@ -32,15 +32,18 @@ from ser_memory.train.settings import Experiment, Run
 from ser_memory.train.store import Store
 from ser_memory.train.trainer import Trainer
 
-_TURN = 2.0  # seconds that a run trains at least before it makes room for another
-
 
 class Processes:
     """Trains first stages, and as soon as one is there, the variants of its seed."""
 
-    def __init__(self, experiment: Experiment, source: Source, store: Path, jobs: int) -> None:
-        """`source` and the folder `store` are opened by every worker for itself."""
-        self._arguments = experiment, source, store
+    def __init__(
+        self, experiment: Experiment, source: Source, store: Path, jobs: int, turn: float = 2.0
+    ) -> None:
+        """`source` and the folder `store` are opened by every worker for itself.
+
+        Where the last runs take turns, each trains at least `turn` seconds before it makes room for another.
+        """
+        self._arguments = experiment, source, store, turn
         self._jobs = jobs
         self._context = multiprocessing.get_context("spawn")
         self._stopped = self._context.Event()
@@ -126,7 +129,9 @@ def _callers_script_hidden() -> Iterator[None]:
         vars(main).update(hidden)
 
 
-def _work(main: Connection, stopped: Any, experiment: Experiment, source: Source, folder: Path) -> None:
+def _work(
+    main: Connection, stopped: Any, experiment: Experiment, source: Source, folder: Path, turn: float
+) -> None:
     """A worker: gets a task and whether tasks take turns; sends epochs done as numbers, and at the end the outcome.
 
     None instead of an outcome means that the task is paused, an exception that it failed.
@@ -143,7 +148,7 @@ def _work(main: Connection, stopped: Any, experiment: Experiment, source: Source
                 )
                 while True:
                     task, in_turns = main.recv()
-                    turn_ends = time.monotonic() + (_TURN if in_turns else math.inf)
+                    turn_ends = time.monotonic() + (turn if in_turns else math.inf)
                     trainer.pause = lambda: stopped.is_set() or time.monotonic() > turn_ends  # noqa: B023
                     try:
                         main.send(trainer.carry_out([task], main.send)[0])

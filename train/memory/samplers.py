@@ -114,7 +114,7 @@ def coverage(
     """Spread over the embedding space: from a random one on, always the farthest from all chosen so far.
 
     The greedy k-centre of Gonzalez (1985), at most twice as far from any candidate as the best choice could
-    be; the candidates are ten times as many as wanted, at random, lest outliers alone be chosen.
+    be; the candidates are ten times as many as wanted, at random, because otherwise only outliers would be chosen.
     """
     candidates = np.sort(generator.permutation(len(bins))[: _CANDIDATES * n])
     if n >= len(candidates):

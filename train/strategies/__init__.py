@@ -1,4 +1,4 @@
-"""Strategies: what a stage does about the corpora before it. Importing them does not import torch."""
+"""Strategies: how a stage of training treats the corpora of earlier stages. Importing them does not import torch."""
 
 from __future__ import annotations
 

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 class AveragedGEM(GEM):
-    """GEM with one constraint for all memories in place of one for each."""
+    """GEM with one constraint for all memories together."""
 
     def constraints(self, memories: list[Batch]) -> list[Batch]:
         return [memories[0].join(memories[1:])] if memories else []

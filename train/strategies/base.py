@@ -1,4 +1,4 @@
-"""What a strategy may decide about one stage of training.
+"""What a strategy can decide about one stage of training.
 
 Strategy files import torch for types only or inside functions, so that --help can read their options quickly.
 """
@@ -24,17 +24,17 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Kept:
-    """What a stack of R runs carries on from one earlier corpus; row r, or the r-th share of samples, is run r's."""
+    """What a stack of R runs keeps from one earlier corpus. Row r, or the r-th share of samples, is run r's."""
 
-    samples: Samples | None = None  # of the memory, R * m; or the whole training split, common to all runs
-    answers: Tensor | None = None  # (R, m, K) predictions of the model for the memory when its stage ended
-    parameters: Tensor | None = None  # (R, P) of the model then
-    importance: Tensor | None = None  # (R, P) of each parameter to that corpus
+    samples: Samples | None = None  # the memories, R * m; or the whole training split, common to all runs
+    answers: Tensor | None = None  # (R, m, K) predictions for the memory when its stage ended
+    parameters: Tensor | None = None  # (R, P) at that time
+    importance: Tensor | None = None  # (R, P) of each parameter for that corpus
 
 
 @dataclass(frozen=True)
 class Stage:
-    """One stage of training as it begins, for a stack of R runs."""
+    """The beginning of one stage of training, for a stack of R runs."""
 
     network: Network
     start: Tensor  # (R, P) parameters
@@ -43,8 +43,8 @@ class Stage:
     kept: Sequence[Kept]  # of each earlier corpus
     batch_size: int
     dropout: Dropout
-    order: Sequence[np.random.Generator]  # per run, for the order of batches
-    chance: Sequence[np.random.Generator]  # per run, for everything else that a strategy draws
+    order: Sequence[np.random.Generator]  # one per run, for the order of batches
+    chance: Sequence[np.random.Generator]  # one per run, for everything else that a strategy draws
 
     @property
     def runs(self) -> int:
@@ -67,10 +67,10 @@ class Stage:
 
 
 class Strategy:
-    """One stage under one policy towards what came before; as it stands, plain training on one corpus.
+    """One stage under one policy towards earlier corpora. This base class is plain training on one corpus.
 
-    `earlier` says what the strategy may still see of earlier corpora, and `keep` gets exactly that: nothing, the
-    episodic memory, or the whole training split. `options` is the class of its options, declared beside it.
+    `earlier` declares what the strategy may still see of earlier corpora: nothing, the episodic memory, or the
+    whole training split. `keep` gets exactly that. `options` is the class of its options, declared beside it.
     """
 
     earlier: ClassVar[Literal["nothing", "memory", "corpora"]] = "nothing"
@@ -81,7 +81,7 @@ class Strategy:
         from ser_memory.train.samples import Pool
 
         self.stage = stage
-        self.pool = Pool(stage.current)  # what `batches` numbers
+        self.pool = Pool(stage.current)  # the samples that `batches` refers to by number
 
     @classmethod
     def refuse_single_samples(cls, options: Any) -> None:
@@ -89,26 +89,32 @@ class Strategy:
 
     @classmethod
     def keep(cls, network: Network, parameters: Parameters, train: Samples, allowed: Samples | None) -> Kept:
-        """What to carry on from a corpus as its stage ends: of its samples at most those `allowed`.
+        """What to keep from a corpus when its stage ends. Of its samples, at most those `allowed`.
 
-        `train` is its training split. The result holds nothing of it but statistics.
+        `train` is the corpus's training split. The result may contain statistics of it, but no samples.
         """
         del network, parameters, train
         return Kept(allowed)
 
     def batches(self) -> Iterator[Tensor]:
-        """One epoch: (R, B) int64 numbers into `pool`, all of it in an order of each run's own."""
+        """One epoch: (R, B) int64 numbers into `pool`, all of it once, in a different order for each run."""
         import torch
 
         orders = np.stack([self.pool.shuffled(generator) for generator in self.stage.order])
         return iter(torch.from_numpy(orders).split(self.stage.batch_size, dim=1))
 
     def output_gradient(self, index: Tensor, prediction: Tensor, gradient: Tensor) -> Tensor:
-        """(R, B, K) gradient of what is minimised with respect to the batch's predictions; `gradient` is the loss's."""
+        """(R, B, K) gradient of everything to be minimised, with respect to the batch's predictions.
+
+        Args:
+            index: (R, B) numbers of the batch's samples in `pool`.
+            prediction: (R, B, K) predictions for the batch.
+            gradient: (R, B, K) gradient of the loss alone.
+        """
         del index, prediction
         return gradient
 
     def adjust(self, parameters: Parameters, gradient: Tensor) -> Tensor:
-        """The (R, P) gradient to step along instead of the batch's."""
+        """The (R, P) gradient for the optimiser, from that of the batch; may change `gradient` in place."""
         del parameters
         return gradient

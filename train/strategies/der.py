@@ -1,4 +1,4 @@
-"""Dark Experience Replay++ (Buzzega et al. 2020): memory also keeps what the model once answered."""
+"""Dark Experience Replay++ (Buzzega et al. 2020): the memory also keeps the model's predictions of that time."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class DarkExperienceReplayOptions(Options):
 
 
 class DarkExperienceReplay(Strategy):
-    """Adds to every step the distance to old answers on some remembered samples, and the loss on others."""
+    """Adds to every step the distance to old predictions for some remembered samples, and the loss on others."""
 
     earlier = "memory"
     options = DarkExperienceReplayOptions

@@ -6,4 +6,4 @@ from ser_memory.train.strategies.base import Strategy
 
 
 class FineTune(Strategy):
-    """Nothing of earlier corpora is seen again."""
+    """Sees nothing of earlier corpora again."""

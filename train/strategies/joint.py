@@ -1,4 +1,4 @@
-"""Joint training: all corpora so far together. The upper bound, and what privacy forbids."""
+"""Joint training: all corpora so far together. The upper bound, which privacy often forbids."""
 
 from __future__ import annotations
 

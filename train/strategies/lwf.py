@@ -1,4 +1,4 @@
-"""Learning without Forgetting (Li and Hoiem 2016): on the new corpus the model also keeps to its old answers."""
+"""Learning without Forgetting (Li and Hoiem 2016): the model also keeps its old predictions for the new corpus."""
 
 from __future__ import annotations
 
