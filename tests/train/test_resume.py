@@ -124,7 +124,20 @@ def start(*arguments: object) -> subprocess.Popen[str]:
 
 
 def test_killed_at_random_moments_it_ends_as_if_it_had_not_been(caches: Path, tmp_path: Path) -> None:
-    command = ["--cache", caches, "--seeds", 2, *ALL, "--epochs", 20, "--patience", 20]
+    command = [
+        "--cache",
+        caches,
+        "--seeds",
+        2,
+        "--strategy",
+        "finetune",
+        "--strategy",
+        "gem",
+        "--epochs",
+        10,
+        "--patience",
+        10,
+    ]
     assert run(*command, "--output", tmp_path / "whole").exit_code == 0
     chance = random.Random(6)
     broken = [*command, "--jobs", 2, "--output", tmp_path / "broken", "--trained", tmp_path / "t"]
@@ -175,10 +188,10 @@ def test_a_worker_that_is_killed_is_told(caches: Path, tmp_path: Path) -> None:
     assert "Traceback" not in errors
 
 
-@pytest.mark.parametrize(("number", "jobs"), [(signal.SIGTERM, 1), (signal.SIGTERM, 2), (signal.SIGINT, 2)])
+@pytest.mark.parametrize(("number", "jobs"), [(signal.SIGTERM, 1), (signal.SIGINT, 2)])
 def test_a_signal_loses_no_epoch(caches: Path, tmp_path: Path, number: signal.Signals, jobs: int) -> None:
     command = ["--cache", caches, "--seeds", 2, "--strategy", "finetune", "--stages", "msp-podcast,iemocap",
-               "--epochs", 80, "--patience", 80]  # fmt: skip
+               "--epochs", 50, "--patience", 50]  # fmt: skip
     broken = [*command, "--jobs", jobs, "--output", tmp_path / "broken", "--trained", tmp_path / "t"]
     process = start(*broken)
     deadline = time.monotonic() + 60
@@ -347,15 +360,16 @@ def test_embeddings_beyond_memory_are_streamed(caches: Path, tmp_path: Path) -> 
 class TestStacks:
     """What a GPU does, on a CPU: all runs of a strategy as one stack."""
 
-    @staticmethod
-    def experiment() -> Experiment:
+    seeds = (0, 1, 2)
+
+    def experiment(self) -> Experiment:
         chosen = StrategySettings(
             strategy=("finetune", "gem", "experience-replay", "ewc"),
             sampler=("random", "speaker"),
             memory_size=10,
         )
         training = TrainingSettings(batch_size=16, epochs=3, patience=2, learning_rate=1e-3)
-        return Experiment(chosen.variants, STAGES, (0, 1, 2), training)
+        return Experiment(chosen.variants, STAGES, self.seeds, training)
 
     def carried_out(
         self, engine: Callable[[Trainer], Engine], folder: Path
@@ -429,29 +443,38 @@ class TestStacks:
         assert {key[3] for key in there if key[2] == 1} == {1}
         assert len([key for key in there if key[2] != 1]) == 6 * 2 * 3 * 3 * 2 * 4
 
-    @pytest.mark.parametrize("engine", [Inline, Stacked])
-    def test_stopped_after_every_epoch_it_comes_to_the_same(
-        self, engine: type[Inline | Stacked], tmp_path: Path
-    ) -> None:
-        """A stack that is paused goes on as a stack, to the bit."""
-        whole, _, _ = self.carried_out(engine, tmp_path / "whole")
-        stops = 0
-        while True:
-            store = Store(tmp_path / "broken")
-            trainer = Trainer(self.experiment(), corpora(), store, torch.device("cpu"))
-            todo = plan(self.experiment(), trainer, store)
-            if not todo.tasks:
-                break
-            made = engine(trainer)
-            for _ in made.run(todo.tasks, lambda _: made.stop()):  # noqa: B023
-                pass
-            stops += 1
-        assert stops > 20
-        broken = {(run, number): result for (run, number), result in todo.finished.items()}
-        assert broken == {
-            (run, number): result for run, out in whole.items() for number, result in out.stages.items()
-        }
-        assert not list((tmp_path / "broken").glob("*.paused"))
+
+@pytest.mark.parametrize("engine", [Inline, Stacked])
+def test_stopped_after_every_epoch_it_comes_to_the_same(
+    engine: type[Inline | Stacked], tmp_path: Path
+) -> None:
+    """A stack that is paused continues as a stack, to the bit."""
+    chosen = StrategySettings(strategy=("gem", "ewc"), memory_size=10)
+    training = TrainingSettings(batch_size=16, epochs=3, patience=2, learning_rate=1e-3)
+    experiment, made, device = (
+        Experiment(chosen.variants, STAGES, (0, 1), training),
+        corpora(),
+        torch.device("cpu"),
+    )
+    whole = Trainer(experiment, made, Store(tmp_path / "whole"), device)
+    tasks = plan(experiment, whole, Store(tmp_path / "whole")).tasks
+    expected = {
+        (run, number): result
+        for run, outcome in engine(whole).run(tasks, lambda _: None)
+        for number, result in outcome.stages.items()
+    }
+    store, stops = Store(tmp_path / "broken"), 0
+    while True:
+        trainer = Trainer(experiment, made, store, device)
+        todo = plan(experiment, trainer, store)
+        if not todo.tasks:
+            break
+        broken = engine(trainer)
+        list(broken.run(todo.tasks, lambda _: broken.stop()))  # noqa: B023
+        stops += 1
+    assert stops > 8
+    assert todo.finished == expected
+    assert not list((tmp_path / "broken").glob("*.paused"))
 
 
 class TestRecipes:
