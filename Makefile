@@ -17,6 +17,7 @@ test: lint types unit ## lint, type-check and test
 lint: $(READY)
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/lint-imports --no-logo
 
 types: $(READY)
 	$(VENV)/bin/mypy

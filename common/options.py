@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import os
 import types
 import typing
 from collections.abc import Callable, Iterable, Mapping
@@ -40,6 +41,7 @@ class Declared:
     above: bool = False  # the minimum itself is not allowed
     below: bool = False  # the maximum itself is not allowed
     choices: tuple[str, ...] = ()
+    variable: str = ""  # environment variable whose value is used if the option is not given
     unset: str = ""  # what None or an empty tuple means, for --help, such as "one per core"
     none: str = ""  # the word that is typed for None, such as "all"
     folder: bool = False  # of a path: it must not be a file
@@ -70,6 +72,8 @@ class Options:
         names = {item.name for item in fields(cls)}
         given = {name: value for name, value in values.items() if name in names}
         for name, declared, hint in _declared(cls):
+            if given.get(name) is None and os.environ.get(declared.variable):
+                given[name] = _from_environment(declared.variable, hint)
             if name in given and hint.many:
                 given[name] = _several(given[name], declared.separated)
             if name in given and hint.kind is Path and isinstance(given[name], str):
@@ -158,6 +162,15 @@ def _hint(annotation: Any) -> _Hint:
     return _Hint(annotation, False, False)
 
 
+def _from_environment(variable: str, hint: _Hint) -> Any:
+    """The value of an environment variable. Raises UsageError, which names it, if it has another type."""
+    text = os.environ[variable]
+    try:
+        return hint.kind(text)
+    except ValueError:
+        raise UsageError(f"${variable} is {text!r}: it must be {_KINDS[hint.kind]}.") from None
+
+
 def _several(value: Any, separated: bool) -> tuple[Any, ...]:
     one = isinstance(value, str) or not isinstance(value, Iterable)
     items = (value,) if one else tuple(value)
@@ -209,7 +222,9 @@ def _click_type(declared: Declared, hint: _Hint) -> Any:
         kind = click.Choice(declared.choices)
     elif hint.kind is int:
         low, high = declared.minimum, declared.maximum
+        bounded = low is not None or high is not None
         kind = click.IntRange(None if low is None else int(low), None if high is None else int(high))
+        kind = kind if bounded else click.INT
     elif hint.kind is float:
         kind = Number(declared.minimum, declared.maximum, min_open=declared.above, max_open=declared.below)
     elif hint.kind is Path:

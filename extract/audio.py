@@ -64,6 +64,13 @@ def load(path: Path) -> Waveform:
     return np.ascontiguousarray(mono, dtype=np.float32)
 
 
+def out_of_bounds(seconds: float, min_duration: float, max_duration: float) -> str | None:
+    """The reason against a duration in seconds, or None."""
+    if seconds < min_duration:
+        return "too short"
+    return "too long" if seconds > max_duration else None
+
+
 def _is_cut_off(path: Path) -> bool:
     """Whether a WAV is shorter than its header says: libsndfile reads the rest of it without an error."""
     with path.open("rb") as file:

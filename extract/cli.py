@@ -8,7 +8,7 @@ import click
 
 from ser_memory.common import __version__
 from ser_memory.common.cache import FeatureCache
-from ser_memory.common.console import Command, say
+from ser_memory.common.console import Command, GroupedOption, say
 from ser_memory.common.errors import listing
 from ser_memory.common.options import options_of
 from ser_memory.extract.api import extract
@@ -27,7 +27,11 @@ Examples:
 
 @click.command("ser-extract", cls=Command, epilog=EXAMPLES)
 @click.option(
-    "--corpus", required=True, help="Corpus by name, or the path of a manifest (.toml) of your own."
+    "--corpus",
+    cls=GroupedOption,
+    group="Release",
+    required=True,
+    help="Corpus by name, or the path of a manifest (.toml) of your own.",
 )
 @options_of(*GROUPS)
 @click.version_option(__version__, package_name="ser-memory", message="ser-memory %(version)s")

@@ -22,7 +22,6 @@ from ser_memory.common.errors import SerError
 from ser_memory.extract import audio
 from ser_memory.extract.audio import Waveform
 from ser_memory.extract.encoders import AcousticEncoder, TextEncoder
-from ser_memory.extract.screening import out_of_bounds
 
 # Seconds of audio in a batch, padding included. One utterance keeps a CPU core busy, and more only compete for its
 # caches. A GPU needs this many; where they do not fit into its memory they are halved.
@@ -196,7 +195,7 @@ def _decode(item: Item, min_samples: int, min_duration: float, max_duration: flo
         return problem.reason
     if len(waveform) < min_samples:
         return "too short"
-    return out_of_bounds(len(waveform) / SAMPLING_RATE, min_duration, max_duration) or waveform
+    return audio.out_of_bounds(len(waveform) / SAMPLING_RATE, min_duration, max_duration) or waveform
 
 
 def _refuse_not_finite(items: Sequence[Item], rows: Rows, encoders: EncoderPair) -> None:

@@ -60,13 +60,6 @@ def screen(
     return result
 
 
-def out_of_bounds(seconds: float, min_duration: float, max_duration: float) -> str | None:
-    """The reason against a duration in seconds, or None."""
-    if seconds < min_duration:
-        return "too short"
-    return "too long" if seconds > max_duration else None
-
-
 def spread(kept: Chosen, limit: int | None) -> Chosen:
     """`limit` of the utterances, evenly spread over the release so that every split has its share; None means all."""
     if limit is None or limit >= len(kept):
@@ -112,4 +105,4 @@ def _look(utterance: Utterance, min_duration: float, max_duration: float) -> tup
         seconds = audio.duration(utterance.audio)
     except audio.UnusableAudioError as problem:
         return 0.0, problem.reason
-    return seconds, out_of_bounds(seconds, min_duration, max_duration)
+    return seconds, audio.out_of_bounds(seconds, min_duration, max_duration)

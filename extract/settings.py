@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from ser_memory.common.errors import UsageError
 from ser_memory.common.manifests import Manifest
@@ -14,8 +14,13 @@ if TYPE_CHECKING:
     from ser_memory.extract.transcripts.sources import Sources
 
 LAST = "last"
+WHISPER_MODEL = "openai/whisper-base.en"
 POOLINGS = ("mean", "mean+std")
 PRECISIONS = ("float32", "bfloat16")
+TRANSCRIBER_HELP = (
+    "Where transcripts come from: release, whisper, faster-whisper, azure, the name of a store in the cache, or a "
+    "list such as release,whisper: each name provides the texts that the names before it lack."
+)
 
 
 @dataclass(frozen=True)
@@ -29,13 +34,21 @@ class ReleaseSettings(Options):
 
 
 @dataclass(frozen=True)
-class ContentSettings(Options):
-    """What is read beside the recordings."""
+class ProtocolSettings(Options):
+    """Which utterances are in which split."""
 
     title = "Release"
     protocol: str | None = option(
         None, unset="the manifest's first choice", help="Split protocol of the corpus's manifest."
     )
+
+
+@dataclass(frozen=True)
+class TranscriptSettings(Options):
+    """Where transcripts come from."""
+
+    title = "Transcripts"
+    transcriber: str = option("release", help=TRANSCRIBER_HELP)
     transcripts: Path | None = option(
         None, help="CSV, TSV or JSON Lines of id and text, in place of the release's own transcripts."
     )
@@ -93,17 +106,12 @@ class EncoderSettings(Options):
 
 
 @dataclass(frozen=True)
-class TranscriptionSettings(Options):
-    """Where transcripts come from, and what the engines need."""
+class EngineSettings(Options):
+    """What the engines that transcribe need."""
 
     title = "Transcripts"
-    transcriber: str = option(
-        "release",
-        help="Where transcripts come from: release, whisper, faster-whisper, azure, the name of a store in the cache, "
-        "or a list such as release,whisper: each name provides the texts that the names before it lack.",
-    )
     whisper_model: str = option(
-        "openai/whisper-base.en",
+        WHISPER_MODEL,
         help="Hugging Face name or local folder; for faster-whisper a size or the folder of a converted model.",
     )
     language: str | None = option(
@@ -116,6 +124,7 @@ class TranscriptionSettings(Options):
     price_per_hour: float | None = option(
         None,
         minimum=0,
+        variable="SER_PRICE_PER_HOUR",
         unset="$SER_PRICE_PER_HOUR",
         help="Azure: your price for an hour of audio, for the estimate.",
     )
@@ -141,21 +150,42 @@ class OutputSettings(Options):
     )
 
 
-GROUPS = (
-    ReleaseSettings, ContentSettings, TranscriptionSettings, EncoderSettings, UtteranceSettings, OutputSettings
-)  # fmt: skip
-
-
 @dataclass(frozen=True)
 class ExtractionSettings(
     ReleaseSettings,
-    ContentSettings,
-    TranscriptionSettings,
+    ProtocolSettings,
+    TranscriptSettings,
+    EngineSettings,
     EncoderSettings,
     UtteranceSettings,
     OutputSettings,
 ):
     """All options of an extraction. Raises UsageError for a value that is not allowed."""
+
+
+GROUPS = cast("tuple[type[Options], ...]", ExtractionSettings.__bases__)  # in the order of --help
+
+
+@dataclass(frozen=True)
+class TranscribeSettings(Options):
+    """What ser-transcribe does."""
+
+    title = "What to do"
+    transcriber: str | None = option(None, help=TRANSCRIBER_HELP)
+    compare: str | None = option(
+        None, help="Print the word error rates of B (and C, ...) against the reference A, given as A,B."
+    )
+    degrade: str | None = option(
+        None, help="Write stores of --transcriber's texts with these word error rates, such as 0.1,0.2,0.4."
+    )
+    seed: int = option(0, help="Random seed of --degrade.")
+    cache: Path | None = option(
+        None,
+        folder=True,
+        unset="$SER_CACHE, else cache",
+        help="Folder of the stores, <cache>/<corpus>.<transcriber>.transcripts.jsonl.",
+    )
+    device: str = option("auto", help="Device for Whisper: auto, cpu, mps, cuda or cuda:1.")
 
 
 @dataclass(frozen=True)

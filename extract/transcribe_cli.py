@@ -8,23 +8,18 @@ from typing import Any
 import click
 
 from ser_memory.common import __version__, manifests
-from ser_memory.common.console import Command, say
+from ser_memory.common.console import Command, GroupedOption, say
 from ser_memory.common.errors import UsageError, listing
 from ser_memory.common.manifests import Manifest
-from ser_memory.extract.options import (
-    cache_folder,
-    check_durations,
-    release_root,
-    root_option,
-    utterance_options,
-)
+from ser_memory.common.options import options_of
+from ser_memory.extract.folders import cache_folder, release_root
+from ser_memory.extract.settings import EngineSettings, ReleaseSettings, TranscribeSettings, UtteranceSettings
 from ser_memory.extract.transcripts.corpus import (
     Counts,
     corpus_transcripts,
     transcribe_corpus,
     write_degraded,
 )
-from ser_memory.extract.transcripts.options import sources_of, transcriber_options
 from ser_memory.extract.transcripts.quality.comparison import print_comparison
 from ser_memory.extract.transcripts.quality.degrade import check_rate
 from ser_memory.extract.transcripts.sources import Sources, split_names
@@ -43,62 +38,41 @@ Examples:
 @click.option(
     "--corpus",
     "corpora",
+    cls=GroupedOption,
+    group="Release",
     multiple=True,
     required=True,
     help="Corpus by name, or a manifest (.toml); repeatable.",
 )
-@root_option
-@click.option(
-    "--cache",
-    type=click.Path(path_type=Path, file_okay=False),
-    help="Folder of the stores, <cache>/<corpus>.<transcriber>.transcripts.jsonl.  [default: $SER_CACHE, else cache]",
-)
-@transcriber_options(default=None)
-@click.option(
-    "--compare", metavar="A,B", help="Print the word error rates of B (and C, ...) against the reference A."
-)
-@click.option(
-    "--degrade", metavar="RATES", help="Write stores of --transcriber's texts with these word error rates."
-)
-@click.option("--seed", type=int, default=0, show_default=True, help="Random seed of --degrade.")
-@click.option(
-    "--device",
-    default="auto",
-    show_default=True,
-    help="Device for Whisper: auto, cpu, mps, cuda or cuda:1.",
-)
-@utterance_options
+@options_of(ReleaseSettings, TranscribeSettings, EngineSettings, UtteranceSettings)
 @click.version_option(__version__, package_name="ser-memory", message="ser-memory %(version)s")
-def main(
-    corpora: tuple[str, ...], root: Path | None, cache: Path | None, transcriber: str | None, compare: str | None,
-    degrade: str | None, seed: int, device: str, min_duration: float, max_duration: float, limit: int | None,
-    **engine: Any,
-) -> None:  # fmt: skip
+def main(corpora: tuple[str, ...], root: Path | None, **options: Any) -> None:
     """Transcribe the utterances of a corpus, or judge transcripts that exist.
 
     An engine transcribes the utterances that ser-extract can use. Each result is on disk before the next
     request, so an interrupted run continues where it stopped. ser-extract --transcriber NAME uses the results.
     """
-    check_durations(min_duration, max_duration)
+    asked, utterances = TranscribeSettings.take(options), UtteranceSettings.take(options)
+    engine = EngineSettings.take(options)
     if root is not None and len(corpora) > 1:
         raise UsageError(
             "--root is the folder of one corpus: set SER_DATA to the folder that holds all of them, or give one --corpus."
         )
-    folder = cache_folder(cache)
+    cache = cache_folder(asked.cache)
     found = [(manifest, release_root(root, manifest.name)) for manifest in map(manifests.load, corpora)]
-    if compare is not None:
-        if transcriber is not None or degrade is not None:
+    if asked.compare is not None:
+        if asked.transcriber is not None or asked.degrade is not None:
             raise UsageError("--compare only reads stores: use it without --transcriber and --degrade.")
-        _compare(found, folder, split_names(compare))
+        _compare(found, cache, split_names(asked.compare))
         return
-    if transcriber is None:
+    if asked.transcriber is None:
         raise UsageError("There is nothing to do: give --transcriber NAME, or --compare A,B.")
-    if degrade is not None:
-        _degrade(found, folder, split_names(transcriber), _rates(degrade), seed)
+    if asked.degrade is not None:
+        _degrade(found, cache, split_names(asked.transcriber), _rates(asked.degrade), asked.seed)
         return
     for manifest, place in found:
-        sources = sources_of(manifest.name, folder, device, transcriber=transcriber, **engine)
-        counts = transcribe_corpus(manifest, place, sources, min_duration, max_duration, limit)
+        sources = Sources.of(asked.transcriber, engine, manifest.name, cache, asked.device)
+        counts = transcribe_corpus(manifest, place, sources, utterances)
         say(f"{manifest.name}: {counts.usable} usable utterances: {_listed(counts, sources)}.")
 
 

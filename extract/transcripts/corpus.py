@@ -11,6 +11,7 @@ from ser_memory.common.errors import SerError, UsageError, listing
 from ser_memory.common.manifests import Manifest
 from ser_memory.common.reporting import progress
 from ser_memory.extract.corpora import read_release
+from ser_memory.extract.settings import UtteranceSettings
 from ser_memory.extract.transcripts.quality.comparison import CorpusTranscripts
 from ser_memory.extract.transcripts.quality.degrade import degrade
 from ser_memory.extract.transcripts.quality.flags import REPETITION, is_repetitive
@@ -45,14 +46,11 @@ def transcribe_corpus(
     manifest: Manifest,
     root: Path,
     sources: Sources,
-    min_duration: float = 3.0,
-    max_duration: float = 30.0,
-    limit: int | None = None,
+    settings: UtteranceSettings,
 ) -> Counts:
     """Transcribe the utterances that ser-extract can use and that have no text, and write them to the store.
 
-    Durations are in seconds. With a `limit`, only so many utterances, spread over the release. Raises UsageError if
-    `sources` has no engine, and SerError if no utterance is usable or as `Sources.fill` does.
+    Raises UsageError if `sources` has no engine, and SerError if no utterance is usable or as `Sources.fill` does.
     """
     from ser_memory.extract.screening import screen, spread, summary
 
@@ -62,8 +60,9 @@ def transcribe_corpus(
         )
     utterances = sources.settle(read_release(root, manifest))
     with progress(f"{manifest.title}: reading headers", len(utterances), "recordings") as advance:
-        screened = screen(utterances, min_duration, max_duration, advance, heard_later=True)
-    chosen = spread(screened.kept, limit)
+        bounds = settings.min_duration, settings.max_duration
+        screened = screen(utterances, *bounds, advance, heard_later=True)
+    chosen = spread(screened.kept, settings.limit)
     if not chosen:
         raise SerError(f"No utterance of {root} can be used: {summary(screened.dropped)}.")
     texts, refused = sources.fill(chosen)

@@ -10,6 +10,7 @@ from pathlib import Path
 from ser_memory.common.errors import UsageError, listing
 from ser_memory.common.reporting import progress
 from ser_memory.extract.corpora import Utterance
+from ser_memory.extract.settings import EngineSettings
 from ser_memory.extract.transcripts.cost import Spending
 from ser_memory.extract.transcripts.engines import TRANSCRIBERS, VERSIONS, TranscriberOptions
 from ser_memory.extract.transcripts.store import (
@@ -38,6 +39,28 @@ class Sources:
     engine: str | None = None  # a key of TRANSCRIBERS
     options: TranscriberOptions = field(default_factory=TranscriberOptions)
     spending: Spending = field(default_factory=Spending)
+
+    @classmethod
+    def of(
+        cls,
+        transcriber: str,
+        settings: EngineSettings,
+        corpus: str,
+        cache: Path,
+        device: str,
+        file: Path | None = None,
+    ) -> Sources:
+        """The sources that a list such as `release,whisper` names; `file` replaces the release's transcripts.
+
+        Raises UsageError as `parse` does.
+        """
+        stored, engine = parse(transcriber, cache, corpus, file)
+        options = TranscriberOptions(
+            settings.whisper_model, settings.language, device, concurrency=settings.concurrency,
+            retry_for=settings.retry_for,
+        )  # fmt: skip
+        spending = Spending(settings.price_per_hour, settings.max_cost, settings.yes)
+        return cls(cache, corpus, stored, engine, options, spending)
 
     def settle(self, utterances: list[Utterance]) -> list[Utterance]:
         """The utterances with their stored texts; None for those without one.

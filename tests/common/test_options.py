@@ -24,6 +24,7 @@ class Beans(Options):
     field_folder: Path | None = option(None, folder=True, unset="the garden", help="Where.")
     helper: tuple[str, ...] = option((), unset="nobody", help="Who helps; repeatable.")
     watered: bool = option(False, help="Water them.")
+    litres: float | None = option(None, minimum=0, variable="LITRES", unset="$LITRES", help="Of water.")
 
 
 @dataclass(frozen=True)
@@ -91,3 +92,13 @@ def test_unknown_names_are_refused() -> None:
     assert names_of(Peas) == ["rows_of_peas"]
     with pytest.raises(UsageError, match="There is no option 'rat': the options are kind, rate"):
         refuse_unknown(["rat"], Beans, Peas)
+
+
+def test_an_environment_variable_stands_in(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LITRES", "2.5")
+    assert Beans.take({}).litres == 2.5
+    assert Beans.take({"litres": 1.0}).litres == 1.0
+    assert run("--litres", "0")[0][0].litres == 0.0
+    monkeypatch.setenv("LITRES", "many")
+    with pytest.raises(UsageError, match=r"\$LITRES is 'many': it must be a number."):
+        Beans.take({})

@@ -259,7 +259,7 @@ def test_an_interrupted_run_says_what_is_kept(
 
     monkeypatch.setattr(WhisperTranscriber, "transcribe", interrupted)
     monkeypatch.setattr(
-        "ser_memory.extract.transcripts.options.TranscriberOptions", partial(TranscriberOptions, batch_size=2)
+        "ser_memory.extract.transcripts.sources.TranscriberOptions", partial(TranscriberOptions, batch_size=2)
     )
     asked = ("--transcriber", "whisper", "--whisper-model", models / "whisper", "--device", "cpu")
     message = refused(noises.run(*asked), 128 + number)

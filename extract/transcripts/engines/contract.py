@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
+from ser_memory.extract.settings import WHISPER_MODEL
+
 if TYPE_CHECKING:
     from ser_memory.extract.audio import Waveform
-
-WHISPER_MODEL = "openai/whisper-base.en"
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""What ser-extract and ser-transcribe share: the options that name a release and choose utterances, and their folders."""
+"""Where releases and caches are."""
 
 from __future__ import annotations
 
@@ -6,16 +6,6 @@ import os
 from pathlib import Path
 
 from ser_memory.common.errors import UsageError
-from ser_memory.common.options import options_of
-from ser_memory.extract.settings import ReleaseSettings, UtteranceSettings
-
-root_option = options_of(ReleaseSettings)  # --root
-utterance_options = options_of(UtteranceSettings)  # --min-duration, --max-duration and --limit
-
-
-def check_durations(min_duration: float, max_duration: float) -> None:
-    """Raise UsageError if no utterance can have a duration within both bounds, in seconds."""
-    UtteranceSettings(min_duration, max_duration)
 
 
 def cache_folder(given: Path | None) -> Path:
