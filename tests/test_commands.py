@@ -75,6 +75,19 @@ def test_help_loads_no_heavy_package(script: str) -> None:
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.parametrize(
+    "module",
+    ["common.options", "common.cache", "extract.api", "extract.settings", "train.api", "train.settings", "train.results",
+     "train.run_folder", "train.strategies", "train.engines.contract"],
+)  # fmt: skip
+def test_what_is_free_of_torch_stays_so(module: str) -> None:
+    """The contracts of import-linter look at each file; this, at everything that is loaded."""
+    program = (
+        f"import sys, ser_memory.{module}; sys.exit('torch' in sys.modules or 'transformers' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
+
+
 def test_help_names_what_can_be_chosen() -> None:
     shown = help_of("ser-train")
     for name in (*STRATEGIES, *SAMPLERS, *OBJECTIVES):

@@ -10,10 +10,12 @@ import pytest
 import torch
 
 from ser_memory.common.cache import EMBEDDINGS, FeatureCache
+from ser_memory.train import corpora as train_corpora
 from ser_memory.train import samples as rows
-from ser_memory.train.corpora import Source, load_corpora
+from ser_memory.train.corpora import Source, load_corpora, source_of
 from ser_memory.train.samples import Pool
-from tests.train.worlds import samples, write_caches
+from ser_memory.train.settings import DataSettings
+from tests.train.worlds import ACOUSTIC_WIDTH, TEXT_WIDTH, samples, write_caches
 
 
 def test_splits_are_the_rows_of_the_cache(tmp_path: Path) -> None:
@@ -44,6 +46,25 @@ def test_embeddings_are_mapped_and_another_programs_cache_is_read(tmp_path: Path
             file.create_dataset(name, data=values, chunks=(7, 3), compression="gzip")
     read = FeatureCache(tmp_path / "iemocap.h5").mapped("acoustic")
     np.testing.assert_array_equal(read, before)
+
+
+@pytest.mark.parametrize(("layer", "times"), [("9", 1), ("7", 1), ("weighted", 2)])
+def test_a_cache_is_sized_by_the_layers_that_are_read(
+    layer: str,
+    times: int,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Otherwise one layer would be streamed, and give other results than a cache of that layer."""
+    write_caches(tmp_path, acoustic_layers="7,9")
+    rows = 60 + 20 + 25
+    size = 4 * rows * (times * ACOUSTIC_WIDTH + TEXT_WIDTH)
+    data = DataSettings(("iemocap",), tmp_path, layer)
+    for room, streamed in ((size, False), (size - 1, True)):
+        monkeypatch.setattr(train_corpora, "memory", lambda room=room: room)
+        assert source_of(data, "cpu", memory_share=1.0).streamed == streamed
+    assert "are read from the disk in shuffled blocks" in capsys.readouterr().err
 
 
 def test_a_digest_tells_what_changed(tmp_path: Path) -> None:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from ser_memory.train.corpora import Source
+from typing import TYPE_CHECKING
+
 from ser_memory.train.engines.contract import Engine
-from ser_memory.train.settings import Experiment
-from ser_memory.train.store import Store
-from ser_memory.train.trainer import Trainer
+
+if TYPE_CHECKING:
+    from ser_memory.train.corpora import Source
+    from ser_memory.train.settings import Experiment
+    from ser_memory.train.store import Store
+    from ser_memory.train.trainer import Trainer
 
 
 def engine_for(experiment: Experiment, source: Source, store: Store, trainer: Trainer, jobs: int) -> Engine:
