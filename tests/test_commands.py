@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
 import subprocess
@@ -9,15 +10,19 @@ import sys
 import tomllib
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import click
 import pytest
 from click.testing import CliRunner
 
 from ser_memory.common import manifests
+from ser_memory.extract.settings import ExtractionSettings
 from ser_memory.train.memory.samplers import SAMPLERS
 from ser_memory.train.objective import OBJECTIVES
 from ser_memory.train.strategies import STRATEGIES
+from tests.models import save_acoustic, save_text
+from tests.releases import BUILDERS
 
 PROJECT = Path(__file__).parent.parent
 SCRIPTS: dict[str, str] = tomllib.loads((PROJECT / "pyproject.toml").read_text())["project"]["scripts"]
@@ -114,3 +119,28 @@ def test_the_readmes_targets_exist() -> None:
     makefile = (PROJECT / "Makefile").read_text()
     for target in re.findall(r"^make (\w+)", README, re.MULTILINE):
         assert re.search(rf"^{target}:", makefile, re.MULTILINE)
+
+
+def test_the_readmes_python_runs_as_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Only the environment is made for it: small releases in $SER_DATA, and encoders at the names of the defaults."""
+    examples = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    assert [first.split()[0] for first in examples] == ["from", "import"]
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("SER_DATA", "corpora")
+    monkeypatch.delenv("SER_CACHE", raising=False)
+    # A machine of one core, which starts no worker processes.
+    monkeypatch.setattr(os, "cpu_count", lambda: 1)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0}, raising=False)
+    for corpus in ("msp-podcast", "iemocap"):
+        BUILDERS[corpus](tmp_path / "corpora" / corpus)
+    save_acoustic(Path(ExtractionSettings.acoustic_encoder), "wav2vec2 with group norm")
+    save_text(Path(ExtractionSettings.text_encoder))
+    variables: dict[str, Any] = {}
+    for example in examples:
+        exec(example, variables)
+    assert {result.strategy for result in variables["results"]} == {"finetune", "gem"}
+    assert {result.stage_name for result in variables["results"]} == {"P", "P+I"}
+    assert len(variables["ids"]) == len(variables["acoustic"]) == len(variables["activation"]) > 0
+    assert "acoustic_encoder" in capsys.readouterr().out
