@@ -9,7 +9,7 @@ READY := $(VENV)/.ready
 help: ## list the targets
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 8
 
-demo: $(READY) ## see forgetting happen and memory cure it, on simulated speech
+demo: $(READY) ## show forgetting, and what a memory changes, on simulated speech
 	$(VENV)/bin/ser-demo
 
 test: lint types unit ## lint, type-check and test

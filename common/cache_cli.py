@@ -17,7 +17,7 @@ from ser_memory.common.errors import UsageError, listing
 
 _BAR = 40  # characters of the longest bar of a histogram
 _HISTOGRAM_BINS = 8
-_NO_DIGEST = "every value plausible; from before caches told whether one was changed since"
+_NO_DIGEST = "every value plausible (this file is too old to say whether a value was changed later)"
 
 EXAMPLES = """
 \b
@@ -33,7 +33,7 @@ Examples:
 @click.option(
     "--verify",
     is_flag=True,
-    help="Read everything: shapes, values that can be, unique ids, and that nothing changed since it was written.",
+    help="Read everything and check shapes, plausible values, unique ids, and that no value was changed later.",
 )
 @click.option("--diff", is_flag=True, help="Compare two caches; exit code 1 if their content differs.")
 @click.option("--dropped", is_flag=True, help="List all ids without a row, by reason.")
@@ -95,10 +95,10 @@ def describe(cache: FeatureCache) -> None:
 def _histogram(name: str, values: np.ndarray, low: float, high: float) -> None:
     told = values[np.isfinite(values)]
     if not len(told):
-        say(f"{name}: not told\n")
+        say(f"{name}: no value\n")
         return
     counts, edges = np.histogram(told, bins=_HISTOGRAM_BINS, range=(low, high))
-    say(f"{name}: mean {told.mean():.2f}, standard deviation {told.std():.2f}, told for {len(told)}")
+    say(f"{name}: mean {told.mean():.2f}, standard deviation {told.std():.2f}, {len(told)} utterances")
     for count, left, right in zip(counts, edges[:-1], edges[1:], strict=True):
         say(f"  {left:5.2f} to {right:5.2f} {count:8d} {'#' * round(_BAR * count / counts.max())}")
     say()

@@ -1,4 +1,4 @@
-"""One base class for everything that is the user's to mend, told in one plain sentence."""
+"""One base class for all errors that the user can solve; each is one plain sentence."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Files that are whole or not there, whatever happens while they are written."""
+"""Files that are written whole or not at all, also if the process is killed meanwhile."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 _PARTIAL = ".partial"
-_ABANDONED = 3600.0  # seconds without a change after which nobody is still writing a partial file
+_ABANDONED = 3600.0  # seconds without a change after which a partial file has no writer any more
 
 
 def write_whole(path: Path, content: bytes | str) -> None:
@@ -44,13 +44,13 @@ def replacing(path: Path) -> Iterator[Path]:
 def remove_abandoned(folder: Path) -> None:
     """Remove the partial files of writers that were killed.
 
-    Only files that nobody has changed for an hour: others may be under way, in another process or on another host.
+    Only files without a change for an hour: others may be in use by another process or host.
     """
     for partial in folder.glob(f"*{_PARTIAL}"):
         try:
             if time.time() - partial.stat().st_mtime > _ABANDONED:
                 partial.unlink()
-        except OSError:  # somebody else removed it, or may not have it removed
+        except OSError:  # another process removed it, or it may not be removed
             continue
 
 

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM: what is finished is kept, and the exit code tells which it was."""
+"""Ctrl-C and SIGTERM: what is finished is kept, and the exit code says which signal it was."""
 
 from __future__ import annotations
 

@@ -36,7 +36,7 @@ def uar(truth: npt.ArrayLike, prediction: npt.ArrayLike, n_bins: int = N_BINS) -
     """Unweighted average recall of binned values, in [0, 1].
 
     Both (N,) inputs, in [-1, 1], are cut by `ser_memory.common.labels.to_bins`; the recall of each bin that occurs in
-    the truth counts alike, whatever its size. Bins absent from the truth do not count.
+    the truth has the same weight, large or small. Bins absent from the truth do not count.
 
     Raises ValueError on shapes that differ, empty input, or values that are not finite.
 

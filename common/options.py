@@ -33,7 +33,7 @@ _F = TypeVar("_F", bound=Callable[..., Any])
 
 @dataclass(frozen=True)
 class Declared:
-    """What an option tells besides its name, type and default."""
+    """What is declared about an option besides its name, type and default."""
 
     help: str
     minimum: float | None = None

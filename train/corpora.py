@@ -206,8 +206,8 @@ def _of_layer(cache: FeatureCache, layer: str | None) -> npt.NDArray[np.float32]
 
 def _same_encoders(first: FeatureCache, other: FeatureCache, layer: str | None) -> None:
     one_layer = layer not in (None, WEIGHTED)
-    # The same weights in another folder are the same encoder: the revision tells, not the name. And where a single
-    # layer is used, it does not matter which others lie beside it.
+    # The same weights in another folder are the same encoder: revisions are compared, not names. If a single layer is
+    # used, the other layers of a cache do not matter.
     alike_or_not = {"acoustic_encoder", "text_encoder"} | ({"acoustic_layers"} if one_layer else set())
     differing = [
         key

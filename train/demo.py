@@ -12,7 +12,7 @@ from ser_memory.common.console import Command, say
 from ser_memory.common.reporting import progress
 
 EXPLANATION = """\
-This demonstration downloads nothing and uses nobody's recordings. Its speech is simulated, in the layouts of
+This demonstration downloads nothing and uses no real recordings. Its speech is simulated, in the layouts of
 the true releases; its encoders are of the real classes but small and untrained; its rooms were made different
 enough for forgetting to show. The figures therefore say how the program works, and nothing about emotion."""
 
@@ -44,7 +44,7 @@ Examples:
 )
 @click.version_option(__version__, package_name="ser-memory", message="ser-memory %(version)s")
 def main(output: Path, seeds: int) -> None:
-    """See forgetting happen and memory cure it: simulated corpora through both stages, offline.
+    """Show forgetting, and what a memory changes: simulated corpora through both stages, offline.
 
     Runs the real ser-extract and ser-train on simulated releases, and prints the commands it runs.
     What an earlier demonstration left in the folder is used again.

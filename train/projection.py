@@ -20,7 +20,7 @@ def project(gradients: Tensor, memories: Tensor, margin: float = 0.0) -> Tensor:
 
     (Lopez-Paz and Ranzato 2017, eq. 11). The dual is non-negative least squares in K unknowns,
     :math:`\min_{u \ge 0} |R u + Q^\top g|` for :math:`G^\top = Q R`. Rows are brought to unit length and the
-    algebra is done in float64, so the answer is exact whatever the scale of the gradients. There is no ridge.
+    algebra is done in float64, so the answer is exact at any scale of the gradients. There is no ridge.
     On a GPU, up to 6 memories are handled without waiting for the CPU.
 
     Args:

@@ -41,7 +41,7 @@ class Held:
 
 @dataclass(frozen=True)
 class StageResult:
-    """What one stage of one run came to, without its parameters."""
+    """The result of one stage of one run, without its parameters."""
 
     scores: list[float]  # validation CCC after each epoch, the mean over the dimensions
     memory: list[Held]  # of the corpora before
@@ -50,7 +50,7 @@ class StageResult:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of the stages that an engine was given of one run."""
+    """The result of one task of an engine: some stages of one run."""
 
     stages: dict[int, StageResult] = field(
         default_factory=dict

@@ -13,7 +13,7 @@ from torch import Tensor
 
 UNKNOWN_SPEAKER = -1  # the code of all speakers that are not known
 
-# Rows beyond memory are read in runs of _BLOCK, and those of WINDOW are in memory, and shuffled, together.
+# Rows of a cache larger than memory are read in blocks of _BLOCK rows; WINDOW rows at a time are in memory and shuffled.
 _BLOCK = 256
 WINDOW = 64 * _BLOCK
 
@@ -52,7 +52,7 @@ class Samples:
     text: Tensor  # (M, E) float32
     rows: Tensor  # (N,) int64
     targets: Tensor  # (N, K) float32, a column per dimension, in [-1, 1]
-    speakers: Tensor  # (N,) int64, a code per speaker of the corpus, UNKNOWN_SPEAKER where not told
+    speakers: Tensor  # (N,) int64, a code per speaker of the corpus, UNKNOWN_SPEAKER if unknown
     streamed: bool = False  # more than memory should hold: shuffle so that rows are read near each other
 
     def __len__(self) -> int:

@@ -1,4 +1,4 @@
-"""What ser-train can be asked for, each option once; and the experiment that it comes to. Free of torch."""
+"""The options of ser-train, each declared once, and the experiment that follows from them. Free of torch."""
 
 from __future__ import annotations
 
@@ -112,7 +112,7 @@ class StrategySettings(Options):
 
 @dataclass(frozen=True)
 class TrainingSettings(Options):
-    """How a stage is trained. All values are our choice, the paper's review gives none."""
+    """How a stage is trained. All defaults are our choice; the paper gives none."""
 
     title = "Training"
 
@@ -189,7 +189,7 @@ class Settings:
 
     @property
     def experiment(self) -> Experiment:
-        """What the options come to."""
+        """The experiment that the options describe."""
         return Experiment(
             self.strategies.variants,
             self.data.stages,
@@ -253,7 +253,7 @@ class Experiment:
         for variant in self.variants if self.training.loss == "ccc" else ():
             if variant.memory_size == 1:
                 raise UsageError(
-                    "--memory-size 1 teaches nothing with --loss ccc, the CCC of one utterance: keep 2 or more."
+                    "--memory-size 1 teaches nothing with --loss ccc, the CCC of one utterance is 0: keep 2 or more."
                 )
             STRATEGIES[variant.strategy].refuse_single_samples(self.options_of(variant.strategy))
 

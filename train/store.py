@@ -73,12 +73,12 @@ class Store:
         self._path(key, _PAUSED).unlink(missing_ok=True)
 
     def save_figures(self, key: str, evaluated: str, figures: Sequence[Figure]) -> None:
-        """Keep what a stage measured on the corpora with the digest `evaluated`."""
+        """Keep the figures of a stage on the corpora with the digest `evaluated`."""
         content = json.dumps([asdict(figure) for figure in figures])
         self._write(self._figures_path(key, evaluated), content.encode())
 
     def pause(self, key: str, state: State) -> None:
-        """Keep a stage that will go on later, perhaps in another process."""
+        """Keep a stage that will be continued later, perhaps by another process."""
         facts = json.dumps({"scores": state.scores, "streams": state.streams}, default=np.ndarray.tolist)
         self._write(self._path(key, _PAUSED), save(state.tensors, {"facts": facts}))
 
@@ -97,7 +97,7 @@ class Store:
         return self._cached(self._path(key), _read_record)
 
     def result(self, key: str, evaluated: str) -> StageResult | None:
-        """What a stage came to on the corpora with the digest `evaluated`; None if a part of it is not there."""
+        """The result of a stage on the corpora with the digest `evaluated`; None if a part of it does not exist."""
         record = self.record(key)
         figures = self._cached(self._figures_path(key, evaluated), _read_figures)
         return (

@@ -111,7 +111,7 @@ class Trainer:
         return [runs[place] for place, one in zip(places, trained, strict=True) if one.diverged]
 
     def _results(self, runs: Sequence[Run], number: int, parameters: Tensor) -> list[StageResult]:
-        """What a finished stage of a stack came to; measured here if it has not been on these corpora."""
+        """The results of a finished stage of a stack; measured here if they do not exist for these corpora."""
         keys, evaluated = [self.keys.of(run, number) for run in runs], self.keys.evaluated
         found = [self._store.result(key, evaluated) for key in keys]
         there = [result for result in found if result is not None]

@@ -212,7 +212,7 @@ class TestBadInput:
             (["--sampler", "best"], "There is no sampler 'best': choose among random"),
             (["--strategy", "gem:best"], "There is no sampler 'best': choose among random"),
             (["--gem-batch", "some"], "'some' is not a valid integer range, and it is not 'all'."),
-            (["--gem-batch", "1"], "--gem-batch 1 tells nothing with --loss ccc"),
+            (["--gem-batch", "1"], "--gem-batch 1 teaches nothing with --loss ccc"),
             (["--stages", "iemocap,iemocap"], "must name different caches"),
             (["--seeds", "3", "--seed", "1"], "Give --seeds N or --seed S, not both."),
             (["--stages", "a/iemocap.h5"], "give names of caches such as iemocap"),

@@ -14,8 +14,8 @@ class Engine(Protocol):
     """Decides who trains what, when and where.
 
     A task is a run: `Run(None, seed)` is the first stage of a seed, `Run(variant, seed)` are all later stages of that
-    variant. The later stages of a seed begin when its first stage is in the store. What a task comes to does not
-    depend on the engine.
+    variant. The later stages of a seed begin when its first stage is in the store. The result of a task does
+    not depend on the engine.
     """
 
     def run(self, tasks: Sequence[Run], advance: Advance) -> Iterator[tuple[Run, Outcome]]:
@@ -26,7 +26,7 @@ class Engine(Protocol):
         """
 
     def stop(self) -> None:
-        """Pause everything under way after the current epoch, in a way that it can go on later."""
+        """Pause everything that is running after its current epoch; a later run continues from there."""
 
 
 def first_stages(tasks: Sequence[Run]) -> list[Run]:

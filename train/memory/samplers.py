@@ -52,8 +52,8 @@ def speaker(
 ) -> Integers:
     """Evenly over the known speakers, at random among each one's utterances.
 
-    Unknown is not one speaker, and nobody can say how many it is: such utterances only fill up a memory that
-    the known speakers cannot.
+    Unknown is not one speaker but an unknown number of them: such utterances are used only if the known speakers
+    cannot fill the memory.
     """
     known = np.flatnonzero(speakers >= 0)
     chosen = known[_evenly(speakers[known], n, generator)]
@@ -71,7 +71,7 @@ def speaker_emotion(
     """
     if n >= len(bins):
         return np.arange(len(bins))
-    order = generator.permutation(len(bins))  # the chance by which equals are told apart
+    order = generator.permutation(len(bins))  # decides by chance among equals
     groups: dict[int, dict[int, list[int]]] = {}  # cell -> speaker -> utterances
     for row, cell, who in zip(
         order.tolist(), _cells(bins)[order].tolist(), speakers[order].tolist(), strict=True

@@ -1,4 +1,4 @@
-"""Elastic Weight Consolidation (Kirkpatrick et al. 2017): what mattered to old corpora is held in place."""
+"""Elastic Weight Consolidation (Kirkpatrick et al. 2017): important parameters stay near their old values."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class ElasticWeightConsolidation(Strategy):
 def fisher(network: Network, parameters: Parameters, samples: Samples) -> Tensor:
     r"""(R, P) diagonal of the Fisher information: the mean of :math:`\sum_d (\partial f_d / \partial \theta)^2`.
 
-    That of a normal distribution of unit variance around both outputs f, whatever the loss that was trained.
+    It is that of a normal distribution with unit variance around each output f, for every loss.
     """
     import torch
 

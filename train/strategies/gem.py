@@ -46,7 +46,7 @@ class GEM(Strategy):
     def refuse_single_samples(cls, options: GEMOptions) -> None:
         if options.gem_batch == 1:
             raise UsageError(
-                "--gem-batch 1 tells nothing with --loss ccc, the CCC of one utterance: take 2 or more."
+                "--gem-batch 1 teaches nothing with --loss ccc, the CCC of one utterance is 0: use 2 or more."
             )
 
     def constraints(self, memories: list[Batch]) -> list[Batch]:
