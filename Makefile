@@ -2,12 +2,16 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || command -v python3.13 || command -v python3)
 VENV := .venv
 READY := $(VENV)/.ready
+BENCHES := bench-training bench-extraction
+ENVIRONMENTS := $(VENV) $(BENCHES:%=$(VENV)-%)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint types unit clean FORCE
+.PHONY: help demo test lint types unit bench $(BENCHES) clean FORCE
+# The environments share the links under build/, and a benchmark wants the machine to itself.
+.NOTPARALLEL:
 
 help: ## list the targets
-	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 8
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 18
 
 demo: $(READY) ## show forgetting, and what a memory changes, on simulated speech
 	$(VENV)/bin/ser-demo
@@ -25,21 +29,33 @@ types: $(READY)
 unit: $(READY)
 	$(VENV)/bin/python -m pytest --numprocesses logical
 
-clean: ## remove the virtual environment and what the tools left
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis build *.egg-info
+bench: $(BENCHES) ## run both benchmarks with their default sizes; this takes long
+bench-training: ## the trainer beside Avalanche and others; options in ARGS="--rows 4000,1000,1000"
+bench-extraction: ## extraction beside Hugging Face; options in ARGS="--utterances 4 --rounds 1"
+
+# Each has an environment of its own: Avalanche brings torchvision, and one that does not fit PyTorch's build makes
+# transformers, so extraction, unimportable.
+$(BENCHES): bench-%: $(VENV)-bench-%/.ready
+	$(VENV)-$@/bin/python -m tests.benchmarks.$* $(ARGS)
+
+clean: ## remove the virtual environments and what the tools left
+	rm -rf $(ENVIRONMENTS) .mypy_cache .ruff_cache .pytest_cache .hypothesis build *.egg-info
 
 # The package is linked file by file, so that a new, moved or removed file needs new links. This list keeps its
 # time while it stays the same.
-$(VENV)/.files: FORCE
-	@mkdir -p $(VENV)
+$(ENVIRONMENTS:%=%/.files): FORCE
+	@mkdir -p $(@D)
 	@find common data_manifests extract train -name '*.py' -o -name '*.toml' -o -name py.typed | sort > $@.now
 	@cmp -s $@.now $@ && rm $@.now || mv $@.now $@
 FORCE:
 
-# The marker comes last: an installation that was cut off is done again.
-$(READY): pyproject.toml constraints.txt $(VENV)/.files
+# The marker comes last: an installation that was cut off is done again. An environment's name ends in that of the
+# extra it has.
+$(READY): EXTRA := dev
+$(BENCHES:%=$(VENV)-%/.ready): EXTRA = $(*:$(VENV)-%=%)
+$(ENVIRONMENTS:%=%/.ready): %/.ready: pyproject.toml constraints.txt %/.files
 	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo "ser-memory needs Python 3.11 or later; name one with make PYTHON=/path/to/python3.11" >&2; exit 1; }
-	"$(PYTHON)" -m venv $(VENV)
-	$(VENV)/bin/python -m pip install --constraint constraints.txt --editable '.[dev]'
-	touch $(READY)
+	"$(PYTHON)" -m venv $*
+	$*/bin/python -m pip install --constraint constraints.txt --editable '.[$(EXTRA)]'
+	touch $@

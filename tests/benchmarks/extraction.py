@@ -1,10 +1,10 @@
 """Speed, memory and exactness of extraction, compared with the usual ways on the same recordings.
 
-    python -m tests.benchmarks.extraction [--utterances 24] [--rounds 3] [--device cpu]
+    make bench-extraction [ARGS="--utterances 24 --rounds 3 --device cpu"]
 
 (a) one utterance at a time through Hugging Face, loaded by librosa; (b) Hugging Face with plain zero padding;
 (c) ours, in float32 and bfloat16. A base-size wav2vec2 with random weights. Every way runs in a process of
-its own, in turn, several rounds; medians are printed. Needs `pip install librosa`.
+its own, in turn, several rounds; medians are printed.
 """
 
 from __future__ import annotations
@@ -153,7 +153,9 @@ def matrix_rate(device: str) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser()
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--utterances", type=int, default=24)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--device", default="cpu")
@@ -203,6 +205,7 @@ def compare(
             receiver, sender = context.Pipe(duplex=False)
             process = context.Process(target=measured, args=(way, folder, paths, device, sender))
             process.start()
+            sender.close()  # the process has it now; if it fails, receiving ends instead of waiting for ever
             rows[way[0]], taken, memory[way[0]] = receiver.recv()
             process.join()
             times[way[0]].append(taken)

@@ -1,6 +1,6 @@
 """Does extraction's memory grow with the corpus, and how long does MSP-Podcast's merge take?
 
-    python -m tests.benchmarks.scaling [--rows 151654]
+    .venv/bin/python -m tests.benchmarks.scaling [--rows 151654]
 
 Peak memory of encoding 1,000 and 10,000 utterances with a tiny encoder; then parts of 768 + 768 wide rows of
 a corpus of MSP-Podcast's size, from an encoder replaced by random numbers, merged and verified.
@@ -86,7 +86,9 @@ def merge_rows(rows: int, folder: str) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser()
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--rows", type=int, default=151_654)
     rows = parser.parse_args().rows
     context = multiprocessing.get_context("spawn")
@@ -100,6 +102,8 @@ def main() -> None:
             process = context.Process(target=task, args=(size, folder))
             process.start()
             process.join()
+            if process.exitcode:
+                raise SystemExit(f"{task.__name__} of {size:,} failed")
 
 
 if __name__ == "__main__":

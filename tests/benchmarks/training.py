@@ -1,11 +1,14 @@
 """The trainer beside what people use: bare matrix products, Avalanche, a DataLoader over HDF5.
 
-    pip install -e '.[bench]'
-    python -m tests.benchmarks.training [--rows 84000,5000,6000] [--batch 128]
+    make bench-training [ARGS="--rows 84000,5000,6000 --batch 128"]
 
 One run, on the same made-up features of 768 + 768, with the same network, loss and batch size. Everything uses
 all cores, in its own way: ours a process per core, the others the threads of PyTorch. Times of ours and of the
 products are of one epoch among several, so without starting; the line of whole commands has everything in it.
+
+The machine must be idle. On one whose two cores others used too, the products took two of PyTorch's threads 16 to
+170 ms a step, and one thread 5 to 10; that counts against the peers alone. Where the threads' line of matrix products
+is far above the processes', the comparison is worth nothing.
 """
 
 from __future__ import annotations
@@ -16,6 +19,8 @@ import time
 import warnings
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
+from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -37,7 +42,6 @@ from ser_memory.train.store import Store
 from ser_memory.train.trainer import Trainer
 from tests.train.reference import PlainModel, plain_ccc_loss
 
-warnings.filterwarnings("ignore", category=DeprecationWarning)  # Avalanche's of itself
 NAMES = ("msp-podcast", "msp-improv", "iemocap")
 WIDTH = 768
 HDF5_UTTERANCES = 10_000  # of which the time per epoch is scaled to the corpus
@@ -201,7 +205,9 @@ def avalanche_experiences(rows: list[int]) -> Any:
 
 
 def import_avalanche() -> None:
-    """Avalanche imports torchvision, whose operators (unused here) lack where its build is not PyTorch's own."""
+    """Avalanche imports torchvision, which cannot be imported where its build does not fit PyTorch's: it misses
+    operators of its own. They are not used here, so names without anything behind them are enough.
+    """
     try:
         import torchvision  # noqa: F401
     except RuntimeError:
@@ -209,6 +215,14 @@ def import_avalanche() -> None:
             torch.library.define(f"torchvision::{name}", "(Tensor a, Tensor b, float c) -> Tensor")
 
 
+@contextmanager
+def without_warnings() -> Iterator[None]:
+    """Keeps Avalanche's warnings (about itself) off the tables; it resets filters, so they are recorded instead."""
+    with warnings.catch_warnings(record=True):
+        yield
+
+
+@without_warnings()
 def avalanche(kind: str, batch: int, **options: Any) -> Any:
     import_avalanche()
     from avalanche.training import supervised
@@ -220,17 +234,22 @@ def avalanche(kind: str, batch: int, **options: Any) -> Any:
     )  # fmt: skip
 
 
+@without_warnings()
+def avalanche_train(strategy: Any, experience: Any) -> None:
+    strategy.train(experience)
+
+
 def avalanche_epoch(rows: int, batch: int) -> float:
     strategy = avalanche("Naive", batch)
     (experience,) = avalanche_experiences([rows])
-    return best_of(2, lambda: strategy.train(experience))
+    return best_of(2, lambda: avalanche_train(strategy, experience))
 
 
 def avalanche_steps(kind: str, rows: list[int], batch: int, **options: Any) -> Iterator[float]:
     """Seconds per step in each experience after the first."""
     strategy = avalanche(kind, batch, **options)
     for number, experience in enumerate(avalanche_experiences([2000, *rows[1:]])):
-        seconds = best_of(1, lambda experience=experience: strategy.train(experience))  # type: ignore[misc]
+        seconds = best_of(1, partial(avalanche_train, strategy, experience))
         if number:
             yield seconds / -(-rows[number] // batch)
 
