@@ -33,11 +33,17 @@ QUICK = [
 ]
 
 
+def quick(*arguments: object) -> list[str]:
+    """The arguments, after those options of QUICK that are not among them."""
+    typed = [str(argument) for argument in arguments]
+    pairs = zip(QUICK[::2], QUICK[1::2], strict=True)
+    return [word for name, value in pairs if name not in typed for word in (name, value)] + typed
+
+
 def run(*arguments: object, trained: Path | None = None) -> Result:
     """In this process, on one core; nothing that another test has trained is used unless `trained` says so."""
     with tempfile.TemporaryDirectory() as fresh:
-        command = [*QUICK, "--trained", str(trained or fresh), *map(str, arguments)]
-        return CliRunner().invoke(main, command)
+        return CliRunner().invoke(main, quick("--trained", trained or fresh, *arguments))
 
 
 def refused(result: Result, exit_code: int) -> str:
