@@ -224,10 +224,8 @@ def _plain_progress(label: str, total: float, unit: str, done: float) -> Iterato
         if now >= due:
             due = now + _PLAIN_INTERVAL
             rate = (spent.done - before) / (now - start)
-            left = f"{clock((spent.total - spent.done) / rate)} left" if rate else "none finished yet"
-            TERMINAL.notice(
-                f"{label}: {spent.done:,.0f} of {spent.total:,.0f} {unit}, {rate:,.1f} {unit}/s, {left}"
-            )
+            speed = f", {rate:,.1f} {unit}/s, {clock((spent.total - spent.done) / rate)} left" if rate else ""
+            TERMINAL.notice(f"{label}: {spent.done:,.0f} of {spent.total:,.0f} {unit}{speed or ' so far'}")
 
     spent = _Spending(total, done, show)
     # The first unit may take longer than somebody waits for a sign of life.

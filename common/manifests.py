@@ -67,12 +67,14 @@ class Protocol:
 
     by: str  # one of SPLIT_BY
     splits: dict[str, str]  # value of `by` -> split
+    seen: set[str] = field(default_factory=set, compare=False)  # values of `by` that utterances have
 
     def split_of(self, value: str, utterance: str) -> str:
         """The split of an utterance whose speaker, session or split column has this value.
 
         Raises SerError naming the utterance, the value and the values known.
         """
+        self.seen.add(value)
         split = self.splits.get(value) or self.splits.get(ANY_OTHER)
         if split is None:
             raise SerError(

@@ -109,6 +109,10 @@ class Store:
             None if record is None or figures is None else StageResult(record.scores, record.memory, figures)
         )
 
+    def has_begun(self, key: str) -> bool:
+        """Whether anything of a stage is kept."""
+        return self._path(key).exists() or self._path(key, _PAUSED).exists()
+
     def parameters(self, keys: Sequence[str]) -> Tensor:
         """(R, P) of stages whose records are there."""
         rows = []

@@ -26,7 +26,7 @@ from ser_memory.common.errors import SerError
 from ser_memory.common.machine import one_core_each
 from ser_memory.common.reporting import Advance, spare
 from ser_memory.train.corpora import Source, load_corpora
-from ser_memory.train.engines.contract import first_stages, later_stages
+from ser_memory.train.engines.contract import WorkerKilledError, first_stages, later_stages
 from ser_memory.train.loop import PausedError
 from ser_memory.train.results import Outcome
 from ser_memory.train.settings import Experiment, Run
@@ -99,10 +99,7 @@ class Processes:
                 processes.append(process)
             yield pipes
         except (EOFError, ConnectionError):
-            raise SerError(
-                "A worker process was killed, perhaps because memory ran out. What is finished is kept: "
-                "run the same command again, with fewer --jobs."
-            ) from None
+            raise WorkerKilledError("A worker process was killed, perhaps because memory ran out.") from None
         finally:
             for process in processes:
                 process.kill()  # harmless at any moment, since the store is written whole or not at all
