@@ -6,6 +6,7 @@ Results go to standard output, progress and notices to standard error, so that o
 from __future__ import annotations
 
 import math
+import re
 import shutil
 import sys
 import threading
@@ -22,6 +23,7 @@ from ser_memory.common.reporting import Advance
 
 _PLAIN_INTERVAL = 10.0  # seconds between progress lines where there is no terminal
 _PLAIN_FIRST = 3.0  # seconds before the first
+_LIST = re.compile(r"comma|\blist\b|\w,\w")  # in the help of an option whose value is a list
 _PLAIN = {"±": "+-", "†": "r"}  # of a dagger, since it marks a difference from a random memory
 _WORTH_A_LINE = 2.0  # seconds; a task that ends sooner gets no line
 
@@ -36,7 +38,7 @@ class Command(click.Command):
             for option, times in Counter(typed).items():
                 single = isinstance(option, click.Option) and not (option.multiple or option.is_flag)
                 if single and times > 1:
-                    several = "" if "comma" not in (option.help or "") else ", with commas between its values"
+                    several = ", with commas between its values" if _LIST.search(option.help or "") else ""
                     raise click.UsageError(
                         f"{option.opts[0]} is given {times} times, and it takes one value: give it once{several}.",
                         ctx,

@@ -114,12 +114,22 @@ class Store:
         return self._path(key).exists() or self._path(key, _PAUSED).exists()
 
     def parameters(self, keys: Sequence[str]) -> Tensor:
-        """(R, P) of stages whose records are there."""
+        """(R, P) of stages whose records are there. Raises SerError if a file is not what its record was read from."""
         rows = []
         for key in keys:
-            with safe_open(self._path(key), "pt") as file:
-                rows.append(file.get_tensor("parameters"))
+            try:
+                with safe_open(self._path(key), "pt") as file:
+                    rows.append(file.get_tensor("parameters"))
+            except _DAMAGED as error:
+                raise self.removed(key) from error
         return torch.stack(rows)
+
+    def removed(self, key: str) -> SerError:
+        """The error for a stage that is no longer there though it was a moment ago."""
+        return SerError(
+            f"The finished stage {self._path(key)} was removed or changed while it was used: run the same command again, "
+            "which trains it again."
+        )
 
     def _cached(self, path: Path, read: Callable[[Path], _T]) -> _T | None:
         """What a file says, read once as long as it stays the same; None if there is none or it is damaged."""

@@ -123,7 +123,8 @@ class Trainer:
         for key, figures in zip(keys, measured, strict=True):
             self._store.save_figures(key, evaluated, figures)
             record = self._store.record(key)
-            assert record is not None, f"the stage {key} was removed while it was used"
+            if record is None:
+                raise self._store.removed(key)
             results.append(StageResult(record.scores, record.memory, figures))
         return results
 

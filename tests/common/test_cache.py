@@ -211,6 +211,33 @@ def test_a_failure_of_the_system_is_not_called_damage(
     assert not {"remove", "damaged", "--overwrite"} & set(str(caught.value).split())
 
 
+def test_a_cache_that_cannot_be_written_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for number, text, says in (
+        (
+            errno.ENOLCK,
+            "unable to lock file, errno = 37, error message = 'No locks available'",
+            "FILE_LOCKING=FALSE",
+        ),
+        (
+            errno.EROFS,
+            "errno = 30, error message = 'Read-only file system'",
+            "Read-only file system.: solve that, or give",
+        ),
+        (
+            errno.ENOSPC,
+            "errno = 28, error message = 'No space left on device'",
+            "device.: it needs about 1 MB of free",
+        ),
+    ):
+
+        def fails(*_: object, number: int = number, text: str = text, **__: object) -> None:
+            raise OSError(number, f"Unable to synchronously create file ({text})")
+
+        monkeypatch.setattr(h5py, "File", fails)
+        with pytest.raises(SerError, match=says):
+            write_cache(tmp_path / "c.h5", info(), columns())
+
+
 def test_what_is_no_file(tmp_path: Path) -> None:
     (tmp_path / "folder.h5").mkdir()
     (tmp_path / "link.h5").symlink_to("/nowhere/c.h5")

@@ -14,16 +14,19 @@ from typing import Any
 import h5py
 import numpy as np
 import pytest
+import torch
 from filelock import FileLock
 
 from ser_memory.common.cache import FeatureCache
 from ser_memory.common.cache_cli import describe
 from ser_memory.common.conventions import DIMENSIONS
+from ser_memory.common.errors import SerError
 from ser_memory.train.checks import after_training, before_training
 from ser_memory.train.engines import processes
 from ser_memory.train.engines.contract import WorkerKilledError
 from ser_memory.train.results import Result
 from ser_memory.train.settings import Experiment, Settings, StrategySettings, TrainingSettings
+from ser_memory.train.store import Record, Store
 from tests.train.test_cli import caches, quick, refused, rows, run
 from tests.train.worlds import STAGES, corpora, write_caches
 
@@ -73,6 +76,19 @@ def test_splits_whose_ccc_cannot_move_are_told_before_training(
     ]
     describe(FeatureCache(flat / "msp-improv.h5"))
     assert told[2] in capsys.readouterr().out
+
+
+def test_a_model_that_predicts_one_value_is_told(tmp_path: Path) -> None:
+    """Embeddings without content: nothing can be learned from them."""
+    write_caches(tmp_path)
+    for name in STAGES:
+        with h5py.File(tmp_path / f"{name}.h5", "r+") as file:
+            for column in ("acoustic", "text"):
+                file[column][...] = 1.0
+    result = run("--cache", tmp_path, "--seed", 0, "--strategy", "finetune", "--output", tmp_path / "r")
+    assert result.exit_code == 0, result.output
+    assert "CCC is 0 because the model predicts one value for the whole split, in 36 cases (" in result.stderr
+    assert " split of " not in result.stderr
 
 
 def test_samplers_and_memories_that_cannot_do_their_work() -> None:
@@ -170,8 +186,8 @@ class TestInterrupted:
         return sorted(Path("runs").iterdir())
 
     def test_it_goes_on_in_its_folder(self, here: Path, tmp_path: Path) -> None:
-        options = ["--cache", here, "--seed", 0, "--strategy", "finetune", "--trained", tmp_path / "t"]
-        long = [*options, "--epochs", 3000, "--patience", 3000]
+        options = ["--cache", here, "--seed", 0, "--strategy", "finetune"]
+        long = [*options, "--trained", tmp_path / "t", "--epochs", 3000, "--patience", 3000]
         command = [sys.executable, "-m", "ser_memory.train.cli", *quick(*long)]
         with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
             deadline = time.monotonic() + 100
@@ -259,6 +275,17 @@ def test_a_file_that_cannot_be_opened_is_not_damaged(caches: Path, tmp_path: Pat
         f"{tmp_path / 'r/config.json'} cannot be read (Is a directory): solve that, or give another --output."
     )
     assert says in refused(run(*command, trained=tmp_path / "t"), 1)
+
+
+def test_a_stage_that_is_removed_while_it_is_used(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    store.save("key", torch.zeros(3), Record([0.5], []))
+    assert store.record("key") is not None
+    (tmp_path / "key.safetensors").unlink()
+    with pytest.raises(
+        SerError, match=r"key\.safetensors was removed or changed while it was used: run the same"
+    ):
+        store.parameters(["key"])
 
 
 def test_marks_tell_the_direction() -> None:

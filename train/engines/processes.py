@@ -177,6 +177,9 @@ def _work(
             raise
         except SerError as error:
             main.send(error)
+        except OSError as error:
+            place = f": {error.filename}" if error.filename else ""
+            main.send(SerError(f"A worker cannot go on. The system says: {error.strerror or error}{place}."))
         except Exception:
             # Not the exception itself: not every one survives the way to another process.
             main.send(RuntimeError(f"A worker failed:\n{traceback.format_exc()}"))
