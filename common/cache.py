@@ -11,13 +11,13 @@ import hashlib
 import json
 import math
 import os
-import re
 import shutil
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, Self
 
 import h5py
 import numpy as np
@@ -26,6 +26,7 @@ import numpy.typing as npt
 from ser_memory.common.conventions import RATED, in_split_order
 from ser_memory.common.errors import SerError, listing
 from ser_memory.common.files import replacing
+from ser_memory.common.hdf5 import NO_LOCKS, error_number, opened, said, why_not_opened
 from ser_memory.common.manifests import SPLIT_NAME, extraction_of
 
 FORMAT = "ser-feature-cache"
@@ -55,6 +56,7 @@ _WRONG = {
 _BLOCK = 8192  # rows looked at together
 _BLOCK_BYTES = 1 << 25  # or so many of them
 _ROUNDING = 1e-5  # of float32, for a label at the end of the scale
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # errors of a full disk
 _DIGEST = "content_digest"  # the attribute; no part of CacheInfo, since older files of this format lack it
 
 
@@ -84,16 +86,34 @@ class CacheInfo:
     dropped: dict[str, list[str]]  # reason -> ids without a row
 
 
+class Version(NamedTuple):
+    """Tells whether a file is still the same: another program may replace it between two readings."""
+
+    device: int
+    inode: int
+    size: int
+    changed: int  # nanoseconds
+
+    @classmethod
+    def of(cls, handle: int) -> Self:
+        """The version of an open file."""
+        facts = os.fstat(handle)
+        return cls(facts.st_dev, facts.st_ino, facts.st_size, facts.st_mtime_ns)
+
+
 class FeatureCache:
     """A cache opened for reading.
 
     Opening checks that the file is a whole cache of this format version and raises SerError, in one
-    sentence, if it is not. Columns are read from disk when asked for.
+    sentence, if it is not. Columns are read from disk when asked for; every reading raises SerError if the file is not
+    the one that was opened first.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, version: Version | None = None) -> None:
+        """`version` is that of an earlier reading; None accepts any."""
         self.path = path
-        with _opened(path) as file:
+        self.version = version
+        with self._opened() as file:
             self.info = _read_info(file, path)
             self.shapes = _check_columns(file, path)
 
@@ -102,7 +122,7 @@ class FeatureCache:
 
     def read(self, column: str) -> npt.NDArray[Any]:
         """One column, whole: text columns as (N,) of str objects, the others as float32."""
-        with _opened(self.path) as file:
+        with self._opened() as file:
             data = file[column]
             try:
                 values = data.asstr()[:] if column in TEXT_COLUMNS else data[:]
@@ -119,12 +139,34 @@ class FeatureCache:
         Writing to it changes this process's copy alone. A column that is not one piece of float32 in the file
         (ours always is, another program's may be compressed) is read whole instead.
         """
-        with _opened(self.path) as file:
+        with self._opened() as file:
             data = file[column]
             if data.chunks is not None or data.dtype != np.float32 or data.id.get_offset() is None:
                 return np.asarray(data[:], dtype=np.float32)
             shape, offset = data.shape, data.id.get_offset()
-        return np.memmap(self.path, np.float32, mode="c", offset=offset, shape=shape)
+        try:
+            with self.path.open("rb") as raw:
+                self._refuse_another(raw.fileno())
+                return np.memmap(raw, np.float32, mode="c", offset=offset, shape=shape)
+        except OSError as error:
+            raise SerError(why_not_opened(self.path, error)) from error
+
+    @contextmanager
+    def _opened(self) -> Iterator[h5py.File]:
+        with opened(self.path) as file:
+            self._refuse_another(file.id.get_vfd_handle())
+            yield file
+
+    def _refuse_another(self, handle: int) -> None:
+        """Raise SerError if an open file is not the one that was read before."""
+        version = Version.of(handle)
+        if self.version is None:
+            self.version = version
+        if version != self.version:
+            raise SerError(
+                f"{self.path} was replaced or changed while it was being used: run the same command again, which "
+                "reads the new file from the beginning."
+            )
 
     def validate(self) -> None:
         """Read everything and check what opening does not: each value on its own, unique ids, the number of layers.
@@ -144,7 +186,7 @@ class FeatureCache:
                 f"shape {self.shapes['acoustic']}: {again}."
             )
         texts = {name: self.read(name) for name in TEXT_COLUMNS}  # which refuses what is not UTF-8
-        with _opened(self.path) as file:
+        with self._opened() as file:
             for name, wrong in _WRONG.items():
                 for start in range(0, len(ids), _BLOCK):
                     values = texts.get(name, file[name])[start : start + _BLOCK]
@@ -170,7 +212,7 @@ class FeatureCache:
 
     def refuse_altered(self) -> bool:
         """Raise SerError if a value is not the one that was written; False where the file is too old to tell."""
-        with _opened(self.path) as file:
+        with self._opened() as file:
             told = file.attrs.get(_DIGEST)
             if told is not None and told != _digest(file):
                 raise SerError(
@@ -222,10 +264,16 @@ def write_cache(path: Path, info: CacheInfo, columns: Mapping[str, npt.ArrayLike
                 file.attrs["format"] = FORMAT
                 file.attrs["format_version"] = FORMAT_VERSION
     except (OSError, RuntimeError) as error:  # HDF5 raises the second when the disk fills up at its close
-        raise SerError(
-            f"The cache {path} could not be written ({_reason(error)}): it needs about "
-            f"{math.ceil(size / 1e6):,} MB of free space."
-        ) from error
+        raise SerError(_why_not_written(path, error, size)) from error
+
+
+def _why_not_written(path: Path, error: Exception, size: int) -> str:
+    number, sentence = error_number(error), f"The cache {path} could not be written ({said(error)})"
+    if "lock file" in str(error):
+        return f"{sentence}, because its disk gives no locks: {NO_LOCKS}."
+    if number is None or number in _FULL:
+        return f"{sentence}: it needs about {math.ceil(size / 1e6):,} MB of free space."
+    return f"{sentence}: solve that, or give another --cache; what was there before is untouched."
 
 
 def cache_path(folder: Path, corpus: str) -> Path:
@@ -310,19 +358,6 @@ def _checked(columns: Mapping[str, npt.ArrayLike | Pieces]) -> dict[str, npt.NDA
     return arrays
 
 
-def _opened(path: Path) -> h5py.File:
-    if not path.exists():
-        raise SerError(f"There is no cache at {path}: make it with {extraction_of(path.stem)}.")
-    if not path.is_file() or not os.access(path, os.R_OK):
-        raise SerError(f"{path} cannot be read: it must be a file that you have permission to read.")
-    try:
-        return h5py.File(path, "r")
-    except OSError:
-        raise SerError(
-            f"{path} is not a feature cache, or was cut off: remove it and run {extraction_of(path.stem)}."
-        ) from None
-
-
 def _read_info(file: h5py.File, path: Path) -> CacheInfo:
     again = f"run {extraction_of(path.stem)} --overwrite"
     if file.attrs.get("format") != FORMAT:
@@ -369,10 +404,3 @@ def _check_columns(file: h5py.File, path: Path) -> dict[str, tuple[int, ...]]:
     if shapes["id"][0] == 0:
         raise SerError(f"{path} holds no utterance: {again}.")
     return shapes
-
-
-def _reason(error: Exception) -> str:
-    """What the system said, out of what HDF5 wraps it in."""
-    text = getattr(error, "strerror", None) or str(error)
-    quoted = re.search(r"error message = '([^']*)'", text)
-    return quoted[1] if quoted else text.splitlines()[0]

@@ -14,6 +14,7 @@ from ser_memory.common.cache import COLUMNS, EMBEDDINGS, TEXT_COLUMNS, CacheInfo
 from ser_memory.common.console import Command, say, table
 from ser_memory.common.conventions import RATED, UNKNOWN
 from ser_memory.common.errors import UsageError, listing
+from ser_memory.common.variation import flat_splits_of
 
 _BAR = 40  # characters of the longest bar of a histogram
 _HISTOGRAM_BINS = 8
@@ -77,6 +78,11 @@ def describe(cache: FeatureCache) -> None:
     table(
         "Splits", ["split", "utterances", "hours", "shortest / median / longest (s)", "known speakers"], rows
     )
+    flat = flat_splits_of(cache)
+    for line in flat:
+        say(line)
+    if flat:
+        say()
     for dimension in RATED:
         _histogram(dimension, cache.read(dimension), info.scale_min, info.scale_max)
     facts = [(item.name, getattr(info, item.name)) for item in fields(CacheInfo) if item.name != "dropped"]

@@ -6,10 +6,13 @@ Results go to standard output, progress and notices to standard error, so that o
 from __future__ import annotations
 
 import math
+import re
 import shutil
 import sys
+import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
@@ -19,11 +22,28 @@ from ser_memory.common.errors import SerError
 from ser_memory.common.reporting import Advance
 
 _PLAIN_INTERVAL = 10.0  # seconds between progress lines where there is no terminal
+_PLAIN_FIRST = 3.0  # seconds before the first
+_LIST = re.compile(r"comma|\blist\b|\w,\w")  # in the help of an option whose value is a list
+_PLAIN = {"±": "+-", "†": "r"}  # of a dagger, since it marks a difference from a random memory
 _WORTH_A_LINE = 2.0  # seconds; a task that ends sooner gets no line
 
 
 class Command(click.Command):
     """A click command whose SerErrors and system errors end in one sentence and an exit code."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Refuse an option of one value that is typed twice: click would use the last without a word."""
+        if not ctx.resilient_parsing:
+            _, _, typed = self.make_parser(ctx).parse_args(args=list(args))
+            for option, times in Counter(typed).items():
+                single = isinstance(option, click.Option) and not (option.multiple or option.is_flag)
+                if single and times > 1:
+                    several = ", with commas between its values" if _LIST.search(option.help or "") else ""
+                    raise click.UsageError(
+                        f"{option.opts[0]} is given {times} times, and it takes one value: give it once{several}.",
+                        ctx,
+                    )
+        return super().parse_args(ctx, args)
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
@@ -64,7 +84,14 @@ class _Failure(click.ClickException):
 
 
 def say(line: str = "") -> None:
-    """A line of the result, on standard output."""
+    """A line of the result, on standard output; a terminal without some of its characters gets plain ones."""
+    encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
+    try:
+        line.encode(encoding)
+    except UnicodeEncodeError:
+        for sign, plain in _PLAIN.items():
+            line = line.replace(sign, plain)
+        line = line.encode(encoding, "replace").decode(encoding)
     click.echo(line)
 
 
@@ -146,6 +173,23 @@ class Terminal:
 TERMINAL = Terminal()
 
 
+class _Spending:
+    """The amount of work done, as a function that also takes what turns out to be unnecessary."""
+
+    def __init__(self, total: float, done: float, show: Callable[[], None]) -> None:
+        self.total, self.done = total, done
+        self._show = show
+
+    def __call__(self, amount: float) -> None:
+        self.done += amount
+        self._show()
+
+    def spare(self, amount: float) -> None:
+        """The total is smaller by this amount."""
+        self.total -= amount
+        self._show()
+
+
 @contextmanager
 def _rich_progress(label: str, total: float, unit: str, done: float) -> Iterator[Advance]:
     from rich.console import Console
@@ -165,32 +209,38 @@ def _rich_progress(label: str, total: float, unit: str, done: float) -> Iterator
         TimeRemainingColumn(elapsed_when_finished=True),
     )
     with Progress(*columns, console=Console(stderr=True)) as bar:
-        task = bar.add_task(label, total=total)
-        bar.update(task, completed=done)
-        yield lambda amount: bar.update(task, advance=amount)
+        task = bar.add_task(label, total=total, completed=int(done))
+        spent = _Spending(total, done, lambda: bar.update(task, total=spent.total, completed=spent.done))
+        yield spent
 
 
 @contextmanager
 def _plain_progress(label: str, total: float, unit: str, done: float) -> Iterator[Advance]:
-    start = last = time.monotonic()
+    start = time.monotonic()
+    due = start + _PLAIN_FIRST
     before = done
 
-    def advance(amount: float) -> None:
-        nonlocal done, last
-        done += amount
+    def show() -> None:
+        nonlocal due
         now = time.monotonic()
-        if now - last >= _PLAIN_INTERVAL:
-            last = now
-            rate = (done - before) / (now - start)
-            left = (total - done) / rate if rate else 0.0
-            TERMINAL.notice(
-                f"{label}: {done:,.0f} of {total:,.0f} {unit}, {rate:,.1f} {unit}/s, {clock(left)} left"
-            )
+        if now >= due:
+            due = now + _PLAIN_INTERVAL
+            rate = (spent.done - before) / (now - start)
+            speed = f", {rate:,.1f} {unit}/s, {clock((spent.total - spent.done) / rate)} left" if rate else ""
+            TERMINAL.notice(f"{label}: {spent.done:,.0f} of {spent.total:,.0f} {unit}{speed or ' so far'}")
 
-    yield advance
+    spent = _Spending(total, done, show)
+    # The first unit may take longer than somebody waits for a sign of life.
+    first = threading.Timer(_PLAIN_FIRST, show)
+    first.daemon = True
+    first.start()
+    try:
+        yield spent
+    finally:
+        first.cancel()
     elapsed = time.monotonic() - start
     if elapsed >= _WORTH_A_LINE:
-        TERMINAL.notice(f"{label}: {done - before:,.0f} {unit} in {clock(elapsed)}")
+        TERMINAL.notice(f"{label}: {spent.done - before:,.0f} {unit} in {clock(elapsed)}")
 
 
 def clock(seconds: float) -> str:

@@ -30,7 +30,6 @@ from __future__ import annotations
 
 import math
 import re
-import tomllib
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cache
@@ -39,6 +38,7 @@ from pathlib import Path
 from typing import Any
 
 from ser_memory.common.errors import SerError, UsageError, listing
+from ser_memory.common.toml_files import read_toml
 
 SPLIT_NAME = re.compile(r"train|validation|test[0-9]*")
 SPLIT_BY = ("speaker", "session", "split")
@@ -67,12 +67,14 @@ class Protocol:
 
     by: str  # one of SPLIT_BY
     splits: dict[str, str]  # value of `by` -> split
+    seen: set[str] = field(default_factory=set, compare=False)  # values of `by` that utterances have
 
     def split_of(self, value: str, utterance: str) -> str:
         """The split of an utterance whose speaker, session or split column has this value.
 
         Raises SerError naming the utterance, the value and the values known.
         """
+        self.seen.add(value)
         split = self.splits.get(value) or self.splits.get(ANY_OTHER)
         if split is None:
             raise SerError(
@@ -143,13 +145,7 @@ def load(corpus: str, protocol: str | None = None) -> Manifest:
             f"Corpus {corpus!r} is not known: give one of {listing(shipped())}, "
             "or the path of a manifest that ends in .toml."
         )
-    try:
-        table = tomllib.loads(Path(source).read_text(encoding="utf-8-sig"))
-    except FileNotFoundError:
-        raise UsageError(f"There is no manifest at {source}.") from None
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise SerError(f"The manifest {source} cannot be read as TOML: {error}.") from None
-    return _parse(table, source, protocol)
+    return _parse(read_toml(Path(source), "manifest"), source, protocol)
 
 
 def _parse(table: dict[str, Any], source: str, protocol: str | None) -> Manifest:
@@ -230,10 +226,18 @@ def _protocol(table: dict[str, Any], source: str, wanted: str | None) -> tuple[s
                 f"Protocol {name!r} of {source} has the split {split!r}: "
                 "splits are train, validation, test, test2, test3 and so on."
             )
-        for value in _list(values):
+        items = values if isinstance(values, list) else [values]
+        if not all(isinstance(item, (str, int)) and not isinstance(item, bool) for item in items):
+            raise SerError(f"Protocol {name!r} of {source} must give the split {split} as a list of texts.")
+        for value in map(str, items):
             if value in splits:
                 raise SerError(f"Protocol {name!r} of {source} puts {by} {value!r} into two splits.")
             splits[value] = split
+    if not splits:
+        raise SerError(
+            f"Protocol {name!r} of {source} splits by {by}, and has no list of them: add for example "
+            f'train = ["..."] and validation = ["..."].'
+        )
     return name, Protocol(by, splits)
 
 

@@ -14,7 +14,8 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
 from typing import Protocol
 
-Advance = Callable[[float], None]  # adds to the amount of work done
+# Adds to the amount of work done. It may have a method `spare`, which takes work that need not be done after all.
+Advance = Callable[[float], None]
 
 
 class Reporter(Protocol):
@@ -66,6 +67,14 @@ def notice(line: str) -> None:
 def progress(label: str, total: float, unit: str, done: float = 0.0) -> AbstractContextManager[Advance]:
     """Report how far a long task is, as `Reporter.progress` describes."""
     return _current().progress(label, total, unit, done)
+
+
+def spare(advance: Advance, amount: float) -> None:
+    """Report work that need not be done after all.
+
+    A reporter whose function has no method `spare` gets it as done, so that the total is reached all the same.
+    """
+    getattr(advance, "spare", advance)(amount)
 
 
 def _current() -> Reporter:

@@ -11,6 +11,7 @@ from ser_memory.common.cache import FeatureCache
 from ser_memory.common.console import Command, GroupedOption, say
 from ser_memory.common.errors import listing
 from ser_memory.common.options import options_of
+from ser_memory.common.variation import flat_splits_of
 from ser_memory.extract.api import extract
 from ser_memory.extract.settings import GROUPS
 
@@ -52,6 +53,8 @@ def report(cache: FeatureCache) -> None:
     say(f"{cache.path}: {len(cache)} utterances, {hours:.2f} h ({splits}).")
     for reason, ids in cache.info.dropped.items():
         say(f"  dropped {len(ids)}, {reason}: {listing(ids, most=3)}")
+    for line in flat_splits_of(cache):
+        say(f"  {line}")
 
 
 if __name__ == "__main__":

@@ -14,12 +14,12 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from filelock import FileLock, Timeout
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from ser_memory.common.errors import SerError
 from ser_memory.common.files import remove_abandoned, write_whole
+from ser_memory.common.locks import sole_access
 from ser_memory.common.reporting import notice
 from ser_memory.extract.encoding import Rows
 
@@ -115,8 +115,14 @@ class Parts:
 
     def _is_whole(self, part: Part) -> bool:
         path = self._path(part)
-        if not path.exists():
+        try:
+            path.open("rb").close()  # what cannot be opened is not damaged
+        except FileNotFoundError:
             return False
+        except OSError as error:
+            raise SerError(
+                f"The finished part {path} cannot be read ({error.strerror}): solve that, then run the same command again."
+            ) from error
         try:
             self.read(part)
         except (SafetensorError, OSError, KeyError, ValueError, TypeError):
@@ -139,12 +145,9 @@ def sole_writer(cache: Path) -> Iterator[OSError | None]:
     with ExitStack() as held:
         try:
             cache.parent.mkdir(parents=True, exist_ok=True)
-            held.enter_context(FileLock(cache.with_name(f".{cache.stem}.lock"), timeout=0))
+            busy = SerError(f"Another ser-extract is writing {cache}: wait for it, or give another --cache.")
+            held.enter_context(sole_access(cache.with_name(f".{cache.stem}.lock"), busy, "--cache"))
             remove_abandoned(cache.parent)
-        except Timeout:
-            raise SerError(
-                f"Another ser-extract is writing {cache}: wait for it, or give another --cache."
-            ) from None
         except OSError as error:
             if not cache.exists():
                 raise

@@ -37,7 +37,7 @@ def extract_corpus(
         if not chosen:
             raise SerError(f"No utterance of {extraction.root} can be used: {summary(screened.dropped)}.")
         limit = settings.limit if len(chosen) < len(screened.kept) else None  # a trial, or not
-        report_splits(extraction.manifest, chosen)
+        report_splits(extraction.manifest, chosen, trial=limit is not None)
         pairs = load_encoders()
         pairs[0].acoustic.refuse_beyond_window(settings.max_duration)
         turns, chosen = transcribe_missing(extraction, turns, chosen, screened)

@@ -16,6 +16,7 @@ from ser_memory.extract.corpora import Utterance
 
 # If more than this share lacks a transcript, the command is wrong and not the corpus.
 _MOST = 0.5
+_NEEDED = ("train", "validation")  # splits without which nothing can be trained
 
 Chosen = list[tuple[Utterance, float]]  # in the reader's order, with the seconds of the recording's header
 
@@ -77,21 +78,44 @@ def summary(dropped: dict[str, list[str]]) -> str:
     return ", ".join(counts) or "the release lists none"
 
 
-def report_splits(manifest: Manifest, chosen: Chosen) -> None:
-    """Report parts of the split protocol without effect: a wrong speaker name would go unnoticed until training."""
+def report_splits(manifest: Manifest, chosen: Chosen, trial: bool = False) -> None:
+    """Compare the split protocol with the utterances that it gave a split.
+
+    Raises SerError, which shows what exists, if a named speaker does not exist, or if a split that training needs is
+    empty, unless it is a trial of a few utterances. Everything else without effect is reported.
+    """
     protocol, name = manifest.protocol, repr(manifest.protocol_name)
+    named = [value for value in protocol.splits if value not in (ANY_OTHER, UNKNOWN)]
+    exist = listing((repr(value) for value in sorted(protocol.seen - {UNKNOWN, ""})), most=40)
+    absent = [repr(value) for value in named if value not in protocol.seen]
+    if absent and protocol.by == "speaker":
+        raise SerError(
+            f"Protocol {name} of {manifest.title} names the speakers {listing(absent)}, who do not exist. The speakers "
+            f"that exist are {exist}: correct the protocol in the manifest."
+        )
     filled = {utterance.split for utterance, _ in chosen}
-    for split in dict.fromkeys(protocol.splits.values()):
-        if split not in filled:
+    for split in dict.fromkeys([*protocol.splits.values(), *_NEEDED]):
+        if split in filled:
+            continue
+        if split not in protocol.splits.values():
+            notice(f"Protocol {name} has no split {split}, which ser-train needs.")
+        elif split not in _NEEDED or trial:
             notice(f"No usable utterance falls into the split {split}, which protocol {name} names.")
-    if protocol.by != "speaker":
-        return
-    speakers = {utterance.speaker for utterance, _ in chosen}
-    absent = [speaker for speaker in protocol.splits if speaker not in speakers and speaker != ANY_OTHER]
-    if absent:
-        notice(f"No usable utterance is by the speakers {listing(absent)} of protocol {name}.")
+        else:
+            values = [repr(value) for value, where in protocol.splits.items() if where == split]
+            raise SerError(
+                f"No usable utterance falls into the split {split}, which training needs. Protocol {name} fills it with "
+                f"the {protocol.by} {listing(values)}, and the release has {exist}: correct the protocol in the "
+                "manifest, or choose another with --protocol."
+            )
+    if protocol.by == "split":
+        return  # a manifest names the splits of all releases
+    usable = {utterance.speaker for utterance, _ in chosen} if protocol.by == "speaker" else protocol.seen
+    lost = [value for value in named if value not in usable]
+    if lost:
+        notice(f"No usable utterance is of the {protocol.by}s {listing(lost)} of protocol {name}.")
     unknown = sum(utterance.speaker == UNKNOWN for utterance, _ in chosen)
-    if unknown and UNKNOWN not in protocol.splits:
+    if protocol.by == "speaker" and unknown and UNKNOWN not in protocol.splits:
         others = protocol.splits[ANY_OTHER]
         notice(f"{unknown} utterances of unknown speakers fall into {others}, as all other speakers.")
 

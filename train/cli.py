@@ -55,7 +55,9 @@ def main(dry_run: bool, **options: Any) -> None:
     finished stage is kept: the same command continues after an interruption, and a further seed or strategy costs
     only itself.
     """
-    settings = Settings.take(_typed_seeds(options))
+    source = click.get_current_context().get_parameter_source
+    given = [name for name in options if source(name) is not ParameterSource.DEFAULT]
+    settings = Settings.take(_typed_seeds(options), given)
     if dry_run:
         from ser_memory.train.estimate import print_estimate
 

@@ -16,7 +16,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from ser_memory.common.cache import EMBEDDINGS, ENCODER_ATTRIBUTES, SUFFIX, FeatureCache, cache_path
+from ser_memory.common.cache import EMBEDDINGS, ENCODER_ATTRIBUTES, SUFFIX, FeatureCache, Version, cache_path
 from ser_memory.common.conventions import DIMENSIONS, UNKNOWN
 from ser_memory.common.errors import SerError, UsageError, listing
 from ser_memory.common.labels import to_unit
@@ -58,6 +58,7 @@ class Source:
     device: str = "cpu"
     streamed: bool = False  # the embeddings are more than memory should hold
     digests: tuple[str, ...] = ()  # of the corpora, if they are known already
+    versions: tuple[Version, ...] = ()  # of the files that were checked; another one is refused
     dimensions: tuple[str, ...] = DIMENSIONS  # columns of the targets
 
 
@@ -67,7 +68,9 @@ def source_of(data: DataSettings, device: str, memory_share: float) -> Source:
     Raises SerError or UsageError in one sentence as `open_caches` does.
     """
     source = Source(data.folder, data.stages, data.label_scale, data.layer, device)
-    size = sum(_bytes_used(cache, source.layer) for cache in open_caches(source))
+    caches = open_caches(source)
+    source = replace(source, versions=tuple(cache.version for cache in caches if cache.version))
+    size = sum(_bytes_used(cache, source.layer) for cache in caches)
     if size <= memory_share * memory():
         return source
     notice(
@@ -110,12 +113,14 @@ def open_caches(source: Source) -> list[FeatureCache]:
 def load_corpora(source: Source) -> list[Corpus]:
     """The corpora of caches that `open_caches` has checked.
 
-    Raises SerError when one lacks a train or validation split, or the layer asked for.
+    Raises SerError when one lacks a train or validation split, or the layer asked for, or is not the file that was
+    checked.
     """
-    digests = source.digests or (None,) * len(source.names)
+    unknown = (None,) * len(source.names)
+    digests, versions = source.digests or unknown, source.versions or unknown
     return [
-        _load(name, FeatureCache(cache_path(source.folder, name)), source, digest)
-        for name, digest in zip(source.names, digests, strict=True)
+        _load(name, FeatureCache(cache_path(source.folder, name), version), source, digest)
+        for name, digest, version in zip(source.names, digests, versions, strict=True)
     ]
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import signal
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
@@ -15,13 +16,17 @@ from ser_memory.common.interruption import InterruptedRunError, on_signals
 from ser_memory.common.machine import cores, resolve_device
 from ser_memory.common.manifests import stage_name
 from ser_memory.common.reporting import notice, progress
+from ser_memory.train.checks import after_training, before_training
 from ser_memory.train.corpora import Corpus, Source, load_corpora, source_of
 from ser_memory.train.engines import engine_for
+from ser_memory.train.engines.contract import WorkerKilledError
 from ser_memory.train.results import Result, StageResult, tabulate
 from ser_memory.train.run_folder import RunFolder
 from ser_memory.train.settings import Experiment, Run, Settings
 from ser_memory.train.store import Store
 from ser_memory.train.trainer import Trainer
+
+_RUNS = Path("runs")  # new folders are made here, unless --output names one
 
 
 @dataclass(frozen=True)
@@ -62,26 +67,34 @@ def train(settings: Settings) -> TrainedRun:
     device, store = torch.device(source.device), Store(settings.trained)
     trainer = Trainer(experiment, corpora, store, device)
     todo = plan(experiment, trainer, store)
-    folder = RunFolder(_output(settings), experiment, _facts(source, corpora), torch.__version__)
+    folder = _run_folder(settings, _facts(source, corpora))
     engine = engine_for(experiment, source, store, trainer, jobs_of(settings.machine.jobs))
     outcomes, failures = dict(todo.finished), list[Failure]()
-    with folder.alone():
+    with folder.alone(), on_signals(engine.stop) as received:
         folder.begin()
         if todo.trained:
             notice(f"{todo.trained} of {todo.trained + len(todo.untrained)} stages are finished already.")
         if todo.untrained:
             store.prepare(4 * trainer.network.size * len(todo.untrained))
         epochs = len(todo.untrained) * experiment.training.epochs
-        with on_signals(engine.stop) as received, progress("training", epochs, "epochs") as advance:
-            for run, outcome in engine.run(todo.tasks, advance):
-                outcomes |= {(run, number): result for number, result in outcome.stages.items()}
-                failures += [Failure(run, outcome.failed)] if outcome.failed else []
-                folder.write(outcomes)
+        try:
+            with progress("training", epochs, "epochs") as advance:
+                for run, outcome in engine.run(todo.tasks, advance):
+                    outcomes |= {(run, number): result for number, result in outcome.stages.items()}
+                    failures += [Failure(run, outcome.failed)] if outcome.failed else []
+                    folder.write(outcomes)
+        except WorkerKilledError as error:
+            kept = _kept(todo, trainer, store)
+            again = f"run the same command with --output {folder.path} and fewer --jobs"
+            raise SerError(f"{error} {kept[0].upper()}{kept[1:]}: {again}.") from None
         folder.write(outcomes)
         if received:
-            raise _interrupted(received[0], store, folder)
+            raise _interrupted(received[0], _kept(todo, trainer, store), folder)
         folder.complete()
-    return TrainedRun(folder.path, tabulate(experiment, outcomes), failures)
+    results = tabulate(experiment, outcomes)
+    for line in after_training(results, corpora):
+        notice(line)
+    return TrainedRun(folder.path, results, failures)
 
 
 def load(settings: Settings) -> tuple[Source, list[Corpus]]:
@@ -90,6 +103,8 @@ def load(settings: Settings) -> tuple[Source, list[Corpus]]:
     source = source_of(settings.data, str(device), settings.machine.memory_share)
     corpora = load_corpora(source)
     _note_whole_memories(settings.experiment, corpora[:-1])
+    for line in (*settings.without_effect, *before_training(settings.experiment, corpora)):
+        notice(line)
     return replace(source, digests=tuple(corpus.digest for corpus in corpora)), corpora
 
 
@@ -118,11 +133,20 @@ def jobs_of(wanted: int | None) -> int:
     return min(wanted or cores(), cores())
 
 
-def _output(settings: Settings) -> Path:
-    return (
-        settings.machine.output
-        or Path("runs") / f"{datetime.now():%Y%m%d-%H%M%S}-{settings.strategies.short_name}"
+def _run_folder(settings: Settings, facts: Mapping[str, object]) -> RunFolder:
+    """The folder that was asked for, or that of an interrupted run of the same experiment, or a new one."""
+    experiment, named = settings.experiment, settings.machine.output
+    name = f"{datetime.now():%Y%m%d-%H%M%S}-{settings.strategies.short_name}"
+    names = itertools.chain([name], (f"{name}-{number}" for number in itertools.count(2)))
+    new = next(_RUNS / each for each in names if not (_RUNS / each).exists())  # two may begin in one second
+    folder = RunFolder(named or new, experiment, facts, torch.__version__)
+    earlier = None if named else folder.interrupted(_RUNS)
+    if earlier is None:
+        return folder
+    notice(
+        f"Continuing in {earlier}, since a run of this experiment was interrupted there. Give --output for another folder."
     )
+    return RunFolder(earlier, experiment, facts, torch.__version__)
 
 
 def _facts(source: Source, corpora: Sequence[Corpus]) -> dict[str, object]:
@@ -146,10 +170,17 @@ def _note_whole_memories(experiment: Experiment, earlier: Sequence[Corpus]) -> N
             notice(f"The memory of {corpus.name} holds all of its {held} training utterances.")
 
 
-def _interrupted(number: int, store: Store, folder: RunFolder) -> InterruptedRunError:
+def _kept(todo: Plan, trainer: Trainer, store: Store) -> str:
+    """What is left of the work when a run ends early."""
+    if todo.trained or any(store.has_begun(trainer.keys.of(run, number)) for number, run in todo.untrained):
+        return f"what was trained is kept in {store.folder}"
+    return "no epoch was finished, so nothing is kept"
+
+
+def _interrupted(number: int, kept: str, folder: RunFolder) -> InterruptedRunError:
     return InterruptedRunError(
-        f"Stopped by {signal.Signals(number).name}: what was trained is kept in {store.folder}. To continue, run the same "
-        f"command with --output {folder.path}.",
+        f"Stopped by {signal.Signals(number).name}: {kept}. To continue, run the same command with --output "
+        f"{folder.path}.",
         number,
     )
 

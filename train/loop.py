@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from ser_memory.common.metrics import ccc
+from ser_memory.common.reporting import Advance, spare
 from ser_memory.train.samples import Samples
 from ser_memory.train.settings import TrainingSettings
 from ser_memory.train.strategies import Stage, Strategy
@@ -69,7 +70,7 @@ class Training:
     def run(
         self,
         validation: Samples,
-        advance: Callable[[float], None] = lambda _: None,
+        advance: Advance = lambda _: None,
         pause: Callable[[], bool] = lambda: False,
     ) -> list[Trained]:
         """Train to the end: one result per run, in the order of the stack.
@@ -77,7 +78,7 @@ class Training:
         Args:
             validation: the split whose CCC decides which epoch is best, and when a run stops.
             advance: receives the number of epochs done, summed over runs. When a run stops early, its remaining
-                epochs count as done, so that the total is always epochs times runs.
+                epochs are spared.
             pause: whether to pause; called after every epoch.
 
         Raises PausedError if `pause` returns true. `states` then hold everything to continue from.
@@ -91,7 +92,9 @@ class Training:
                 scores.append(now[run])
                 if _best_epoch(scores) == len(scores) - 1:
                     self._best[run] = self.parameters.flat[run]
-                advance(1.0 + (self._settings.epochs - len(scores) if self._is_over(run) else 0))
+                advance(1.0)
+                if self._is_over(run) and (spared := self._settings.epochs - len(scores)):
+                    spare(advance, spared)
             if pause():
                 raise PausedError
         return [

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import tomllib
+from collections import Counter
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
 import click
 
-from ser_memory.common.errors import listing
+from ser_memory.common.errors import SerError, listing
+from ser_memory.common.toml_files import read_toml
 
 _OF_THE_MACHINE = {"dry-run", "experiment", "help", "preset", "version"}  # say nothing about an experiment
 
@@ -24,41 +25,45 @@ def use_preset(context: click.Context, parameter: click.Parameter, name: str | N
     """Callback of --preset."""
     del parameter
     if name is not None:
-        text = (resources.files("ser_memory.train.presets") / f"{name}.toml").read_text(encoding="utf-8")
-        _use(context, text, f"The preset {name}")
+        file = resources.files("ser_memory.train.presets") / f"{name}.toml"
+        _use(context, Path(str(file)), "preset")
 
 
 def use_file(context: click.Context, parameter: click.Parameter, path: Path | None) -> None:
     """Callback of --experiment."""
     del parameter
     if path is not None:
-        try:
-            text = path.read_text(encoding="utf-8")
-        except UnicodeDecodeError:
-            raise click.UsageError(f"{path} is not UTF-8 text.") from None
-        _use(context, text, str(path))
+        _use(context, path, "experiment")
 
 
-def _use(context: click.Context, text: str, origin: str) -> None:
+def _use(context: click.Context, path: Path, kind: str) -> None:
     options = {
         option.removeprefix("--"): parameter
         for parameter in context.command.params
         for option in parameter.opts
         if option.removeprefix("--") not in _OF_THE_MACHINE
     }
+    origin = f"The {kind} {path}"
     try:
-        content = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise click.UsageError(f"{origin} is not TOML: {error}.") from None
-    unknown = [key for key in content if key not in options]
+        content = read_toml(path, kind)
+    except SerError as error:
+        raise click.UsageError(str(error)) from None
+    names = {
+        key: key.replace("_", "-") for key in content
+    }  # Python writes the one, the command line the other
+    unknown = [key for key, name in names.items() if name not in options]
     if unknown:
         raise click.UsageError(
             f"{origin} has {listing(unknown)}: its keys are those options of ser-train, {listing(options, 30)}."
         )
+    twice = [name for name, times in Counter(names.values()).items() if times > 1]
+    if twice:
+        raise click.UsageError(f"{origin} has {listing(twice)} twice, with - and with _: give it once.")
     if context.default_map:
         raise click.UsageError("Give --preset or --experiment, not both.")
     context.default_map = {
-        str(options[key].name): _value(options[key], value, origin, key) for key, value in content.items()
+        str(options[names[key]].name): _value(options[names[key]], value, origin, key)
+        for key, value in content.items()
     }
 
 

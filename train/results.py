@@ -113,7 +113,9 @@ def read_results(path: Path) -> list[Result]:
             return [Result(**{name: kinds.get(name, str)(row[name]) for name in columns}) for row in reader]
     except FileNotFoundError:
         raise SerError(f"There is no {path}: give the folder of a run of ser-train.") from None
-    except (OSError, UnicodeDecodeError, csv.Error, TypeError, ValueError) as error:
+    except OSError as error:
+        raise SerError(f"{path} cannot be opened: {error.strerror}.") from None
+    except (UnicodeDecodeError, csv.Error, TypeError, ValueError) as error:
         raise SerError(f"{path} cannot be read as results of ser-train: {error}.") from None
 
 

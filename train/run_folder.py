@@ -10,15 +10,14 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
-
 from ser_memory.common import __version__
-from ser_memory.common.errors import UsageError, listing
+from ser_memory.common.errors import SerError, UsageError, listing
 from ser_memory.common.files import write_whole
+from ser_memory.common.locks import is_held, sole_access
 from ser_memory.train.results import MEMORY, RESULTS, Outcomes, tabulate, write_memory, write_results
 from ser_memory.train.settings import NO_SAMPLER, Experiment
 
-_CONFIG = "config.json"
+_CONFIG, _LOCK = "config.json", ".lock"
 _GROWING = ("variants", "seeds")  # may be added to a run
 _FREE = ("cache", "versions", "complete")  # no figure depends on them: digests tell what is in the caches
 
@@ -41,6 +40,27 @@ class RunFolder:
         }
         self._config: dict[str, Any] = json.loads(json.dumps(config, default=str))  # as it will be read again
 
+    def interrupted(self, runs: Path) -> Path | None:
+        """The latest folder in `runs` with this same experiment, begun and not complete; None if there is none.
+
+        A run that another process is working on does not count.
+        """
+        for config in sorted(runs.glob(f"*/{_CONFIG}"), reverse=True):
+            try:
+                found = _read(config.parent)
+                if not self._is_same(found or {}) or is_held(config.with_name(_LOCK)):
+                    continue
+            except (OSError, SerError):
+                continue  # somebody else's
+            return config.parent
+        return None
+
+    def _is_same(self, old: dict[str, Any]) -> bool:
+        """Whether a configuration is of this experiment, neither more nor less, and not complete."""
+        return old.get("complete") is False and all(
+            old.get(name) == value for name, value in self._config.items() if name not in _FREE
+        )
+
     @contextmanager
     def alone(self) -> Iterator[None]:
         """Hold the folder: two runs at once would remove each other's rows.
@@ -48,13 +68,11 @@ class RunFolder:
         Raises UsageError if another run holds it.
         """
         self.path.mkdir(parents=True, exist_ok=True)
-        try:
-            with FileLock(self.path / ".lock", timeout=0):
-                yield
-        except Timeout:
-            raise UsageError(
-                f"Another ser-train is writing to {self.path}: wait for it, or give another --output."
-            ) from None
+        busy = UsageError(
+            f"Another ser-train is writing to {self.path}: wait for it, or give another --output."
+        )
+        with sole_access(self.path / _LOCK, busy, "--output"):
+            yield
 
     def begin(self) -> None:
         """Write config.json, which has everything that is needed to run it again.
@@ -114,12 +132,16 @@ def _described(experiment: Experiment) -> dict[str, Any]:
 
 
 def _read(folder: Path) -> dict[str, Any] | None:
-    """The configuration in a folder; None if there is none, {} if it cannot be read."""
+    """The configuration in a folder; None if there is none, {} if it is damaged. Raises SerError."""
     try:
         content = json.loads((folder / _CONFIG).read_text(encoding="utf-8"))
     except FileNotFoundError:
         return None
-    except (OSError, ValueError):
+    except OSError as error:
+        raise SerError(
+            f"{folder / _CONFIG} cannot be read ({error.strerror}): solve that, or give another --output."
+        ) from None
+    except ValueError:
         return {}
     return content if isinstance(content, dict) else {}
 

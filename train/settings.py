@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
 from ser_memory.common.errors import UsageError, listing
-from ser_memory.common.options import Options, option, refuse_unknown
+from ser_memory.common.options import Options, flag, names_of, option, refuse_unknown
 from ser_memory.train.memory.samplers import SAMPLERS
 from ser_memory.train.strategies import STRATEGIES, option_classes
 
@@ -169,10 +169,13 @@ class Settings:
     training: TrainingSettings = field(default_factory=TrainingSettings)
     options: tuple[Options, ...] = field(default_factory=lambda: tuple(cls() for cls in option_classes()))
     machine: MachineSettings = field(default_factory=MachineSettings)
+    given: frozenset[str] = frozenset()  # the options that somebody asked for; the others have their defaults
 
     @classmethod
-    def take(cls, values: Mapping[str, Any]) -> Self:
+    def take(cls, values: Mapping[str, Any], given: Iterable[str] | None = None) -> Self:
         """From options by their names, with underscores; those that are not named keep their defaults.
+
+        `given` names those that were asked for, if `values` has defaults too.
 
         Raises UsageError, which names the option, for names or values that are not allowed.
         """
@@ -183,6 +186,7 @@ class Settings:
             TrainingSettings.take(values),
             tuple(options.take(values) for options in option_classes()),
             MachineSettings.take(values),
+            frozenset(values if given is None else given),
         )
         made.experiment.refuse_single_samples()
         return made
@@ -197,6 +201,35 @@ class Settings:
             self.training,
             self.options,
         )
+
+    @property
+    def without_effect(self) -> list[str]:
+        """A sentence for options that were asked for, but that nothing in the experiment uses."""
+        if len(self.data.stages) == 1:
+            plain = {item.partition(":")[0] for item in self.strategies.strategy} == {"finetune"}
+            names = ["sampler", "memory_size", *names_of(*option_classes()), *([] if plain else ["strategy"])]
+            return self._unused(names, "with one stage there is nothing before it to be remembered")
+        strategies = [item.partition(":") for item in self.strategies.strategy]
+        used = {name for name, _, _ in strategies}
+        trained = f"this run trains {listing(dict.fromkeys(item[0] for item in strategies))}"
+        with_memory = [
+            own for name, _, own in strategies if name in STRATEGIES and STRATEGIES[name].earlier == "memory"
+        ]
+        found = []
+        if not with_memory:
+            found += self._unused(["sampler", "memory_size"], f"{trained}, which keeps no memory")
+        elif all(with_memory):
+            found += self._unused(["sampler"], "every strategy with a memory names its own sampler")
+        for cls in option_classes():
+            owners = [name for name, strategy in STRATEGIES.items() if strategy.options is cls]
+            if not used & set(owners):
+                found += self._unused(names_of(cls), f"only {listing(owners)} has it, and {trained}")
+        return found
+
+    def _unused(self, names: Iterable[str], why: str) -> list[str]:
+        asked = [flag(name) for name in names if name in self.given]
+        verb = "has" if len(asked) == 1 else "have"
+        return [f"{listing(asked)} {verb} no effect: {why}."] if asked else []
 
     @property
     def trained(self) -> Path:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shutil
 import tempfile
 from collections.abc import Callable, Sequence
@@ -24,11 +25,12 @@ from torch import Tensor
 
 from ser_memory.common.errors import SerError
 from ser_memory.common.files import remove_abandoned, write_whole
+from ser_memory.common.reporting import notice
 from ser_memory.train.loop import State
 from ser_memory.train.results import Figure, Held, StageResult
 
 _FINISHED, _PAUSED, _FIGURES = ".safetensors", ".paused", ".figures"
-_UNREADABLE = (OSError, SafetensorError, KeyError, TypeError, ValueError)
+_DAMAGED = (OSError, SafetensorError, KeyError, TypeError, ValueError)
 _T = TypeVar("_T")
 
 
@@ -83,13 +85,16 @@ class Store:
         self._write(self._path(key, _PAUSED), save(state.tensors, {"facts": facts}))
 
     def paused(self, key: str) -> State | None:
-        """The stage that `pause` kept, or None if there is none that can be read."""
+        """The stage that `pause` kept, or None if there is none, or its file is damaged."""
+        if self._written(self._path(key, _PAUSED)) is None:
+            return None
         try:
             with safe_open(self._path(key, _PAUSED), "pt") as file:
                 facts = json.loads(file.metadata()["facts"])
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # no mapping
             return State(tensors, facts["scores"], facts["streams"])
-        except _UNREADABLE:
+        except _DAMAGED:
+            notice(f"{self._path(key, _PAUSED)} is damaged: its stage is trained from the beginning.")
             return None
 
     def record(self, key: str) -> Record | None:
@@ -104,23 +109,53 @@ class Store:
             None if record is None or figures is None else StageResult(record.scores, record.memory, figures)
         )
 
+    def has_begun(self, key: str) -> bool:
+        """Whether anything of a stage is kept."""
+        return self._path(key).exists() or self._path(key, _PAUSED).exists()
+
     def parameters(self, keys: Sequence[str]) -> Tensor:
-        """(R, P) of stages whose records are there."""
+        """(R, P) of stages whose records are there. Raises SerError if a file is not what its record was read from."""
         rows = []
         for key in keys:
-            with safe_open(self._path(key), "pt") as file:
-                rows.append(file.get_tensor("parameters"))
+            try:
+                with safe_open(self._path(key), "pt") as file:
+                    rows.append(file.get_tensor("parameters"))
+            except _DAMAGED as error:
+                raise self.removed(key) from error
         return torch.stack(rows)
 
+    def removed(self, key: str) -> SerError:
+        """The error for a stage that is no longer there though it was a moment ago."""
+        return SerError(
+            f"The finished stage {self._path(key)} was removed or changed while it was used: run the same command again, "
+            "which trains it again."
+        )
+
     def _cached(self, path: Path, read: Callable[[Path], _T]) -> _T | None:
-        """What a file says, read once as long as it stays the same; None if it cannot be read."""
-        try:
-            written = path.stat().st_mtime_ns
-            if self._read.get(path, (0, None))[0] != written:
-                self._read[path] = written, read(path)
-            return self._read[path][1]  # type: ignore[return-value]  # `read` gave it
-        except _UNREADABLE:
+        """What a file says, read once as long as it stays the same; None if there is none or it is damaged."""
+        written = self._written(path)
+        if written is None:
             return None
+        if self._read.get(path, (0, None))[0] != written:
+            try:
+                self._read[path] = written, read(path)
+            except _DAMAGED:
+                notice(f"{path} is damaged and will be made again.")
+                self._read[path] = written, None
+        return self._read[path][1]  # type: ignore[return-value]  # `read` gave it
+
+    def _written(self, path: Path) -> int | None:
+        """When a file was written, None if there is none. Raises SerError if it cannot be opened."""
+        try:
+            with path.open("rb") as file:
+                return os.fstat(file.fileno()).st_mtime_ns
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        except OSError as error:
+            raise SerError(
+                f"The finished stage {path} cannot be read ({error.strerror}): solve that, or give another folder as "
+                "--trained."
+            ) from error
 
     def _write(self, path: Path, content: bytes) -> None:
         try:

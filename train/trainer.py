@@ -6,6 +6,7 @@ import zlib
 from collections.abc import Callable, Sequence
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -20,7 +21,7 @@ from ser_memory.train.model import HEADS, Architecture, Network
 from ser_memory.train.objective import OBJECTIVES
 from ser_memory.train.results import Held, Outcome, StageResult
 from ser_memory.train.samples import Samples
-from ser_memory.train.settings import Experiment, Run
+from ser_memory.train.settings import Experiment, Run, Variant
 from ser_memory.train.store import Record, Store
 from ser_memory.train.strategies import STRATEGIES, Kept, Stage
 
@@ -122,7 +123,8 @@ class Trainer:
         for key, figures in zip(keys, measured, strict=True):
             self._store.save_figures(key, evaluated, figures)
             record = self._store.record(key)
-            assert record is not None, f"the stage {key} was removed while it was used"
+            if record is None:
+                raise self._store.removed(key)
             results.append(StageResult(record.scores, record.memory, figures))
         return results
 
@@ -159,9 +161,7 @@ class Trainer:
         held: list[list[Held]] = [[] for _ in runs]
         if strategy.earlier == "memory":
             chosen = [
-                choose(train, variant.sampler, variant.memory_size, _generator(run.seed, number, "memory"))
-                for run in runs
-                if (variant := run.variant)
+                remembered(train, variant, run.seed, number) for run in runs if (variant := run.variant)
             ]
             allowed = train.select(torch.from_numpy(np.concatenate(chosen)))
             held = [contents(corpus, rows) for rows in chosen]
@@ -174,6 +174,11 @@ def network_for(corpora: Sequence[Corpus]) -> Network:
     *layers, width = train.acoustic.shape[1:]
     heads = tuple(head for head in HEADS if head.dimension in corpora[0].dimensions)
     return Network(Architecture(width, train.text.shape[1], layers=sum(layers), heads=heads))
+
+
+def remembered(train: Samples, variant: Variant, seed: int, number: int) -> npt.NDArray[np.int64]:
+    """Rows of the training split of stage `number` (from 1) that go into a run's memory."""
+    return choose(train, variant.sampler, variant.memory_size, _generator(seed, number, "memory"))
 
 
 def _first(run: Run) -> Run:

@@ -53,18 +53,14 @@ class TranscriptStore:
         The file is removed at the end if it is empty. Raises SerError if another process has it open, or if a
         line before the last is damaged.
         """
-        from filelock import FileLock, Timeout
+        from ser_memory.common.locks import sole_access
 
         path.parent.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(path.with_name(f".{path.name}.lock"))
-        try:
-            lock.acquire(timeout=0)
-        except Timeout:
-            raise SerError(
-                f"{path} is being written by another run: wait until that run ends, because both would transcribe "
-                "the same recordings."
-            ) from None
-        try:
+        busy = SerError(
+            f"{path} is being written by another run: wait until that run ends, because both would transcribe the same "
+            "recordings."
+        )
+        with sole_access(path.with_name(f".{path.name}.lock"), busy, "--cache"):
             records, whole = _scan(path)
             handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
             try:
@@ -74,8 +70,6 @@ class TranscriptStore:
                 if not os.fstat(handle).st_size:
                     path.unlink(missing_ok=True)
                 os.close(handle)
-        finally:
-            lock.release()
 
     def append(self, record: Transcript) -> None:
         """Add one record and write it to the disk.

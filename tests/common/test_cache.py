@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import resource
 import signal
@@ -127,9 +128,11 @@ def textual(file: h5py.File) -> None:
 
 SPOILED: dict[str, tuple[Callable[[Path], object], str]] = {
     "absent": (lambda path: path.unlink(), "There is no cache at .*: make it with ser-extract --corpus c"),
-    "text": (lambda path: path.write_text("hello"), "is not a feature cache"),
-    "empty": (lambda path: path.write_bytes(b""), "is not a feature cache"),
-    "cut off": (cut, "is not a feature cache, or was cut off"),
+    "text": (lambda path: path.write_text("hello"), "is not a feature cache, its format is not HDF5: give a file"),
+    "empty": (lambda path: path.write_bytes(b""), "was cut off, it is empty: run ser-extract .* --overwrite"),
+    "zeros": (lambda path: path.write_bytes(bytes(9000)), "was cut off, it has no content: run"),
+    "few bytes": (lambda path: path.write_bytes(path.read_bytes()[:20]), r"is damaged or was cut off \(incorrect"),
+    "cut off": (cut, "was cut off, [0-9,]+ of its [0-9,]+ bytes are there: run"),
     "other HDF5": (edit(lambda file: file.attrs.__delitem__("format")), "not a feature cache"),
     "other version": (edit(lambda file: file.attrs.__setitem__("format_version", 2)), "has format version 2, .* reads 1"),
     "no attribute": (edit(lambda file: file.attrs.__delitem__("scale_min")), "lacks the attributes scale_min"),
@@ -149,6 +152,121 @@ def test_what_is_no_whole_cache_is_refused_in_one_sentence(case: str, tmp_path: 
     with pytest.raises(SerError, match=message) as caught:
         FeatureCache(path)
     assert "\n" not in str(caught.value)
+
+
+def test_a_cache_that_another_program_writes_is_not_damaged(tmp_path: Path) -> None:
+    path = tmp_path / "c.h5"
+    write_cache(path, info(), columns())
+    program = "import h5py, sys; f = h5py.File(sys.argv[1], 'a'); print('open', flush=True); sys.stdin.read()"
+    with subprocess.Popen(
+        [sys.executable, "-c", program, str(path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as other:
+        assert other.stdout is not None
+        other.stdout.readline()
+        with pytest.raises(
+            SerError, match=r"Another program has .* open for writing, such as a notebook: close"
+        ):
+            FeatureCache(path)
+        other.communicate()
+    FeatureCache(path)
+
+
+def test_a_program_that_was_killed_while_it_wrote(tmp_path: Path) -> None:
+    path = tmp_path / "c.h5"
+    write_cache(path, info(), columns())
+    program = "import h5py, os, sys; f = h5py.File(sys.argv[1], 'a'); os._exit(1)"
+    subprocess.run([sys.executable, "-c", program, str(path)], check=False)
+    with pytest.raises(SerError, match=r"marked as open for writing: close .* If none has, .* --overwrite\."):
+        FeatureCache(path)
+
+
+FAILURES = {
+    "no locks": (errno.ENOLCK, "unable to lock file, errno = 37, error message = 'No locks available'",
+                 r"its disk gives no locks \(No locks available\): set HDF5_USE_FILE_LOCKING=FALSE and"),
+    "locked": (errno.EACCES, "unable to lock file, errno = 13, error message = 'Permission denied'", "Another program has"),
+    "denied": (errno.EACCES, "unable to open file: errno = 13, error message = 'Permission denied'", "no permission"),
+    "handles": (errno.EMFILE, "unable to open file: errno = 24, error message = 'Too many open files'", "too many files"),
+    "vanished disk": (errno.EIO, "file read failed: errno = 5, error message = 'Input/output error'",
+                      "the disk reports 'Input/output error'. Check that it is connected"),
+    "number in the text": (None, "file read failed: errno = 116, error message = 'Stale file handle'",
+                           "the disk reports 'Stale file handle'"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", FAILURES)
+def test_a_failure_of_the_system_is_not_called_damage(
+    case: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "c.h5"
+    write_cache(path, info(), columns())
+    number, text, says = FAILURES[case]
+
+    def fails(*_: object) -> None:
+        whole = f"Unable to synchronously open file ({text})"
+        raise OSError(whole) if number is None else OSError(number, whole)
+
+    monkeypatch.setattr(h5py, "File", fails)
+    with pytest.raises(SerError, match=says) as caught:
+        FeatureCache(path)
+    assert not {"remove", "damaged", "--overwrite"} & set(str(caught.value).split())
+
+
+def test_a_cache_that_cannot_be_written_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for number, text, says in (
+        (
+            errno.ENOLCK,
+            "unable to lock file, errno = 37, error message = 'No locks available'",
+            "FILE_LOCKING=FALSE",
+        ),
+        (
+            errno.EROFS,
+            "errno = 30, error message = 'Read-only file system'",
+            "Read-only file system.: solve that, or give",
+        ),
+        (
+            errno.ENOSPC,
+            "errno = 28, error message = 'No space left on device'",
+            "device.: it needs about 1 MB of free",
+        ),
+    ):
+
+        def fails(*_: object, number: int = number, text: str = text, **__: object) -> None:
+            raise OSError(number, f"Unable to synchronously create file ({text})")
+
+        monkeypatch.setattr(h5py, "File", fails)
+        with pytest.raises(SerError, match=says):
+            write_cache(tmp_path / "c.h5", info(), columns())
+
+
+def test_what_is_no_file(tmp_path: Path) -> None:
+    (tmp_path / "folder.h5").mkdir()
+    (tmp_path / "link.h5").symlink_to("/nowhere/c.h5")
+    os.mkfifo(tmp_path / "pipe.h5")
+    for name, says in (
+        ("folder.h5", "it is a folder. Give the file of a cache"),
+        ("link.h5", "is a link to /nowhere/c.h5, which does not exist"),
+        ("pipe.h5", "is not a file but a pipe or a device"),
+        ("c.jsonl", "There is no file .*c.jsonl: give the file of a cache, which ends in .h5"),
+    ):
+        with pytest.raises(SerError, match=says):
+            FeatureCache(tmp_path / name)
+
+
+@pytest.mark.parametrize("change", ["replaced", "edited"])
+def test_a_cache_that_changes_between_two_readings_is_refused(change: str, tmp_path: Path) -> None:
+    path = tmp_path / "c.h5"
+    write_cache(path, info(), columns())
+    cache = FeatureCache(path)
+    if change == "replaced":
+        write_cache(path, info(), columns())
+    else:
+        edit(lambda file: file["valence"].__setitem__(0, 2.0))(path)
+    for reading in (cache.describe, cache.validate, lambda: cache.mapped("text"), cache.refuse_altered):
+        with pytest.raises(SerError, match="was replaced or changed while it was being used: run the same"):
+            reading()
+    with pytest.raises(SerError, match="was replaced or changed"):
+        FeatureCache(path, cache.version)
+    FeatureCache(path).validate()
 
 
 def test_a_full_disk_leaves_the_old_cache(tmp_path: Path) -> None:

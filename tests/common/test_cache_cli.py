@@ -64,6 +64,22 @@ def test_a_damaged_cache_does_not_verify(tmp_path: Path) -> None:
     )
 
 
+def test_other_files_are_not_to_be_removed(tmp_path: Path) -> None:
+    for name, content in (
+        ("c.whisper.transcripts.jsonl", '{"id": "a"}\n'),
+        ("notes.txt", ""),
+        ("c.h5", "hello"),
+    ):
+        (tmp_path / name).write_text(content)
+        shown = run(tmp_path / name)
+        assert shown.exit_code == 1
+        assert (
+            f"{tmp_path / name} is not a feature cache, its format is not HDF5: give a file that"
+            in shown.stderr
+        )
+        assert "remove" not in shown.stderr
+
+
 def test_a_cache_from_before_the_digest_verifies_as_far_as_possible(tmp_path: Path) -> None:
     path = tmp_path / "c.h5"
     write_cache(path, info(), columns())

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import errno
+import io
+import time
 
 import click
 import pytest
@@ -10,6 +12,7 @@ from click.testing import CliRunner, Result
 
 from ser_memory.common import console
 from ser_memory.common.errors import SerError, UsageError, listing
+from ser_memory.common.reporting import spare
 
 
 def failing(error: Exception) -> Result:
@@ -53,10 +56,70 @@ def test_progress_in_plain_lines(capsys: pytest.CaptureFixture[str], monkeypatch
             advance(25)
     lines = capsys.readouterr().err.splitlines()
     assert lines == [
-        "counting: 50 of 100 beans, 4.2 beans/s, 12 s left",
-        "counting: 100 of 100 beans, 4.2 beans/s, 0 s left",
+        "counting: 25 of 100 beans, 4.2 beans/s, 18 s left",
+        "counting: 75 of 100 beans, 4.2 beans/s, 6 s left",
         "counting: 100 beans in 24 s",
     ]
+
+
+def test_work_that_is_spared_is_not_done(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = 0.0
+    monkeypatch.setattr("time.monotonic", lambda: now)
+    with console.TERMINAL.progress("training", 1000, "epochs") as advance:
+        now += 4
+        advance(20)
+        spare(advance, 960)
+        now += 4
+        advance(20)
+    assert capsys.readouterr().err.splitlines() == [
+        "training: 20 of 1,000 epochs, 5.0 epochs/s, 3 min 16 s left",
+        "training: 40 epochs in 8 s",
+    ]
+    told: list[float] = []
+    spare(told.append, 3)  # of a program that knows nothing of this
+    assert told == [3]
+
+
+def test_a_sign_of_life_before_the_first_unit_is_done(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(console, "_PLAIN_FIRST", 0.05)
+    with console.TERMINAL.progress("training", 1000, "epochs"):
+        time.sleep(0.3)
+    assert capsys.readouterr().err == "training: 0 of 1,000 epochs so far\n"
+
+
+def test_a_terminal_without_signs_gets_plain_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+    written = io.BytesIO()
+    shown = io.TextIOWrapper(written, encoding="ascii")
+    monkeypatch.setattr("sys.stdout", shown)
+    console.say("0.5 ± 0.1†+ é")
+    shown.flush()
+    assert written.getvalue() == b"0.5 +- 0.1r+ ?\n"
+
+
+def test_an_option_of_one_value_is_given_once() -> None:
+    @click.command(cls=console.Command)
+    @click.option("--rate", type=float)
+    @click.option("--kinds", help="Names with commas.")
+    @click.option("--row", multiple=True)
+    @click.option("--wet", is_flag=True)
+    def command(**values: object) -> None:
+        click.echo(values)
+
+    assert CliRunner().invoke(command, ["--rate=1", "--row=1", "--row=2", "--wet", "--wet"]).exit_code == 0
+    for line, says in (
+        ("--rate 1 --row 1 --rate=2", "--rate is given 2 times, and it takes one value: give it once."),
+        (
+            "--kinds a --kinds b",
+            "--kinds is given 2 times, and it takes one value: give it once, with commas between",
+        ),
+    ):
+        result = CliRunner().invoke(command, line.split())
+        assert result.exit_code == 2
+        assert says in " ".join(result.stderr.split())
 
 
 def test_what_is_over_at_once_says_nothing(capsys: pytest.CaptureFixture[str]) -> None:

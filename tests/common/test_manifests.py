@@ -131,10 +131,33 @@ def test_an_unknown_protocol(own: Path) -> None:
         ("validation =", "dev =", "has the split 'dev': splits are train, validation, test"),
         ('"03"', '"02"', "puts speaker '02' into two splits"),
         ('name = "own"', "name = own", "cannot be read as TOML"),
+        (
+            'train = ["01", "02"]\nvalidation = "03"\ntest = "*"\n',
+            "",
+            "splits by speaker, and has no list of them: add for example train",
+        ),
+        ('"03"', "{ a = 1 }", "must give the split validation as a list of texts"),
     ],
 )
 def test_a_broken_rule(own: Path, old: str, new: str, says: str) -> None:
     assert says in complaint(own, old, new)
+
+
+def test_splits_of_the_release_need_lists_too(own: Path) -> None:
+    own.write_text(GOOD.replace('train = ["fit"]', ""))
+    with pytest.raises(SerError, match=r"splits by split, and has no list of them: add"):
+        manifests.load(str(own), "given")
+
+
+def test_a_byte_order_mark_is_no_part_of_the_text(own: Path) -> None:
+    own.write_text(GOOD, "utf-8-sig")
+    assert manifests.load(str(own)).name == "own"
+
+
+def test_a_manifest_that_cannot_be_opened(tmp_path: Path) -> None:
+    (tmp_path / "own.toml").mkdir()
+    with pytest.raises(SerError, match="cannot be opened: Is a directory"):
+        manifests.load(str(tmp_path / "own.toml"))
 
 
 def test_no_protocol(own: Path) -> None:

@@ -28,7 +28,12 @@ def encoders(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
 
 
 def run(*arguments: object) -> Result:
-    return CliRunner().invoke(main, [str(argument) for argument in arguments])
+    """Of several encoders, which a command may not have, with the last: tests exchange that of the fixture."""
+    words = [str(argument) for argument in arguments]
+    for option in ("--acoustic-encoder", "--text-encoder"):
+        while words.count(option) > 1:
+            del words[words.index(option) : words.index(option) + 2]
+    return CliRunner().invoke(main, words)
 
 
 def refused(result: Result, exit_code: int) -> str:
@@ -118,21 +123,32 @@ def test_audio_changed_in_place_is_noticed(encoders: list[str], tmp_path: Path) 
     assert "it differs in the release" in refused(run(*command), 1)
 
 
-def test_splits_without_effect_are_reported(encoders: list[str], tmp_path: Path) -> None:
+def test_a_protocol_that_does_not_fit_is_refused(encoders: list[str], tmp_path: Path) -> None:
+    """A name that is misspelt would otherwise be noticed in training, by the missing split."""
     root = tmp_path / "release"
     manifest = Path(BUILDERS["table"](root).corpus)
     text = manifest.read_text()
     protocol = text[text.index("[protocols") :].partition("\n\n")[0]
-    own = tmp_path / "typo.toml"
-    own.write_text(
-        text.replace(
-            protocol, '[protocols.typo]\nby = "speaker"\ntrain = ["O1"]\nvalidation = ["anna"]\ntest = "*"\n'
-        )
+
+    def extracted(rule: str, *more: object) -> Result:
+        own = tmp_path / "typo.toml"
+        own.write_text(text.replace(protocol, f"[protocols.typo]\n{rule}\n"))
+        command = ["--corpus", own, "--root", root, "--cache", tmp_path, "--protocol", "typo", *encoders]
+        return run(*command, *more)
+
+    says = refused(extracted('by = "speaker"\ntrain = ["O1"]\nvalidation = ["anna"]\ntest = "*"'), 1)
+    assert "names the speakers 'O1', who do not exist. The speakers that exist are '" in says
+    assert "'anna'" in says.partition("exist are")[2]
+    says = refused(extracted('by = "split"\ntrain = ["Fit"]\nvalidation = ["dev"]\ntest = "*"'), 1)
+    assert (
+        "falls into the split train, which training needs. Protocol 'typo' fills it with the split 'Fit', and"
+        in says
     )
-    result = run("--corpus", own, "--root", root, "--cache", tmp_path, "--protocol", "typo", *encoders)
+    assert "'fit'" in says.partition("the release has")[2]
+    assert not (tmp_path / "clinic.h5").exists()
+    result = extracted('by = "speaker"\nvalidation = ["anna"]\ntest = "*"')
     assert result.exit_code == 0, result.output
-    assert "No usable utterance falls into the split train, which protocol 'typo' names." in result.stderr
-    assert "No usable utterance is by the speakers O1 of protocol 'typo'." in result.stderr
+    assert "Protocol 'typo' has no split train, which ser-train needs." in result.stderr
     assert "1 utterances of unknown speakers fall into test, as all other speakers." in result.stderr
 
 
@@ -153,16 +169,16 @@ def test_a_folder_that_is_only_read_from(
     encoders: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Denied:
-        def __init__(self, path: Path, timeout: float) -> None:
+        def __init__(self, path: Path, **_: object) -> None:
             raise PermissionError(13, "Permission denied", str(path))
 
     truth = BUILDERS["iemocap"](tmp_path / "release")
     command = ["--corpus", truth.corpus, "--root", tmp_path / "release", "--cache", tmp_path, *encoders]
     with monkeypatch.context() as patch:
-        patch.setattr("ser_memory.extract.parts.FileLock", Denied)
+        patch.setattr("ser_memory.common.locks.FileLock", Denied)
         assert "Permission denied" in refused(run(*command), 1)
     assert run(*command).exit_code == 0
-    monkeypatch.setattr("ser_memory.extract.parts.FileLock", Denied)
+    monkeypatch.setattr("ser_memory.common.locks.FileLock", Denied)
     result = run(*command)
     assert result.exit_code == 0, result.output
     assert "already has this content; nothing to do" in result.stderr

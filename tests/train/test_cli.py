@@ -33,11 +33,17 @@ QUICK = [
 ]
 
 
+def quick(*arguments: object) -> list[str]:
+    """The arguments, after those options of QUICK that are not among them."""
+    typed = [str(argument) for argument in arguments]
+    pairs = zip(QUICK[::2], QUICK[1::2], strict=True)
+    return [word for name, value in pairs if name not in typed for word in (name, value)] + typed
+
+
 def run(*arguments: object, trained: Path | None = None) -> Result:
     """In this process, on one core; nothing that another test has trained is used unless `trained` says so."""
     with tempfile.TemporaryDirectory() as fresh:
-        command = [*QUICK, "--trained", str(trained or fresh), *map(str, arguments)]
-        return CliRunner().invoke(main, command)
+        return CliRunner().invoke(main, quick("--trained", trained or fresh, *arguments))
 
 
 def refused(result: Result, exit_code: int) -> str:
@@ -140,7 +146,10 @@ def test_the_closing_table_is_the_results(caches: Path, tmp_path: Path) -> None:
                             for name in (strategy, "finetune")
                         )  # fmt: skip
                         star = strategy != "finetune" and ours != base and ttest_rel(ours, base).pvalue < 0.05
-                        cells.append(f"{np.mean(ours):.3f} ± {np.std(ours, ddof=1):.3f}{'*' if star else ''}")
+                        sign = "*+" if np.mean(ours) > np.mean(base) else "*-"
+                        cells.append(
+                            f"{np.mean(ours):.3f} ± {np.std(ours, ddof=1):.3f}{sign if star else ''}"
+                        )
                     assert line.split(maxsplit=2)[2].split() == " ".join(cells).split()
 
 
@@ -168,10 +177,11 @@ def test_samplers_are_held_against_a_random_memory(caches: Path, tmp_path: Path)
                     for name in (sampler, "random")
                 )  # fmt: skip
                 dagger = sampler != "random" and ttest_rel(ours, base).pvalue < 0.05
-                assert cell == f"{np.mean(ours):.3f}±{np.std(ours, ddof=1):.3f}{'†' if dagger else ''}"
+                sign = "†+" if np.mean(ours) > np.mean(base) else "†-"
+                assert cell == f"{np.mean(ours):.3f}±{np.std(ours, ddof=1):.3f}{sign if dagger else ''}"
                 daggers += dagger
     assert daggers == result.output.split("CCC of valence, test split")[1].split("UAR of")[0].count("†")
-    assert "† p < 0.05 against the same strategy with a random memory" in result.output
+    assert "†+ higher, †- lower than the same strategy with a random memory, p < 0.05 (two" in result.output
 
 
 def test_observed_scale(caches: Path, tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ import pytest
 import torch
 
 from ser_memory.common.errors import SerError
-from ser_memory.train.corpora import Source, load_corpora
+from ser_memory.train.corpora import Source, load_corpora, source_of
 from ser_memory.train.engines import processes
 from ser_memory.train.engines.contract import Engine
 from ser_memory.train.engines.inline import Inline
@@ -27,10 +27,10 @@ from ser_memory.train.engines.stacked import Stacked
 from ser_memory.train.experiment import plan
 from ser_memory.train.loop import Training
 from ser_memory.train.results import Outcome, tabulate
-from ser_memory.train.settings import Experiment, Run, StrategySettings, TrainingSettings
+from ser_memory.train.settings import DataSettings, Experiment, Run, StrategySettings, TrainingSettings
 from ser_memory.train.store import Store
 from ser_memory.train.trainer import Trainer
-from tests.train.test_cli import QUICK, caches, refused, rows, run
+from tests.train.test_cli import caches, quick, refused, rows, run
 from tests.train.worlds import STAGES, corpora, write_caches
 
 assert caches  # the fixture
@@ -119,7 +119,7 @@ def test_what_cannot_be_trusted_is_trained_again(tmp_path: Path, monkeypatch: py
 
 
 def start(*arguments: object) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "ser_memory.train.cli", *QUICK, *map(str, arguments)]
+    command = [sys.executable, "-m", "ser_memory.train.cli", *quick(*arguments)]
     return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
 
 
@@ -222,6 +222,20 @@ def test_a_worker_that_cannot_load_the_caches_says_why(tmp_path: Path) -> None:
     experiment = Experiment(StrategySettings(strategy=("finetune",)).variants, STAGES, (0,))
     engine = processes.Processes(experiment, Source(tmp_path, STAGES), tmp_path / "t", jobs=2)
     with pytest.raises(SerError, match=f"There is no cache at {tmp_path}/msp-podcast.h5"):
+        list(engine.run([Run(None, 0), Run(None, 1)], lambda _: None))
+
+
+def test_a_cache_replaced_before_the_workers_open_it_is_refused(tmp_path: Path) -> None:
+    """Its digest is that of the file before, under which the new content would be kept."""
+    write_caches(tmp_path)
+    data, experiment = DataSettings(STAGES, tmp_path), Experiment(StrategySettings().variants, STAGES, (0, 1))
+    source = source_of(data, "cpu", 0.5)
+    write_caches(tmp_path)
+    says = f"{tmp_path}/msp-podcast.h5 was replaced or changed while it was being used: run the same command again"
+    with pytest.raises(SerError, match=says):
+        load_corpora(source)
+    engine = processes.Processes(experiment, source, tmp_path / "t", jobs=2)
+    with pytest.raises(SerError, match=says):
         list(engine.run([Run(None, 0), Run(None, 1)], lambda _: None))
 
 
@@ -507,12 +521,23 @@ class TestRecipes:
         }
         assert {row["stage_name"] for row in made} == {"P", "P+I"}
 
+    def test_files_of_other_programs_are_read(self, caches: Path, tmp_path: Path) -> None:
+        """Windows puts a byte-order mark before the text, and Python writes names with underscores."""
+        (tmp_path / "mine.toml").write_text("\ufeffstrategy = 'gem'\r\nseeds = 1\r\ngem_batch = 4\n", "utf-8")
+        command = ["--experiment", tmp_path / "mine.toml", "--cache", caches, "--output", tmp_path / "r"]
+        result = run(*command)
+        assert result.exit_code == 0, result.output
+        config = json.loads((tmp_path / "r/config.json").read_text())
+        assert config["experiment"]["options"]["gem"]["gem_batch"] == 4
+        (tmp_path / "mine.toml").write_text("seeds = 1", "utf-16")
+        assert "is not UTF-8 text: save it as UTF-8." in refused(run(*command), 2)
+
     @pytest.mark.parametrize(
         ("text", "says"),
         [
             ("epoch = 3", "mine.toml has epoch: its keys are those options of ser-train, stages, "),
             ("patience = 0", "Invalid value for '--patience'"),
-            ("epochs = ", "mine.toml is not TOML: "),
+            ("epochs = ", "mine.toml cannot be read as TOML: "),
             ("[loop]\nepochs = 3", "has loop: its keys are"),
             ("epochs = [{a = 1}]", "must be a text or number, or a list of some"),
             ("patience = 2.5", "Invalid value for '--patience'"),
@@ -520,6 +545,10 @@ class TestRecipes:
             ("seeds = 2024-01-01", "must be a text or number"),
             ("strategy = []", "must be a text or number"),
             ("patience = [1, 2]", "must be one value, not 2."),
+            (
+                "batch-size = 8\nbatch_size = 9",
+                "mine.toml has batch-size twice, with - and with _: give it once.",
+            ),
         ],
     )
     def test_files_that_are_wrong(self, text: str, says: str, caches: Path, tmp_path: Path) -> None:

@@ -5,9 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Protocol
 
+from ser_memory.common.errors import SerError
 from ser_memory.common.reporting import Advance
 from ser_memory.train.results import Outcome
 from ser_memory.train.settings import Run
+
+
+class WorkerKilledError(SerError):
+    """A process that trained has gone."""
 
 
 class Engine(Protocol):
@@ -21,8 +26,9 @@ class Engine(Protocol):
     def run(self, tasks: Sequence[Run], advance: Advance) -> Iterator[tuple[Run, Outcome]]:
         """Carry out the tasks and yield each with its outcome, in the order in which they end.
 
-        `advance` gets the number of epochs done. The later stages of a seed whose first stage failed are left out,
-        and after `stop` everything that has not ended. Raises SerError if a task cannot be carried out.
+        `advance` gets the number of epochs done, and those that early stopping spares. The later stages of a seed
+        whose first stage failed are left out, and after `stop` everything that has not ended. Raises SerError if a
+        task cannot be carried out.
         """
 
     def stop(self) -> None:

@@ -15,6 +15,7 @@ import traceback
 from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
@@ -23,9 +24,9 @@ import torch
 
 from ser_memory.common.errors import SerError
 from ser_memory.common.machine import one_core_each
-from ser_memory.common.reporting import Advance
+from ser_memory.common.reporting import Advance, spare
 from ser_memory.train.corpora import Source, load_corpora
-from ser_memory.train.engines.contract import first_stages, later_stages
+from ser_memory.train.engines.contract import WorkerKilledError, first_stages, later_stages
 from ser_memory.train.loop import PausedError
 from ser_memory.train.results import Outcome
 from ser_memory.train.settings import Experiment, Run
@@ -65,8 +66,8 @@ class Processes:
                     message = worker.recv()
                     if isinstance(message, Exception):
                         raise message
-                    if isinstance(message, float):
-                        advance(message)
+                    if isinstance(message, _Epochs):
+                        spare(advance, message.number) if message.spared else advance(message.number)
                         continue
                     task = busy.pop(worker)
                     idle.append(worker)
@@ -98,10 +99,7 @@ class Processes:
                 processes.append(process)
             yield pipes
         except (EOFError, ConnectionError):
-            raise SerError(
-                "A worker process was killed, perhaps because memory ran out. What is finished is kept: "
-                "run the same command again, with fewer --jobs."
-            ) from None
+            raise WorkerKilledError("A worker process was killed, perhaps because memory ran out.") from None
         finally:
             for process in processes:
                 process.kill()  # harmless at any moment, since the store is written whole or not at all
@@ -129,10 +127,31 @@ def _callers_script_hidden() -> Iterator[None]:
         vars(main).update(hidden)
 
 
+@dataclass(frozen=True)
+class _Epochs:
+    """A message of a worker."""
+
+    number: float
+    spared: bool = False
+
+
+class _Sender:
+    """Sends the epochs of a worker to the main process."""
+
+    def __init__(self, main: Connection) -> None:
+        self._main = main
+
+    def __call__(self, amount: float) -> None:
+        self._main.send(_Epochs(amount))
+
+    def spare(self, amount: float) -> None:
+        self._main.send(_Epochs(amount, spared=True))
+
+
 def _work(
     main: Connection, stopped: Any, experiment: Experiment, source: Source, folder: Path, turn: float
 ) -> None:
-    """A worker: gets a task and whether tasks take turns; sends epochs done as numbers, and at the end the outcome.
+    """A worker: gets a task and whether tasks take turns; sends the epochs done, and at the end the outcome.
 
     None instead of an outcome means that the task is paused, an exception that it failed.
     """
@@ -151,13 +170,16 @@ def _work(
                     turn_ends = time.monotonic() + (turn if in_turns else math.inf)
                     trainer.pause = lambda: stopped.is_set() or time.monotonic() > turn_ends  # noqa: B023
                     try:
-                        main.send(trainer.carry_out([task], main.send)[0])
+                        main.send(trainer.carry_out([task], _Sender(main))[0])
                     except PausedError:
                         main.send(None)
         except (EOFError, ConnectionError):
             raise
         except SerError as error:
             main.send(error)
+        except OSError as error:
+            place = f": {error.filename}" if error.filename else ""
+            main.send(SerError(f"A worker cannot go on. The system says: {error.strerror or error}{place}."))
         except Exception:
             # Not the exception itself: not every one survives the way to another process.
             main.send(RuntimeError(f"A worker failed:\n{traceback.format_exc()}"))

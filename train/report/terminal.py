@@ -24,7 +24,8 @@ def print_tables(results: Sequence[Result]) -> None:
     """Test figures of every stage, strategy and corpus: mean and standard deviation over seeds.
 
     One table per measure and dimension. A star marks p < 0.05 in a two-sided paired t-test over the seeds
-    against fine-tuning at the same stage, a dagger against the same strategy with a random memory.
+    against fine-tuning at the same stage, a dagger against the same strategy with a random memory. A plus or minus
+    behind it tells whether the figure is higher or lower.
     """
     shown = [result for result in results if result.split == _SPLIT]
     if not shown:
@@ -54,9 +55,9 @@ def _explain(shown: Sequence[Result], seeds: int) -> None:
     later = [result for result in shown if result.stage > 1]
     test = "(two-sided paired t-test over the seeds)"
     if seeds > 1 and {BASELINE} < {result.strategy for result in later}:
-        say(f"* p < {SIGNIFICANT:g} against {BASELINE} at the same stage {test}.")
+        say(f"*+ higher, *- lower than {BASELINE} at the same stage, p < {SIGNIFICANT:g} {test}.")
     if seeds > 1 and {RANDOM} < {result.sampler for result in later} - {NO_SAMPLER}:
-        say(f"† p < {SIGNIFICANT:g} against the same strategy with a {RANDOM} memory {test}.")
+        say(f"†+ higher, †- lower than the same strategy with a {RANDOM} memory, p < {SIGNIFICANT:g} {test}.")
     say("CCC: concordance, 1 at best. UAR: mean recall of low, middle and high, each a third of the scale.")
 
 
@@ -79,7 +80,7 @@ def _lines(part: Sequence[Result], corpora: Sequence[str]) -> Iterable[list[str]
 
 
 def _cell(values: Values, stage: int, variant: tuple[str, str], corpus: str, samplers: bool) -> str:
-    marks = 2 if samplers else 1  # room for them, so that the figures stand below each other
+    marks = 4 if samplers else 2  # room for them, so that the figures stand below each other
     ours = values.get((stage, variant, corpus), {})
     if not ours:
         return "-" + " " * marks  # every run diverged
@@ -89,7 +90,9 @@ def _cell(values: Values, stage: int, variant: tuple[str, str], corpus: str, sam
     strategy, sampler = variant
     marked = {
         "*": differs(ours, values.get((stage, (BASELINE, NO_SAMPLER), corpus), {})),
-        "†": sampler != NO_SAMPLER and differs(ours, values.get((stage, (strategy, RANDOM), corpus), {})),
+        "†": differs(ours, values.get((stage, (strategy, RANDOM), corpus), {}))
+        if sampler != NO_SAMPLER
+        else 0,
     }
-    shown = "".join(mark for mark, does in marked.items() if does)
+    shown = "".join(f"{mark}{'+' if sign > 0 else '-'}" for mark, sign in marked.items() if sign)
     return f"{mean:.3f} ± {np.std(list(ours.values()), ddof=1):.3f}{shown:{marks}}"

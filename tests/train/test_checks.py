@@ -1,0 +1,295 @@
+"""No result that means nothing is silent, and no option that does nothing."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import pytest
+import torch
+from filelock import FileLock
+
+from ser_memory.common.cache import FeatureCache
+from ser_memory.common.cache_cli import describe
+from ser_memory.common.conventions import DIMENSIONS
+from ser_memory.common.errors import SerError
+from ser_memory.train.checks import after_training, before_training
+from ser_memory.train.engines import processes
+from ser_memory.train.engines.contract import WorkerKilledError
+from ser_memory.train.results import Result
+from ser_memory.train.settings import Experiment, Settings, StrategySettings, TrainingSettings
+from ser_memory.train.store import Record, Store
+from tests.train.test_cli import caches, quick, refused, rows, run
+from tests.train.worlds import STAGES, corpora, write_caches
+
+assert caches  # the fixture
+
+
+def experiment(**strategies: Any) -> Experiment:
+    chosen = StrategySettings(**strategies)
+    return Experiment(chosen.variants, STAGES, chosen.chosen_seeds, TrainingSettings())
+
+
+@pytest.fixture
+def flat(tmp_path: Path) -> Path:
+    """A world whose labels are the same in some splits."""
+    write_caches(tmp_path, {"train": 30, "validation": 10, "test": 12, "test2": 1})
+    for name, split, dimensions in (
+        ("msp-podcast", "train", DIMENSIONS),
+        ("msp-improv", "validation", DIMENSIONS),
+        ("iemocap", "validation", ["valence"]),
+    ):
+        with h5py.File(tmp_path / f"{name}.h5", "r+") as file:
+            for dimension in dimensions:
+                values = file[dimension][:]
+                values[file["split"].asstr()[:] == split] = 3
+                file[dimension][...] = values
+    return tmp_path
+
+
+def test_splits_whose_ccc_cannot_move_are_told_before_training(
+    flat: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    result = run("--cache", flat, "--seed", 0, "--strategy", "finetune", "--output", tmp_path / "r")
+    assert result.exit_code == 0, result.output
+    told = [line for line in result.stderr.splitlines() if " split of " in line]
+    both = "the same activation and valence in all of its"
+    one = "has only 1 utterance. CCC of activation and valence is always 0 there."
+    assert told == [
+        f"The train split of msp-podcast has {both} 30 utterances. CCC of them is always 0 there, so a model learns "
+        "nothing about them.",
+        f"The test2 split of msp-podcast {one}",
+        f"The validation split of msp-improv has {both} 10 utterances. CCC of them is always 0 there, so the first epoch "
+        "is kept.",
+        f"The test2 split of msp-improv {one}",
+        "The validation split of iemocap has the same valence in all of its 10 utterances. CCC of it is always 0 there, "
+        "so early stopping goes by activation alone.",
+        f"The test2 split of iemocap {one}",
+    ]
+    describe(FeatureCache(flat / "msp-improv.h5"))
+    assert told[2] in capsys.readouterr().out
+
+
+def test_a_model_that_predicts_one_value_is_told(tmp_path: Path) -> None:
+    """Embeddings without content: nothing can be learned from them."""
+    write_caches(tmp_path)
+    for name in STAGES:
+        with h5py.File(tmp_path / f"{name}.h5", "r+") as file:
+            for column in ("acoustic", "text"):
+                file[column][...] = 1.0
+    result = run("--cache", tmp_path, "--seed", 0, "--strategy", "finetune", "--output", tmp_path / "r")
+    assert result.exit_code == 0, result.output
+    assert "CCC is 0 because the model predicts one value for the whole split, in 36 cases (" in result.stderr
+    assert " split of " not in result.stderr
+
+
+def test_samplers_and_memories_that_cannot_do_their_work() -> None:
+    made = corpora()
+    assert before_training(experiment(sampler=("speaker", "emotion"), memory_size=20), made) == []
+    for corpus, known in zip(made[:2], (1, 0), strict=True):
+        corpus.splits["train"].speakers[:] = known - 1
+        corpus.splits["train"].targets[:, 0] = 0.9
+    made[1].splits["train"].targets[:, 1] = 0.9
+    made[1].splits["train"].targets[:3] = 0.8  # not flat, but in one cell
+    told = before_training(experiment(sampler=("speaker", "emotion"), memory_size=2, seeds=1), made)
+    assert told == [
+        "The train split of msp-podcast has the same activation in all of its 60 utterances. CCC of it is always 0 "
+        "there, so a model learns nothing about it.",
+        "The training split of msp-podcast has 1 known speaker: the sampler speaker cannot spread its memory over "
+        "speakers.",
+        "The memory of msp-podcast has the same activation in all of its utterances (speaker, 2 utterances, seed 0; "
+        "emotion, 2 utterances, seed 0): its CCC of activation is always 0, so it keeps nothing of it. Choose a larger "
+        "--memory-size or another --sampler.",
+        "The training split of msp-improv has no known speakers: the sampler speaker cannot spread its memory over "
+        "speakers.",
+        "The training split of msp-improv is in one cell of activation and valence: the sampler emotion cannot spread "
+        "its memory over emotions.",
+        "The memory of msp-improv has the same activation and valence in all of its utterances (speaker, 2 utterances, "
+        "seed 0; emotion, 2 utterances, seed 0): its CCC of activation and valence is always 0, so it keeps nothing of "
+        "it. Choose a larger --memory-size or another --sampler.",
+    ]
+
+
+def test_a_learned_ccc_of_0_is_told() -> None:
+    made = corpora()
+    made[0].splits["test"].targets[:, 0] = 0.5  # which was told before
+    figures = [
+        Result("gem", "random", 9, 3, 2, "P+M", corpus, "test", "activation", metric, value, 25)
+        for corpus, metric, value in (
+            ("msp-podcast", "ccc", 0.0), ("msp-improv", "ccc", 0.0), ("msp-improv", "uar", 0.0), ("iemocap", "ccc", 0.1),
+        )
+    ]  # fmt: skip
+    (told,) = after_training(figures, made)
+    assert told.startswith(
+        "CCC is 0 because the model predicts one value for the whole split, in 1 cases (activation of msp-improv test at "
+        "stage P+M, gem, seed 3): these models have learned nothing there. Try another --learning-rate"
+    )
+    assert after_training(figures[-1:], made) == []
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({"strategy": "finetune", "memory_size": 5, "sampler": ["speaker"]},
+         ["--sampler, --memory-size have no effect: this run trains finetune, which keeps no memory."]),
+        ({"strategy": ["ewc", "gem:speaker"], "sampler": "emotion", "memory_size": 5},
+         ["--sampler has no effect: every strategy with a memory names its own sampler."]),
+        ({"strategy": "ewc", "gem_margin": 0.5, "ewc_strength": 2.0},
+         ["--gem-margin has no effect: only gem, a-gem has it, and this run trains ewc."]),
+        ({"strategy": "gem", "stages": "iemocap", "memory_size": 5},
+         ["--memory-size, --strategy have no effect: with one stage there is nothing before it to be remembered."]),
+        ({"strategy": "a-gem", "gem_margin": 0.5, "memory_size": 5, "sampler": "emotion"}, []),
+        ({"strategy": "finetune", "stages": "iemocap"}, []),
+        ({}, []),
+    ],
+)  # fmt: skip
+def test_options_without_effect_are_named(options: dict[str, Any], told: list[str]) -> None:
+    assert Settings.take(options).without_effect == told
+
+
+def test_options_without_effect_are_told_where_they_were_asked_for(caches: Path, tmp_path: Path) -> None:
+    (tmp_path / "mine.toml").write_text("lwf-strength = 2.0")
+    result = run(
+        "--cache", caches, "--experiment", tmp_path / "mine.toml", "--strategy", "finetune", "--dry-run"
+    )
+    assert "--lwf-strength has no effect: only lwf has it, and this run trains finetune." in result.stderr
+    assert "--gem-margin" not in result.stderr
+    assert (
+        "--memory-size has no effect" not in run("--cache", caches, "--strategy", "gem", "--dry-run").stderr
+    )
+
+
+def test_stages_may_be_given_one_by_one(caches: Path, tmp_path: Path) -> None:
+    command = ["--cache", caches, "--stages", "msp-podcast", "--stages", "iemocap", "--strategy", "finetune"]
+    assert run(*command, "--seed", 0, "--output", tmp_path / "r").exit_code == 0
+    assert {row["stage_name"] for row in rows(tmp_path / "r")} == {"P", "P+I"}
+    assert "--epochs is given 2 times" in refused(run("--epochs", 3, "--epochs", 4), 2)
+
+
+class TestInterrupted:
+    """A run without --output, stopped and started again."""
+
+    @pytest.fixture
+    def here(self, caches: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+        monkeypatch.chdir(tmp_path)
+        return caches
+
+    def folders(self) -> list[Path]:
+        return sorted(Path("runs").iterdir())
+
+    def test_it_goes_on_in_its_folder(self, here: Path, tmp_path: Path) -> None:
+        options = ["--cache", here, "--seed", 0, "--strategy", "finetune"]
+        long = [*options, "--trained", tmp_path / "t", "--epochs", 3000, "--patience", 3000]
+        command = [sys.executable, "-m", "ser_memory.train.cli", *quick(*long)]
+        with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+            deadline = time.monotonic() + 100
+            while not list(tmp_path.glob("runs/*/config.json")) and time.monotonic() < deadline:
+                time.sleep(0.02)
+            process.send_signal(signal.SIGINT)
+            _, errors = process.communicate(timeout=100)
+        (folder,) = self.folders()
+        assert f"To continue, run the same command with --output {folder}." in errors
+        assert ("what was trained is kept" in errors) == bool(list((tmp_path / "t").glob("*.paused")))
+        assert json.loads((folder / "config.json").read_text())["complete"] is False
+        # Another experiment has nothing to do with it.
+        other = run(*options)
+        assert "Continuing" not in other.stderr
+        assert len(self.folders()) == 2
+        # It is under way in another process.
+        with FileLock(folder / ".lock"):
+            process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+            while len(self.folders()) < 3 and time.monotonic() < deadline:
+                time.sleep(0.02)
+            process.kill()
+            process.communicate()
+        assert len(self.folders()) == 3
+        shutil.rmtree(self.folders()[-1])
+
+    def test_it_is_found_again(self, here: Path) -> None:
+        options = ["--cache", here, "--seed", 0, "--strategy", "finetune"]
+        assert run(*options).exit_code == 0
+        (folder,) = self.folders()
+        whole = (folder / "results.csv").read_bytes()
+        config = folder / "config.json"
+        config.write_text(config.read_text().replace('"complete": true', '"complete": false'))
+        (folder / "results.csv").write_text("")
+        result = run(*options)
+        assert (
+            f"Continuing in {folder}, since a run of this experiment was interrupted there." in result.stderr
+        )
+        assert f"All figures: {folder}/results.csv" in result.output
+        assert (folder / "results.csv").read_bytes() == whole
+        assert json.loads(config.read_text())["complete"] is True
+        assert self.folders() == [folder]
+
+
+def test_nothing_is_kept_when_nothing_was_trained(
+    caches: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(*_: object) -> None:
+        raise WorkerKilledError("A worker process was killed, perhaps because memory ran out.")
+
+    monkeypatch.setattr(processes.Processes, "run", killed)
+    command = [
+        "--cache",
+        caches,
+        "--seed",
+        0,
+        "--jobs",
+        2,
+        "--strategy",
+        "finetune",
+        "--output",
+        tmp_path / "r",
+    ]
+    message = refused(run(*command), 1)
+    assert message == (
+        "A worker process was killed, perhaps because memory ran out. No epoch was finished, so nothing is kept: run the "
+        f"same command with --output {tmp_path / 'r'} and fewer --jobs."
+    )
+
+
+def test_a_file_that_cannot_be_opened_is_not_damaged(caches: Path, tmp_path: Path) -> None:
+    command = ["--cache", caches, "--seed", 0, "--strategy", "finetune", "--output", tmp_path / "r"]
+    assert run(*command, trained=tmp_path / "t").exit_code == 0
+    kept = next(iter((tmp_path / "t").glob("*.figures")))
+    content = kept.read_bytes()
+    kept.unlink()
+    kept.mkdir()
+    says = f"The finished stage {kept} cannot be read (Is a directory): solve that, or give another folder"
+    assert says in refused(run(*command, trained=tmp_path / "t"), 1)
+    kept.rmdir()
+    kept.write_bytes(content[:-5])
+    assert f"{kept} is damaged and will be made again." in run(*command, trained=tmp_path / "t").stderr
+    (tmp_path / "r/config.json").unlink()
+    (tmp_path / "r/config.json").mkdir()
+    says = (
+        f"{tmp_path / 'r/config.json'} cannot be read (Is a directory): solve that, or give another --output."
+    )
+    assert says in refused(run(*command, trained=tmp_path / "t"), 1)
+
+
+def test_a_stage_that_is_removed_while_it_is_used(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    store.save("key", torch.zeros(3), Record([0.5], []))
+    assert store.record("key") is not None
+    (tmp_path / "key.safetensors").unlink()
+    with pytest.raises(
+        SerError, match=r"key\.safetensors was removed or changed while it was used: run the same"
+    ):
+        store.parameters(["key"])
+
+
+def test_marks_tell_the_direction() -> None:
+    from ser_memory.train.report.significance import differs
+
+    low, high = dict(enumerate(np.linspace(0, 0.1, 5))), dict(enumerate(np.linspace(0.5, 0.7, 5)))
+    assert [differs(high, low), differs(low, high), differs(low, low)] == [1, -1, 0]

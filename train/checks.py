@@ -1,0 +1,122 @@
+"""What makes a result mean nothing: reported before training where it can be seen, and afterwards elsewhere."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from ser_memory.common.errors import listing
+from ser_memory.common.labels import to_bins
+from ser_memory.common.variation import flat_splits, same_in_all
+from ser_memory.train.corpora import Corpus
+from ser_memory.train.results import Result
+from ser_memory.train.settings import NO_SAMPLER, Experiment, Variant
+from ser_memory.train.trainer import remembered
+
+_BY_SPEAKER = ("speaker", "speaker-emotion")
+_BY_EMOTION = ("emotion", "speaker-emotion", "density")
+_SMALL = 32  # a larger memory has different labels, unless nearly all labels of its corpus are the same
+_NEARLY_ALL = 0.99
+_ZERO = 1e-6  # of a CCC: the predictions differ by rounding, if at all
+
+
+def before_training(experiment: Experiment, corpora: Sequence[Corpus]) -> list[str]:
+    """Sentences about splits, samplers and memories that cannot do what they are there for."""
+    found: list[str] = []
+    for corpus in corpora:
+        found += flat_splits(corpus.name, _labels(corpus), corpus.dimensions)
+    for number, corpus in enumerate(corpora[:-1], start=1):
+        found += _samplers(experiment, corpus)
+        found += _memories(experiment, corpus, number)
+    return found
+
+
+def after_training(results: Iterable[Result], corpora: Sequence[Corpus]) -> list[str]:
+    """A sentence about figures that are 0 because a model predicts one value for a whole split."""
+    flat = {
+        (corpus.name, split, dimension)
+        for corpus in corpora
+        for split, labels in _labels(corpus).items()
+        for dimension in same_in_all(labels, corpus.dimensions)
+    }
+    zero = {
+        f"{result.dimension} of {result.corpus} {result.split} at stage {result.stage_name}, "
+        f"{result.strategy if result.stage > 1 else 'all strategies'}, seed {result.seed}": None
+        for result in results
+        if result.metric == "ccc"
+        and abs(result.value) < _ZERO
+        and (result.corpus, result.split, result.dimension) not in flat
+    }
+    if not zero:
+        return []
+    return [
+        f"CCC is 0 because the model predicts one value for the whole split, in {len(zero)} cases "
+        f"({'; '.join(list(zero)[:3])}{'; ...' if len(zero) > 3 else ''}): "  # noqa: PLR2004
+        "these models have learned nothing there. Try another --learning-rate, more --epochs or another --loss."
+    ]
+
+
+def _labels(corpus: Corpus) -> dict[str, npt.NDArray[np.float32]]:
+    return {split: samples.targets.cpu().numpy() for split, samples in corpus.splits.items()}
+
+
+def _samplers(experiment: Experiment, corpus: Corpus) -> list[str]:
+    """Samplers that cannot choose as they are meant to."""
+    train = corpus.splits["train"]
+    chosen = {
+        variant.sampler: None
+        for variant in experiment.variants
+        if variant.sampler != NO_SAMPLER and variant.memory_size < len(train)
+    }
+    found = []
+    codes = train.speakers.cpu().numpy()
+    known = len(np.unique(codes[codes >= 0]))
+    by_speaker = [name for name in _BY_SPEAKER if name in chosen]
+    if by_speaker and known < 2:  # noqa: PLR2004
+        found.append(
+            f"The training split of {corpus.name} has {known or 'no'} known speaker{'' if known == 1 else 's'}: the "
+            f"sampler {listing(by_speaker)} cannot spread its memory over speakers."
+        )
+    by_emotion = [name for name in _BY_EMOTION if name in chosen]
+    if by_emotion and len(np.unique(to_bins(train.targets.cpu().numpy()), axis=0)) == 1:
+        found.append(
+            f"The training split of {corpus.name} is in one cell of {' and '.join(corpus.dimensions)}: the sampler "
+            f"{listing(by_emotion)} cannot spread its memory over emotions."
+        )
+    return found
+
+
+def _memories(experiment: Experiment, corpus: Corpus, number: int) -> list[str]:
+    """Memories from whose CCC nothing can be learned."""
+    if experiment.training.loss != "ccc":
+        return []
+    train = corpus.splits["train"]
+    targets = train.targets.cpu().numpy()
+    found: dict[str, list[str]] = {}
+    memories = dict.fromkeys(
+        Variant("", each.sampler, each.memory_size)
+        for each in experiment.variants
+        if each.sampler != NO_SAMPLER
+    )
+    for variant in memories:
+        if not _may_be_flat(targets, min(variant.memory_size, len(train))):
+            continue
+        for seed in experiment.seeds:
+            flat = same_in_all(targets[remembered(train, variant, seed, number)], corpus.dimensions)
+            if flat:
+                which = f"{variant.sampler}, {variant.memory_size} utterances, seed {seed}"
+                found.setdefault(" and ".join(flat), []).append(which)
+    return [
+        f"The memory of {corpus.name} has the same {names} in all of its utterances ({'; '.join(which[:3])}"
+        f"{'; ...' if len(which) > 3 else ''}): its CCC of {names} is always 0, so it keeps nothing of it. "  # noqa: PLR2004
+        "Choose a larger --memory-size or another --sampler."
+        for names, which in found.items()
+    ]
+
+
+def _may_be_flat(targets: npt.NDArray[np.float32], size: int) -> bool:
+    """Whether it is worth to choose a memory in order to look at its labels."""
+    most = max(np.unique(column, return_counts=True)[1].max() for column in targets.T)
+    return bool(most >= size and (size <= _SMALL or most > _NEARLY_ALL * len(targets)))
