@@ -94,7 +94,8 @@ def _in_chunks(layout: _Layout) -> Callable[[BinaryIO, int], Stated]:
 
     def look(file: BinaryIO, size: int) -> Stated:
         ds64: tuple[int, int] | None = None
-        for kind, where, length, content in _chunks(file, layout):
+        for kind, length_at, size_told, content in _chunks(file, layout):
+            where, length = length_at, size_told
             if kind == b"ds64":
                 file.seek(content + _DS64_DATA)
                 ds64 = content + _DS64_DATA, int.from_bytes(file.read(8), "little")
@@ -277,10 +278,8 @@ def _frame_at(data: bytes, place: int) -> _Frame | None:
     hertz, mpeg1 = _RATES[version][rate], version == _MPEG1
     bits_per_second = 1000 * _KILOBITS[mpeg1, layer][bits]
     samples = {1: 384, 2: 1152, 3: 1152 if mpeg1 else 576}[layer]
-    if layer == 1:
-        size = (12 * bits_per_second // hertz + padding) * 4
-    else:
-        size = samples // 8 * bits_per_second // hertz + padding
+    slots = samples // (32 if layer == 1 else 8) * bits_per_second // hertz + padding
+    size = slots * (4 if layer == 1 else 1)
     mono = header[3] >> 6 == 3  # noqa: PLR2004
     side = (17 if mono else 32) if mpeg1 else (9 if mono else 17)
     return _Frame(size if bits else 0, samples, side, (version, layer, hertz))
