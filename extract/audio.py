@@ -90,6 +90,17 @@ def load(path: Path) -> Waveform:
     return np.ascontiguousarray(mono, dtype=np.float32)
 
 
+def reason_against(path: Path | None) -> str | None:
+    """Why a recording cannot be used, or None."""
+    if path is None:
+        return "missing"
+    try:
+        load(path)
+    except UnusableAudioError as problem:
+        return problem.reason
+    return None
+
+
 def is_silent(waveform: Waveform) -> bool:
     """Whether no sample reaches a step of 16 bits, as after two channels of opposite phase are averaged."""
     return bool(np.abs(waveform).max(initial=0) <= _HALF_A_STEP)

@@ -143,7 +143,6 @@ def test_a_model_whose_rows_depend_on_batch_mates_gets_one_waveform_at_a_time(
     ("kind", "extractor", "settings", "says"),
     [
         ("Wav2Vec2Bert", "SeamlessM4T", {}, "does not take waveforms"),
-        ("AST", "AST", {}, "does not take waveforms"),
         ("Encodec", "Encodec", {}, "does not take waveforms"),
         (
             "Moonshine",
