@@ -3,7 +3,14 @@
 from __future__ import annotations
 
 import os
+import re
+import stat
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -11,9 +18,16 @@ import soundfile
 import soxr
 
 from ser_memory.common.conventions import SAMPLING_RATE
+from ser_memory.extract import containers
+from ser_memory.extract.containers import Stated
 
-_UNKNOWN_LENGTH = 0x7FFF_0000  # bytes: programs that do not know a WAV's length yet write this or more
-_TOLERATED = 0.1  # seconds that a WAV may lack: some programs count its header as sound
+_TOLERATED = 0.1  # seconds that a recording may lack: some programs count the header as sound
+_LONGEST_READ = 3600.0  # seconds that are read at once; a header with more may be wrong about it
+_HALF_A_STEP = 2.0**-16  # of 16 bits: opposite phases are rounded apart by so much
+_BLOCK = 1 << 20  # frames
+# Of the other formats of libsndfile, these refuse a file that is cut off, or say so in libsndfile's log.
+_TELLS = {"HTK", "SD2", "SDS", "MAT4", "WVE"}
+_LOG_OF_A_CUT = re.compile(r"truncated|should be")
 
 Waveform = npt.NDArray[np.float32]  # (samples,)
 
@@ -26,16 +40,30 @@ class UnusableAudioError(Exception):
         self.reason = reason
 
 
-def duration(path: Path) -> float:
-    """Seconds of audio according to the file's header, without decoding the file.
+@dataclass(frozen=True)
+class Header:
+    """What can be known of a recording before its sound is needed."""
 
-    Raises UnusableAudioError("missing" or "unreadable").
+    seconds: float
+    tells_length: bool  # if not, nobody can tell whether the file is cut off
+
+
+def duration(path: Path) -> float:
+    """Seconds of audio, as `header` finds them."""
+    return header(path).seconds
+
+
+def header(path: Path) -> Header:
+    """Look at a recording without decoding it, unless its header leaves the length out.
+
+    Raises UnusableAudioError("missing" or "unreadable"); a file that is cut off is unreadable.
     """
-    try:
-        header = soundfile.info(str(path))
-    except (soundfile.LibsndfileError, OSError, RuntimeError):
-        raise UnusableAudioError("unreadable" if path.exists() else "missing") from None
-    return float(header.frames / header.samplerate) if header.samplerate else 0.0
+    with _reading(path):
+        info, told = _look(path)
+        if not told.known and (info.frames > _LONGEST_READ * info.samplerate or told.mend is not None):
+            return Header(_decode(path, info, told).shape[0] / info.samplerate, False)
+        frames = info.frames if told.samples is None else told.samples
+        return Header(float(frames / info.samplerate) if info.samplerate else 0.0, told.known)
 
 
 def load(path: Path) -> Waveform:
@@ -47,12 +75,10 @@ def load(path: Path) -> Waveform:
     Raises UnusableAudioError: "missing", "unreadable" (the file cannot be decoded, is cut off, or is empty) or "not
     finite" (a sample is not, or the power of all samples).
     """
-    try:
-        samples, rate = soundfile.read(str(path), dtype="float32", always_2d=True)
-        cut_off = _is_cut_off(path)
-    except (soundfile.LibsndfileError, OSError, RuntimeError):
-        raise UnusableAudioError("unreadable" if path.exists() else "missing") from None
-    if cut_off or not samples.size:
+    with _reading(path):
+        info, told = _look(path)
+        samples, rate = _decode(path, info, told), info.samplerate
+    if not samples.size:
         raise UnusableAudioError("unreadable")
     mono = samples[:, 0] if samples.shape[1] == 1 else samples.mean(axis=1)
     if rate != SAMPLING_RATE:
@@ -64,6 +90,22 @@ def load(path: Path) -> Waveform:
     return np.ascontiguousarray(mono, dtype=np.float32)
 
 
+def reason_against(path: Path | None) -> str | None:
+    """Why a recording cannot be used, or None."""
+    if path is None:
+        return "missing"
+    try:
+        load(path)
+    except UnusableAudioError as problem:
+        return problem.reason
+    return None
+
+
+def is_silent(waveform: Waveform) -> bool:
+    """Whether no sample reaches a step of 16 bits, as after two channels of opposite phase are averaged."""
+    return bool(np.abs(waveform).max(initial=0) <= _HALF_A_STEP)
+
+
 def out_of_bounds(seconds: float, min_duration: float, max_duration: float) -> str | None:
     """The reason against a duration in seconds, or None."""
     if seconds < min_duration:
@@ -71,20 +113,92 @@ def out_of_bounds(seconds: float, min_duration: float, max_duration: float) -> s
     return "too long" if seconds > max_duration else None
 
 
-def _is_cut_off(path: Path) -> bool:
-    """Whether a WAV is shorter than its header says: libsndfile reads the rest of it without an error."""
-    with path.open("rb") as file:
-        if file.read(4) != b"RIFF":
-            return False
-        file.seek(12)  # after the length of the file and the word WAVE
-        bytes_per_second = 0
-        while len(header := file.read(8)) == 8:  # noqa: PLR2004
-            kind, length = header[:4], int.from_bytes(header[4:], "little")
-            start = file.tell()
-            if kind == b"fmt ":
-                bytes_per_second = int.from_bytes(file.read(12)[8:], "little")
-            if kind == b"data":
-                lacking = start + length - os.fstat(file.fileno()).st_size
-                return length < _UNKNOWN_LENGTH and lacking > _TOLERATED * bytes_per_second
-            file.seek(start + length + length % 2)
-    return False
+@contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    """Turn every error of the block, which reads the file, into an UnusableAudioError."""
+    try:
+        # A pipe would wait for a writer for ever, and a folder can have the name of a recording.
+        if not stat.S_ISREG(os.stat(path).st_mode):  # noqa: PTH116  a dangling link raises here
+            raise UnusableAudioError("unreadable")
+        yield
+    except (FileNotFoundError, NotADirectoryError):
+        raise UnusableAudioError("missing") from None
+    except (soundfile.LibsndfileError, OSError, RuntimeError, ValueError, OverflowError):
+        raise UnusableAudioError("unreadable" if _exists(path) else "missing") from None
+
+
+def _exists(path: Path) -> bool:
+    try:
+        return path.exists()
+    except OSError:  # no permission to look
+        return True
+
+
+def _look(path: Path) -> tuple[Any, Stated]:
+    """libsndfile's view of the file, and the container's own. Raises UnusableAudioError if the file is cut off."""
+    told = containers.stated(path)
+    if told is not None and told.ends_early:
+        raise UnusableAudioError("unreadable")
+    if told is not None and told.mend is not None:
+        info = soundfile.info(containers.mended(path, told.mend))
+    else:
+        info = soundfile.info(str(path), verbose=told is None)
+    if told is None:
+        told = Stated(known=info.format in _TELLS)
+        if _LOG_OF_A_CUT.search(info.extra_info):
+            raise UnusableAudioError("unreadable")
+    if told.lacking and told.present and info.samplerate:
+        seconds = info.frames / info.samplerate * told.lacking / told.present
+        if seconds > _TOLERATED:
+            raise UnusableAudioError("unreadable")
+    return info, told
+
+
+def _decode(path: Path, info: Any, told: Stated) -> npt.NDArray[np.float32]:
+    """(samples, channels) to the end of the file. Raises UnusableAudioError if there are fewer than it promises."""
+    if told.samples is not None and abs(told.samples - info.frames) > _TOLERATED * info.samplerate:
+        return _decode_stream(path)  # libsndfile guesses the length of MPEG audio, and reads no further
+    source = str(path) if told.mend is None else containers.mended(path, told.mend)
+    if info.frames <= _LONGEST_READ * info.samplerate:
+        samples, _ = soundfile.read(source, dtype="float32", always_2d=True)
+    else:
+        with _Unseekable(source) as file:
+            samples = _blocks(file)
+    if told.known and len(samples) < info.frames - _TOLERATED * info.samplerate:
+        raise UnusableAudioError("unreadable")
+    return samples
+
+
+class _Unseekable(soundfile.SoundFile):  # type: ignore[misc]  # soundfile has no types
+    """soundfile seeks after each read, which fails in a file whose length is not known."""
+
+    def seekable(self) -> bool:
+        return False
+
+
+def _blocks(file: Any) -> npt.NDArray[np.float32]:
+    blocks = [file.read(_BLOCK, dtype="float32", always_2d=True)]
+    while len(blocks[-1]) == _BLOCK:
+        blocks.append(file.read(_BLOCK, dtype="float32", always_2d=True))
+    return np.concatenate(blocks)
+
+
+def _decode_stream(path: Path) -> npt.NDArray[np.float32]:
+    """Decode a file through a pipe, where libsndfile cannot guess its length."""
+    reading, writing = os.pipe()
+
+    def feed() -> None:
+        try:
+            with path.open("rb") as source, os.fdopen(writing, "wb") as pipe:
+                pipe.write(source.read())
+        except OSError:  # the decoder has stopped reading
+            pass
+
+    feeder = threading.Thread(target=feed, daemon=True)
+    feeder.start()
+    try:
+        with soundfile.SoundFile(reading, closefd=False) as file:
+            return _blocks(file)
+    finally:
+        os.close(reading)
+        feeder.join()

@@ -73,6 +73,7 @@ class Batch:
     acoustic: Tensor  # (n, W) or (n, L, W) float32
     text: Tensor  # (n, E) float32
     refused: dict[int, str] = field(default_factory=dict)  # place -> one of `common.cache.REASONS`
+    silent: list[int] = field(default_factory=list)  # those of the places whose recording has no sound
 
     def __len__(self) -> int:
         """The number of items, with a row or without."""
@@ -88,6 +89,7 @@ class Rows:
     acoustic: npt.NDArray[np.float32]  # (n, W) or (n, L, W); (0, 0) if there are none
     text: npt.NDArray[np.float32]  # (n, E); (0, 0) if there are none
     refused: dict[int, str]  # place -> reason, of items without a row
+    silent: tuple[int, ...] = ()  # places whose recording has no sound
 
 
 def encode(
@@ -120,6 +122,7 @@ def gather(items: Sequence[Item], batches: Sequence[Batch], encoders: EncoderPai
         _on_cpu([batch.acoustic for batch in filled]),
         _on_cpu([batch.text for batch in filled]),
         {place: reason for batch in batches for place, reason in batch.refused.items()},
+        tuple(place for batch in filled for place in batch.silent),
     )
     if places:
         _refuse_not_finite(items, rows, encoders)
@@ -143,7 +146,9 @@ def _encode_batch(
         if not _is_out_of_memory(error):
             raise
     else:
-        yield Batch(places, [len(wave) / SAMPLING_RATE for wave in waves], acoustic, text)
+        seconds = [len(wave) / SAMPLING_RATE for wave in waves]
+        silent = [place for place, wave in zip(places, waves, strict=True) if audio.is_silent(wave)]
+        yield Batch(places, seconds, acoustic, text, silent=silent)
         return
     if encoders.acoustic.device.type == "cuda":
         torch.cuda.empty_cache()

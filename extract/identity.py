@@ -5,9 +5,12 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+import stat
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+
+import numpy as np
 
 from ser_memory.common import __version__
 from ser_memory.common.cache import CacheInfo, FeatureCache
@@ -18,17 +21,56 @@ from ser_memory.extract.corpora import Utterance
 from ser_memory.extract.settings import Extraction
 
 _BLOCK = 4096  # bytes
+_UNREADABLE = b"unreadable"  # in place of the digest of a recording that cannot be opened
+_COMPARED = ("split", "speaker", "gender", "transcript", "activation", "valence", "dominance")
 # Not in the fingerprint: names (revisions are), and what is a result of the extraction.
 _ASIDE = {"acoustic_encoder", "text_encoder", "transcriber", "created_by", "fingerprint", "dropped"}
 
 
+class Glimpses:
+    """What is known of the content of each recording, from one look at it before it is used.
+
+    A file that is replaced afterwards would give a row of another content than the fingerprint says.
+    """
+
+    def __init__(self, turns: Iterable[Utterance]) -> None:
+        self._seen = {turn.audio: _look(turn.audio) for turn in turns if turn.audio is not None}
+
+    def digest(self, path: Path) -> bytes:
+        """For the fingerprint; of a recording that does not exist, none, as if the release did not have it."""
+        return self._seen[path].digest
+
+    def refuse_changed(self, paths: Iterable[Path]) -> None:
+        """Raise SerError if one of these recordings is not what it was. One that vanished costs only its row."""
+        changed = [path for path in paths if self._is_changed(path)]
+        if changed:
+            raise SerError(
+                f"{len(changed)} recordings were changed while they were read ({listing(changed, most=3)}): run the "
+                "same command again when nothing else writes to the release."
+            )
+
+    def _is_changed(self, path: Path) -> bool:
+        seen = self._seen[path]
+        try:
+            if seen.state == _state(os.stat(path)):  # noqa: PTH116  as `_look` has it
+                return False
+        except OSError:
+            return False
+        return _look(path).digest != seen.digest
+
+
 def describe(
-    extraction: Extraction, turns: Sequence[Utterance], encoders: Mapping[str, str], limit: int | None
+    extraction: Extraction,
+    turns: Sequence[Utterance],
+    encoders: Mapping[str, str],
+    limit: int | None,
+    glimpses: Glimpses,
+    vanished: Collection[Path] = (),
 ) -> CacheInfo:
     """The attributes of the cache to be made, nothing dropped yet.
 
     `turns` are all utterances of the release with their transcripts, `encoders` the attributes that the encoders
-    determine, and `limit` the most utterances of a trial.
+    determine, `limit` the most utterances of a trial, and `vanished` recordings that exist no more.
     """
     manifest, settings = extraction.manifest, extraction.settings
     info = CacheInfo(
@@ -46,10 +88,12 @@ def describe(
         limit=limit or 0,
         dropped={},
     )
-    return replace(info, fingerprint=fingerprint(info, turns))
+    return replace(info, fingerprint=_fingerprint(info, turns, glimpses, vanished))
 
 
-def fingerprint(info: CacheInfo, turns: Sequence[Utterance]) -> str:
+def _fingerprint(
+    info: CacheInfo, turns: Sequence[Utterance], glimpses: Glimpses, vanished: Collection[Path]
+) -> str:
     """SHA-256 of everything that determines a cache's content, as 64 hexadecimal digits.
 
     Names and folders do not count, revisions do: the same release and models in another folder give the same
@@ -58,18 +102,19 @@ def fingerprint(info: CacheInfo, turns: Sequence[Utterance]) -> str:
     facts = {key: value for key, value in vars(info).items() if key not in _ASIDE}
     digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode())
     for turn in turns:
-        values = [value for name, value in vars(turn).items() if name != "audio"]
+        values = [value for name, value in vars(turn).items() if name not in ("audio", "listed")]
         digest.update(json.dumps(values).encode())
-        if turn.audio is not None:
-            digest.update(_digest_of_blocks(turn.audio))
+        if turn.audio is not None and turn.audio not in vanished:
+            digest.update(glimpses.digest(turn.audio))
     return digest.hexdigest()
 
 
-def is_made(target: Path, info: CacheInfo) -> bool:
-    """Whether the cache exists and has this content. Raises SerError if it has another."""
+def is_made(target: Path, info: CacheInfo, turns: Sequence[Utterance]) -> bool:
+    """Whether the cache exists and has this content. Raises SerError, which says what differs, if it has another."""
     if not target.exists():
         return False
-    found = FeatureCache(target).info
+    cache = FeatureCache(target)
+    found = cache.info
     if found.fingerprint == info.fingerprint:
         notice(f"{target} already has this content; nothing to do (--overwrite extracts it again).")
         return True
@@ -77,21 +122,78 @@ def is_made(target: Path, info: CacheInfo) -> bool:
     differing = [
         name for name, value in vars(info).items() if name not in aside and getattr(found, name) != value
     ]
+    differing += _differing_columns(cache, turns) or (
+        [] if differing else _differing_utterances(cache, turns)
+    )
     raise SerError(
         f"{target} exists and was made from other settings or files (it differs in "
-        f"{listing(differing) if differing else 'the release'}): add --overwrite, or give another --cache."
+        f"{listing(differing)}): add --overwrite, or give another --cache."
     )
 
 
-def _digest_of_blocks(path: Path) -> bytes:
+def _differing_columns(cache: FeatureCache, turns: Sequence[Utterance]) -> list[str]:
+    """`the split of 12 utterances`, for each column in which the cache and the release differ."""
+    now = {turn.id: turn for turn in turns}
+    ids = [str(name) for name in cache.read("id")]
+    differing = []
+    for column in _COMPARED:
+        values = cache.read(column)
+        count = sum(
+            _as_stored(getattr(now[name], column)) != _as_stored(value)
+            for name, value in zip(ids, values, strict=True)
+            if name in now
+        )
+        if count:
+            differing.append(f"the {column} of {count} utterances")
+    return differing
+
+
+def _as_stored(value: object) -> str:
+    """A value as text, in which NaN equals NaN, and a number is as exact as the cache."""
+    return str(np.float32(value)) if isinstance(value, float | np.floating) else str(value or "")
+
+
+def _differing_utterances(cache: FeatureCache, turns: Sequence[Utterance]) -> list[str]:
+    known = {str(name) for name in cache.read("id")}.union(*cache.info.dropped.values())
+    now = {turn.id for turn in turns}
+    added = [turn.id for turn in turns if turn.listed and turn.id not in known]
+    gone = sorted(known - now)
+    differing = [
+        f"{len(names)} utterances that the {owner} does not have ({listing(names, most=3)})"
+        for names, owner in ((added, "cache"), (gone, "release"))
+        if names
+    ]
+    return differing or ["the release's recordings"]
+
+
+@dataclass(frozen=True)
+class _Glimpse:
+    digest: bytes
+    state: tuple[int, ...]  # (), if the recording cannot be read
+
+
+def _state(status: os.stat_result) -> tuple[int, ...]:
+    return status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino
+
+
+def _look(path: Path) -> _Glimpse:
     """SHA-256 of a recording's size and of blocks of its start, middle and end.
 
     Enough to notice that a corpus was processed in place, and much faster than reading 150,000 files whole.
     """
-    with path.open("rb") as file:
-        size = file.seek(0, os.SEEK_END)
-        blocks = [str(size).encode()]
-        for start in (0, size // 2, max(0, size - _BLOCK)):
-            file.seek(start)
-            blocks.append(file.read(_BLOCK))
-    return hashlib.sha256(b"".join(blocks)).digest()
+    try:
+        status = os.stat(path)  # noqa: PTH116  of a link's target; a dangling link raises
+        if not stat.S_ISREG(status.st_mode):
+            return _Glimpse(_UNREADABLE, ())
+        with path.open("rb") as file:
+            status = os.fstat(file.fileno())
+            size = file.seek(0, os.SEEK_END)
+            blocks = [str(size).encode()]
+            for start in (0, size // 2, max(0, size - _BLOCK)):
+                file.seek(start)
+                blocks.append(file.read(_BLOCK))
+    except (FileNotFoundError, NotADirectoryError):
+        return _Glimpse(b"", ())
+    except OSError:
+        return _Glimpse(_UNREADABLE, ())
+    return _Glimpse(hashlib.sha256(b"".join(blocks)).digest(), _state(status))

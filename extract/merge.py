@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,24 +18,35 @@ _COLUMNS = ("id", "speaker", "gender", "split", "activation", "valence", "domina
 
 
 def merge(
-    target: Path, info: CacheInfo, utterances: Sequence[Utterance], screened: Screening, parts: Parts
-) -> None:
+    target: Path,
+    identify: Callable[[Collection[Path]], CacheInfo],
+    utterances: Sequence[Utterance],
+    screened: Screening,
+    parts: Parts,
+) -> list[str]:
     """Write the cache `target`, one row for each utterance that has one in the parts.
 
-    `utterances` are in the order of the places in the parts. What has no row is added to `screened.dropped`. Memory
-    does not grow with the embeddings. Raises SerError if no utterance has a row, or the disk is full.
+    `utterances` are in the order of the places in the parts. What has no row is added to `screened.dropped`.
+    `identify` gives the attributes, without the recordings that vanished. Memory does not grow with the embeddings.
+    Returns the ids of silent recordings. Raises SerError if no utterance has a row, or the disk is full.
     """
+    vanished: set[Path] = set()
+    silent: list[int] = []
     durations = np.full(len(utterances), np.nan, np.float32)
     widths: dict[str, tuple[int, ...]] = {}
     for rows in parts.read_all():
         durations[rows.places] = rows.durations
+        silent += rows.silent
         for place, reason in rows.refused.items():
-            screened.dropped[reason].append(utterances[place].id)
+            utterance = utterances[place]
+            screened.dropped[reason].append(utterance.id)
+            if reason == "missing" and utterance.audio is not None:
+                vanished.add(utterance.audio)
         if len(rows.places):
             widths = {"acoustic": rows.acoustic.shape[1:], "text": rows.text.shape[1:]}
     kept = np.flatnonzero(~np.isnan(durations))
     if not len(kept):
-        raise SerError(f"No utterance can be used: {summary(screened.dropped)}.")
+        raise SerError(f"No utterance can be used: {summary(screened)}.")
     row_of = np.full(len(utterances), -1, np.int64)
     row_of[kept] = np.arange(len(kept))
     written = [utterances[place] for place in kept.tolist()]
@@ -46,7 +57,10 @@ def merge(
 
     write_cache(
         target,
-        replace(info, dropped={reason: sorted(ids) for reason, ids in screened.dropped.items() if ids}),
+        replace(
+            identify(vanished),
+            dropped={reason: sorted(ids) for reason, ids in screened.dropped.items() if ids},
+        ),
         {
             **{name: [getattr(utterance, name) for utterance in written] for name in _COLUMNS},
             "transcript": [utterance.transcript or "" for utterance in written],
@@ -55,3 +69,4 @@ def merge(
             "text": pieces("text"),
         },
     )
+    return [utterances[place].id for place in sorted(silent)]

@@ -80,8 +80,9 @@ class Parts:
             "text": np.ascontiguousarray(rows.text),
         }
         refused = json.dumps({str(place): reason for place, reason in sorted(rows.refused.items())})
+        metadata = {"refused": refused, "silent": json.dumps(sorted(rows.silent))}
         try:
-            write_whole(self._path(part), save(tensors, metadata={"refused": refused}))
+            write_whole(self._path(part), save(tensors, metadata=metadata))
         except OSError as error:
             row = (rows.acoustic.nbytes + rows.text.nbytes) / max(1, len(rows.places))
             needed = row * sum(len(each.places) for each in self.plan) / 1e6
@@ -94,9 +95,12 @@ class Parts:
     def read(self, part: Part) -> Rows:
         """A finished part; its places are those in the reader's order."""
         with safe_open(self._path(part), framework="numpy") as file:
-            refused = json.loads(file.metadata()["refused"])
+            metadata = file.metadata()
+            refused, silent = json.loads(metadata["refused"]), json.loads(metadata.get("silent", "[]"))
             arrays = {name: file.get_tensor(name) for name in ("places", "durations", "acoustic", "text")}
-        return Rows(**arrays, refused={int(place): reason for place, reason in refused.items()})
+        return Rows(
+            **arrays, refused={int(place): reason for place, reason in refused.items()}, silent=tuple(silent)
+        )
 
     def read_all(self) -> Iterator[Rows]:
         """All parts in the order of the plan, one at a time in memory."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from ser_memory.common.cache import REASONS
@@ -18,6 +19,8 @@ from ser_memory.extract.corpora import Utterance
 _MOST = 0.5
 _NEEDED = ("train", "validation")  # splits without which nothing can be trained
 
+_NO_HEADER = audio.Header(0.0, True)
+
 Chosen = list[tuple[Utterance, float]]  # in the reader's order, with the seconds of the recording's header
 
 
@@ -27,6 +30,8 @@ class Screening:
 
     kept: Chosen = field(default_factory=list)
     dropped: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
+    unlisted: int = 0  # recordings of which the user's table has no row: only their number is of use
+    unsure: set[str] = field(default_factory=set)  # ids of `kept` that may be cut off, which nobody can tell
 
 
 def screen(
@@ -43,11 +48,17 @@ def screen(
     """
     result = Screening()
     for utterance in utterances:
-        seconds, reason = _look(utterance, min_duration, max_duration)
+        if not utterance.listed:
+            result.unlisted += 1
+            advance(1)
+            continue
+        header, reason = _look(utterance, min_duration, max_duration)
         if reason is None and utterance.transcript is None and not heard_later:
             reason = "no transcript"
         if reason is None:
-            result.kept.append((utterance, seconds))
+            result.kept.append((utterance, header.seconds))
+            if not header.tells_length:
+                result.unsure.add(utterance.id)
         else:
             result.dropped[reason].append(utterance.id)
         advance(1)
@@ -68,14 +79,38 @@ def spread(kept: Chosen, limit: int | None) -> Chosen:
     return [kept[i * len(kept) // limit] for i in range(limit)]
 
 
-def summary(dropped: dict[str, list[str]]) -> str:
+def summary(screened: Screening) -> str:
     """`12 too short (such as x), 3 missing (such as y)`, in the order of REASONS."""
+    dropped = screened.dropped
     counts = [
         f"{len(dropped[reason])} {reason} (such as {dropped[reason][0]})"
         for reason in REASONS
         if dropped.get(reason)
     ]
+    if screened.unlisted:
+        counts.append(f"{screened.unlisted} not in the table")
     return ", ".join(counts) or "the release lists none"
+
+
+def report_doubts(screened: Screening, chosen: Chosen, silent: Sequence[str] = ()) -> None:
+    """Report what the reasons do not say: recordings outside the table, of unknown length, and without any sound."""
+    if screened.unlisted:
+        notice(f"{_recordings(screened.unlisted)} not in the table, and not used.")
+    unsure = [utterance.id for utterance, _ in chosen if utterance.id in screened.unsure]
+    if unsure:
+        notice(
+            f"{_recordings(len(unsure))} of a length that the file does not say ({listing(unsure, most=3)}): read to "
+            "the end, and whether something was cut off cannot be told."
+        )
+    if silent:
+        notice(
+            f"{_recordings(len(silent))} digitally silent after mixing down to mono ({listing(silent, most=3)}): such "
+            "a row says nothing about a voice."
+        )
+
+
+def _recordings(count: int) -> str:
+    return f"{count} recording is" if count == 1 else f"{count} recordings are"
 
 
 def report_splits(manifest: Manifest, chosen: Chosen, trial: bool = False) -> None:
@@ -120,13 +155,13 @@ def report_splits(manifest: Manifest, chosen: Chosen, trial: bool = False) -> No
         notice(f"{unknown} utterances of unknown speakers fall into {others}, as all other speakers.")
 
 
-def _look(utterance: Utterance, min_duration: float, max_duration: float) -> tuple[float, str | None]:
+def _look(utterance: Utterance, min_duration: float, max_duration: float) -> tuple[audio.Header, str | None]:
     if utterance.audio is None:
-        return 0.0, "missing"
+        return _NO_HEADER, "missing"
     if math.isnan(utterance.activation) or math.isnan(utterance.valence):
-        return 0.0, "no label"
+        return _NO_HEADER, "no label"
     try:
-        seconds = audio.duration(utterance.audio)
+        header = audio.header(utterance.audio)
     except audio.UnusableAudioError as problem:
-        return 0.0, problem.reason
-    return seconds, audio.out_of_bounds(seconds, min_duration, max_duration)
+        return _NO_HEADER, problem.reason
+    return header, audio.out_of_bounds(header.seconds, min_duration, max_duration)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -12,6 +13,8 @@ from ser_memory.common.errors import SerError, listing
 
 DELIMITERS = {".csv": ",", ".tsv": "\t"}
 JSON_LINES = (".jsonl", ".ndjson")
+
+_SEPARATOR = re.compile(r'"?sep=(?P<sign>[;,\t|])"?', re.IGNORECASE)
 
 Record = tuple[int, dict[str, str | None]]  # line, column -> cell; None for no value
 
@@ -62,8 +65,12 @@ def what_it_has(path: Path, columns: list[str], wanted: Iterable[str]) -> str:
 def _separated(path: Path, delimiter: str, blank: str | None) -> tuple[list[str], list[Record]]:
     # Strict, because a quote that is never closed would otherwise take the rest of the table.
     text = read_text(path)
-    header = text.partition("\n")[0]
-    if header.count(";") > header.count(delimiter):
+    header, _, rest = text.partition("\n")
+    stated = _SEPARATOR.fullmatch(header.rstrip())
+    skipped = 0
+    if stated is not None:  # Excel writes and reads this line, which is no part of the table
+        delimiter, text, skipped = stated["sign"], rest, 1
+    elif header.count(";") > header.count(delimiter):
         delimiter = ";"  # so do spreadsheets in countries where the comma is the decimal sign
     reader = csv.reader(io.StringIO(text, newline="\n"), delimiter=delimiter, strict=True)
     records: list[Record] = []
@@ -76,11 +83,13 @@ def _separated(path: Path, delimiter: str, blank: str | None) -> tuple[list[str]
             )
         for cells in reader:
             if any(cell.strip() for cell in cells):  # spreadsheets leave rows that have only commas
-                _refuse_misfit(cells, columns, f"{path}, row {reader.line_num}")
+                _refuse_misfit(cells, columns, f"{path}, row {reader.line_num + skipped}")
                 texts = (cell.strip() or blank for cell in cells)
-                records.append((reader.line_num, dict(zip(columns, texts, strict=False))))
+                records.append((reader.line_num + skipped, dict(zip(columns, texts, strict=False))))
     except csv.Error as error:
-        raise SerError(f"{path}, row {reader.line_num}: it cannot be read as a table: {error}.") from None
+        raise SerError(
+            f"{path}, row {reader.line_num + skipped}: it cannot be read as a table: {error}."
+        ) from None
     return columns, records
 
 

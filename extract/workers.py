@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 
@@ -35,6 +36,7 @@ class Work:
     items: Sequence[Item]  # in the reader's order
     min_duration: float  # seconds
     max_duration: float  # seconds
+    refuse_changed: Callable[[Iterable[Path]], None] = lambda _: None  # raises SerError for these recordings
 
 
 def encode_parts(
@@ -57,6 +59,8 @@ def encode_parts(
                 part = todo.get_nowait()
                 rows = _encode_part(work, part, pair, stop, events.put)
                 if rows is not None:
+                    audio = (work.items[place].audio for place in part.places)
+                    work.refuse_changed(path for path in audio if path is not None)
                     parts.write(part, rows)
         except queue.Empty:
             pass
@@ -110,4 +114,5 @@ def _encode_part(
     rows = gather(items, batches, pair)
     places = np.array(part.places, np.int64)
     refused = {part.places[place]: reason for place, reason in rows.refused.items()}
-    return replace(rows, places=places[rows.places], refused=refused)
+    silent = tuple(part.places[place] for place in rows.silent)
+    return replace(rows, places=places[rows.places], refused=refused, silent=silent)

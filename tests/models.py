@@ -22,6 +22,9 @@ _SIZE: dict[str, Any] = {
 }
 _LAYER_NORM: dict[str, Any] = {"feat_extract_norm": "layer", "do_stable_layer_norm": True, "conv_bias": True}
 
+_SEW: dict[str, Any] = {"conv_kernel": (10, 3, 3, 3, 3, 2, 2), "conv_stride": (5, 2, 2, 2, 2, 2, 2)}
+_CONFORMER: dict[str, Any] = _LAYER_NORM | {"conv_depthwise_kernel_size": 5}
+
 # name -> (class, configuration class, what differs from the small common configuration)
 ACOUSTIC: dict[str, tuple[str, str, dict[str, Any]]] = {
     "wav2vec2 with group norm": ("Wav2Vec2Model", "Wav2Vec2Config", {}),
@@ -30,10 +33,34 @@ ACOUSTIC: dict[str, tuple[str, str, dict[str, Any]]] = {
     "hubert with batch norm": ("HubertModel", "HubertConfig", {"conv_pos_batch_norm": True}),
     "wavlm": ("WavLMModel", "WavLMConfig", {}),
     "data2vec": ("Data2VecAudioModel", "Data2VecAudioConfig", {"num_conv_pos_embeddings": 5}),
-    "sew": (
-        "SEWModel",
-        "SEWConfig",
-        {"conv_kernel": (10, 3, 3, 3, 3, 2, 2), "conv_stride": (5, 2, 2, 2, 2, 2, 2)},
+    "sew": ("SEWModel", "SEWConfig", _SEW),
+    "sew-d": ("SEWDModel", "SEWDConfig", _SEW | {"max_position_embeddings": 64, "position_buckets": 32}),
+    "wav2vec2 with adapter": ("Wav2Vec2Model", "Wav2Vec2Config", {"add_adapter": True}),
+    "wav2vec2 with layer norm and adapter": (
+        "Wav2Vec2Model",
+        "Wav2Vec2Config",
+        _LAYER_NORM | {"add_adapter": True, "output_hidden_size": 32},
+    ),
+    "mms": ("Wav2Vec2Model", "Wav2Vec2Config", _LAYER_NORM | {"adapter_attn_dim": 8}),
+    "conformer, rotary": (
+        "Wav2Vec2ConformerModel",
+        "Wav2Vec2ConformerConfig",
+        _CONFORMER | {"position_embeddings_type": "rotary"},
+    ),
+    "conformer, relative": (
+        "Wav2Vec2ConformerModel",
+        "Wav2Vec2ConformerConfig",
+        _CONFORMER | {"position_embeddings_type": "relative"},
+    ),
+    "unispeech": ("UniSpeechModel", "UniSpeechConfig", {}),
+    "unispeech with layer norm": ("UniSpeechModel", "UniSpeechConfig", _LAYER_NORM),
+    "unispeech-sat": ("UniSpeechSatModel", "UniSpeechSatConfig", {}),
+    "wavlm with layer norm and adapter": ("WavLMModel", "WavLMConfig", _LAYER_NORM | {"add_adapter": True}),
+    "hubert with layer norm": ("HubertModel", "HubertConfig", _LAYER_NORM),
+    "data2vec with adapter": (
+        "Data2VecAudioModel",
+        "Data2VecAudioConfig",
+        {"num_conv_pos_embeddings": 5, "add_adapter": True},
     ),
 }
 WORDS = [

@@ -27,6 +27,7 @@ class Truth:
     corpus: str  # for common.manifests.load: a shipped name or the path of a manifest
     kept: tuple[str, ...]  # ids, in the reader's order
     dropped: dict[str, tuple[str, ...]]  # reason -> ids
+    unlisted: tuple[str, ...] = ()  # ids of recordings that the user's table does not name
 
 
 def write_iemocap(root: Path, *, concatenated: bool = False) -> Truth:
@@ -239,8 +240,9 @@ def write_table(root: Path, *, kind: str = "csv") -> Truth:
             "no transcript": ("c5",),
             "missing": ("c6",),
             "too short": ("c7",),
-            "no label": ("c8", "c9"),
+            "no label": ("c8",),
         },
+        unlisted=("c9",),
     )
 
 

@@ -13,9 +13,10 @@ from ser_memory.common.conventions import UNKNOWN
 from ser_memory.common.errors import SerError, listing
 from ser_memory.common.manifests import Manifest
 from ser_memory.common.reporting import notice
+from ser_memory.extract.corpora.names import Named, report_near
 from ser_memory.extract.corpora.utterance import Utterance
+from ser_memory.extract.tables import read_text
 
-RECORDINGS = frozenset({".wav", ".flac", ".ogg", ".opus", ".mp3", ".aif", ".aiff"})
 TEXTS = frozenset({".txt"})
 RESOURCE_FORK = "._"  # macOS writes one beside every file it copies: binary, with the real file's suffix
 
@@ -25,16 +26,44 @@ _GENDERS = {"f": "Female", "female": "Female", "m": "Male", "male": "Male"}
 def label_files(root: Path, manifest: Manifest) -> list[Path]:
     """The files of the first of the manifest's candidates that the release has.
 
-    Raises SerError naming all the candidates when it has none.
+    Raises SerError naming all the candidates when it has none, or if one of the files is a link that leads nowhere.
     """
     for candidate in manifest.labels:
-        found = [path for path in _matches(root, candidate) if path.is_file()]
+        matches = _matches(root, candidate)
+        broken = [path for path in matches if path.is_symlink() and not path.exists()]
+        if broken:
+            raise SerError(
+                f"The labels {broken[0]} are a link to a file that does not exist: fetch the file."
+            )
+        found = [path for path in matches if path.is_file()]
         if found:
             return found
+    sought = f"There are no labels of {manifest.title} in {root}: looked for {listing(manifest.labels)}. "
+    elsewhere = _elsewhere(root, manifest.labels)
+    if elsewhere is not None:
+        raise SerError(
+            f"{sought}There is {elsewhere}: name it under [files] in the manifest, or give its --root."
+        )
+    if any(_matches(root, folder) for folder in manifest.audio):
+        raise SerError(f"{sought}The recordings are there: name the labels under [files] in the manifest.")
     raise SerError(
-        f"There are no labels of {manifest.title} in {root}: looked for {listing(manifest.labels)}. "
-        "Give the folder that holds the release, or name the labels under [files] in the manifest."
+        f"{sought}Give the folder that holds the release, or name the labels under [files] in the manifest."
     )
+
+
+def _elsewhere(root: Path, candidates: Iterable[str]) -> Path | None:
+    """A file of a candidate's name in the root, in a folder of it, or beside it; capital letters do not count."""
+    wanted = {Path(candidate).name.lower() for candidate in candidates}
+    folders = [root, *sorted(path for path in _entries(root) if path.is_dir()), root.resolve().parent]
+    entries = (path for folder in folders for path in _entries(folder))
+    return next((path for path in entries if path.name.lower() in wanted and path.is_file()), None)
+
+
+def _entries(folder: Path) -> list[Path]:
+    try:
+        return sorted(folder.iterdir())
+    except OSError:
+        return []
 
 
 def walk(root: Path, folders: Iterable[str], suffixes: Collection[str]) -> Iterator[Path]:
@@ -47,7 +76,13 @@ def walk(root: Path, folders: Iterable[str], suffixes: Collection[str]) -> Itera
         for top in _matches(root, candidate):
             if not top.is_dir():
                 continue
+            seen: set[tuple[int, int]] = set()
             for folder, inner, names in os.walk(top, onerror=_refuse, followlinks=True):
+                status = os.stat(folder)  # noqa: PTH116
+                if (status.st_dev, status.st_ino) in seen:  # a link to a folder above would never end
+                    inner.clear()
+                    continue
+                seen.add((status.st_dev, status.st_ino))
                 inner.sort()
                 here = Path(folder)
                 for name in sorted(names):
@@ -56,12 +91,51 @@ def walk(root: Path, folders: Iterable[str], suffixes: Collection[str]) -> Itera
                         yield here / name
 
 
-def by_stem(root: Path, folders: Iterable[str], suffixes: Collection[str]) -> dict[str, Path]:
+def by_stem(root: Path, folders: Iterable[str], suffixes: Collection[str]) -> Named[Path]:
     """File stem -> path; of two files with the same stem, the one in the folder named first."""
     found: dict[str, Path] = {}
     for path in walk(root, folders, suffixes):
         found.setdefault(path.stem, path)
-    return found
+    return Named(found)
+
+
+class Transcripts:
+    """The texts of a release: a file for each utterance, opened when it is asked for.
+
+    A file that cannot be opened, such as a link that leads nowhere, costs that transcript. `report` names them.
+    """
+
+    def __init__(self, root: Path, manifest: Manifest) -> None:
+        self._files = by_stem(root, manifest.transcripts, TEXTS)
+        self._lost: list[Path] = []
+
+    def find(self, name: str) -> str | None:
+        """The text of the utterance with this id."""
+        path = self._files.find(name)
+        return None if path is None else self._read(path)
+
+    def all(self) -> Iterator[str]:
+        """The content of every file, in the order of the folders."""
+        for path in self._files.values():
+            text = self._read(path)
+            if text is not None:
+                yield text
+
+    def report(self) -> None:
+        """Report the files that were not opened, and those that nearly have the name of an utterance."""
+        report_near(self._files.near, "transcripts")
+        if self._lost:
+            notice(
+                f"{len(self._lost)} transcripts cannot be opened ({listing(self._lost, most=3)}): not used."
+            )
+
+    def _read(self, path: Path) -> str | None:
+        try:
+            path.open("rb").close()
+        except OSError:
+            self._lost.append(path)
+            return None
+        return read_text(path).strip()
 
 
 def rating(text: str | None, utterance: str, where: str, manifest: Manifest) -> float:
@@ -86,6 +160,14 @@ def rating(text: str | None, utterance: str, where: str, manifest: Manifest) -> 
         notice(f"{problem}: not used.")
         return math.nan
     raise SerError(f'{problem}: correct it, leave it blank, or set outside_scale = "drop" in a manifest.')
+
+
+def is_rating(text: str | None, manifest: Manifest) -> bool:
+    """Whether a cell is a number in the rating scale."""
+    try:
+        return manifest.scale_min <= float(text or "") <= manifest.scale_max
+    except ValueError:
+        return False
 
 
 def split_of(known: Mapping[str, str], utterance: str, manifest: Manifest) -> str:

@@ -11,8 +11,7 @@ from ser_memory.common.conventions import UNKNOWN
 from ser_memory.common.errors import SerError
 from ser_memory.common.manifests import Manifest
 from ser_memory.extract.corpora.files import (
-    RECORDINGS,
-    TEXTS,
+    Transcripts,
     by_stem,
     gender_of,
     label_files,
@@ -20,6 +19,7 @@ from ser_memory.extract.corpora.files import (
     split_of,
     unique,
 )
+from ser_memory.extract.corpora.names import RECORDINGS, report_near
 from ser_memory.extract.corpora.utterance import Utterance
 from ser_memory.extract.tables import read_text
 
@@ -44,7 +44,7 @@ def read(root: Path, manifest: Manifest) -> list[Utterance]:
         activation, valence, dominance = ratings
         return Utterance(
             id=name,
-            audio=recordings.get(name),
+            audio=recordings.find(name),
             split=split_of(known, name, manifest),
             activation=activation,
             valence=valence,
@@ -57,7 +57,8 @@ def read(root: Path, manifest: Manifest) -> list[Utterance]:
     # Sorted, so that both layouts of the labels give the same order; the sort is stable within a dialog.
     rated = sorted(_rated(root, manifest), key=lambda pair: pair[0].rpartition("_")[0])
     labelled = unique(turn(name, ratings) for name, ratings in rated)
-    orphans = sorted(recordings.keys() - {utterance.id for utterance in labelled})
+    report_near(recordings.near, "recordings")
+    orphans = recordings.others(utterance.id for utterance in labelled)
     return labelled + [turn(name, _UNRATED) for name in orphans]
 
 
@@ -92,9 +93,11 @@ def _rated(root: Path, manifest: Manifest) -> Iterator[tuple[str, Ratings]]:
 
 def _transcripts(root: Path, manifest: Manifest) -> dict[str, str]:
     spoken: dict[str, str] = {}
-    for path in by_stem(root, manifest.transcripts, TEXTS).values():
-        for line in read_text(path).split("\n"):
+    texts = Transcripts(root, manifest)
+    for text in texts.all():
+        for line in text.split("\n"):
             match = _SPOKEN.fullmatch(line)
             if match:  # lines without a turn are words between turns
                 spoken.setdefault(match["turn"], match["words"].strip())
+    texts.report()
     return spoken

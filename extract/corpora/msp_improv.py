@@ -11,8 +11,7 @@ from ser_memory.common.conventions import UNKNOWN
 from ser_memory.common.errors import SerError
 from ser_memory.common.manifests import Manifest
 from ser_memory.extract.corpora.files import (
-    RECORDINGS,
-    TEXTS,
+    Transcripts,
     by_stem,
     gender_of,
     label_files,
@@ -20,6 +19,7 @@ from ser_memory.extract.corpora.files import (
     split_of,
     unique,
 )
+from ser_memory.extract.corpora.names import RECORDINGS, report_near
 from ser_memory.extract.corpora.utterance import Utterance
 from ser_memory.extract.tables import read_text
 
@@ -35,25 +35,27 @@ _UNRATED: Ratings = (math.nan, math.nan, math.nan)
 def read(root: Path, manifest: Manifest) -> list[Utterance]:
     """All turns in the order of the labels; recordings without a rating come last."""
     recordings = by_stem(root, manifest.audio, RECORDINGS)
-    texts = by_stem(root, manifest.transcripts, TEXTS)
+    texts = Transcripts(root, manifest)
 
     def turn(name: str, ratings: Ratings) -> Utterance:
         known = _facts_in(name)
         activation, valence, dominance = ratings
         return Utterance(
             id=name,
-            audio=recordings.get(name),
+            audio=recordings.find(name),
             split=split_of(known, name, manifest),
             activation=activation,
             valence=valence,
             dominance=dominance,
             speaker=known.get("speaker", UNKNOWN),
             gender=gender_of(known.get("speaker", "")[:1]),
-            transcript=read_text(texts[name]).strip() if name in texts else None,
+            transcript=texts.find(name),
         )
 
     labelled = unique(turn(name, ratings) for name, ratings in _rated(root, manifest))
-    orphans = sorted(recordings.keys() - {utterance.id for utterance in labelled})
+    report_near(recordings.near, "recordings")
+    texts.report()
+    orphans = recordings.others(utterance.id for utterance in labelled)
     return labelled + [turn(name, _UNRATED) for name in orphans]
 
 

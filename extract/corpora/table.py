@@ -2,27 +2,28 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path, PurePath
+from pathlib import Path
 
 from ser_memory.common.conventions import UNKNOWN
 from ser_memory.common.errors import SerError, listing
 from ser_memory.common.manifests import Manifest
 from ser_memory.extract.corpora.files import (
-    RECORDINGS,
-    TEXTS,
-    by_stem,
+    Transcripts,
     gender_of,
+    is_rating,
     label_files,
     rating,
     split_of,
     unique,
     walk,
 )
+from ser_memory.extract.corpora.names import RECORDINGS, Files, id_of, report_near
 from ser_memory.extract.corpora.utterance import Utterance
-from ser_memory.extract.tables import read_table, read_text, what_it_has
+from ser_memory.extract.tables import read_table, what_it_has
 
 _REQUIRED = ("file", "activation", "valence")
 _OPTIONAL = ("id", "speaker", "gender", "session", "split", "transcript", "dominance")
@@ -39,19 +40,25 @@ class Row:
 
 def read(root: Path, manifest: Manifest) -> list[Utterance]:
     """All turns in the order of the table; recordings in the manifest's audio folders without a row come last."""
-    texts = by_stem(root, manifest.transcripts, TEXTS)
+    texts = Transcripts(root, manifest)
+    files = Files([root, *(root / folder for folder in manifest.audio)])
     turns = []
     for path in label_files(root, manifest):
         for row in rows(path, manifest):
-            file, given = row.cells["file"], row.cells["id"]
-            name = given or PurePath(file or "").stem
+            file = row.cells["file"] or ""
+            audio = files.locate(file) if file else None
+            literal = (
+                audio is not None and "\\" in audio.name
+            )  # a name with a backslash, not a path of Windows
+            name = row.cells["id"] or (audio.stem if audio is not None and literal else id_of(file))
             if not name:
                 raise SerError(f"{row.where}: the name of the recording is blank.")
-            audio = _locate(file, root, manifest) if file else None
             transcript = row.cells["transcript"]
-            if transcript is None and name in texts:
-                transcript = read_text(texts[name]).strip()
+            if transcript is None:
+                transcript = texts.find(name)
             turns.append(utterance(row, manifest, name, audio, transcript))
+    report_near(files.near, "recordings")
+    texts.report()
     labelled = unique(turns)
     return labelled + _orphans(root, manifest, labelled)
 
@@ -83,12 +90,19 @@ def rows(path: Path, manifest: Manifest) -> Iterator[Row]:
 
 
 def utterance(
-    row: Row, manifest: Manifest, name: str, audio: Path | None, transcript: str | None
+    row: Row,
+    manifest: Manifest,
+    name: str,
+    audio: Path | None,
+    transcript: str | None,
+    withheld: bool = False,
 ) -> Utterance:
-    """The utterance of a row, with its recording and transcript."""
+    """The utterance of a row, with its recording and transcript; of labels that are withheld, only those usable."""
 
     def rated(dimension: str) -> float:
         column = manifest.columns.get(dimension, dimension)
+        if withheld and not is_rating(row.cells[dimension], manifest):
+            return math.nan
         return rating(row.cells[dimension], name, f"{row.where}, column {column!r}", manifest)
 
     speaker = row.cells["speaker"] or UNKNOWN
@@ -107,30 +121,20 @@ def utterance(
     )
 
 
-def _locate(file: str, root: Path, manifest: Manifest) -> Path | None:
-    names = (
-        [file, file.replace("\\", "/")] if "\\" in file else [file]
-    )  # Windows writes paths with backslashes
-    places = [root, *(root / folder for folder in manifest.audio)]
-    for candidate in (place / name for name in names for place in places):
-        try:
-            if candidate.is_file():
-                return candidate
-        except OSError:  # no valid file name, so no file
-            continue
-    return None
+def _real(path: Path) -> str:
+    return os.path.realpath(path)  # unlike Path.resolve, without an error for links in a circle
 
 
 def _orphans(root: Path, manifest: Manifest, labelled: list[Utterance]) -> list[Utterance]:
     """Recordings that no row names; the id is the stem, or the path below the root if the stem is taken."""
-    named = {turn.audio.resolve() for turn in labelled if turn.audio}
+    named = {_real(turn.audio) for turn in labelled if turn.audio}
     taken = {turn.id for turn in labelled}
     orphans: dict[str, Utterance] = {}
     for path in walk(root, manifest.audio, RECORDINGS):
-        if path.resolve() in named:
+        if _real(path) in named:
             continue
-        named.add(path.resolve())  # the manifest's folders may overlap
+        named.add(_real(path))  # the manifest's folders may overlap
         name = path.stem if path.stem not in taken else Path(os.path.relpath(path, root)).as_posix()
         taken.add(name)
-        orphans[name] = Utterance(name, path, "")
+        orphans[name] = Utterance(name, path, "", listed=False)
     return [orphans[name] for name in sorted(orphans)]

@@ -27,3 +27,4 @@ class Utterance:
     speaker: str = UNKNOWN
     gender: str = UNKNOWN  # Female, Male or Unknown
     transcript: str | None = None  # "" is a value: nobody speaks
+    listed: bool = True  # False: the user's table has no row of this recording

@@ -63,8 +63,8 @@ def _load_acoustic(name: str, device: torch.device | str, options: EncoderOption
         return ACOUSTIC_ENCODERS[name](name, device, options)
     if name.lower().replace("_", "").replace("-", "") == "logmel" and not Path(name).exists():
         raise UsageError(f"There is no acoustic encoder {name!r}: did you mean log-mel?")
-    from transformers import AutoConfig
-
     with loading(name, ACOUSTIC):
+        from transformers import AutoConfig
+
         kind = AutoConfig.from_pretrained(name).model_type
         return ACOUSTIC_ENCODERS.get(kind, Wav2Vec2Encoder.load)(name, device, options)

@@ -20,7 +20,7 @@ EXACT = 1e-5  # relative: a batched row may differ from the utterance alone by r
 IMPRECISE = (
     0.1  # relative: half precision that differs more from float32 is a fault, not rounding (0.006 is usual)
 )
-_PROBE = (SAMPLING_RATE, SAMPLING_RATE * 3 // 4, SAMPLING_RATE * 7 // 16)  # samples
+_PROBE = (16_000, 12_320, 7_000)  # samples: odd and even numbers of frames (49, 38 and 21)
 
 States = tuple[Tensor, Tensor]  # (B, T, D) of one layer, and the (B,) valid frames of each utterance
 

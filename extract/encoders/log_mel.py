@@ -9,6 +9,7 @@ from ser_memory.common.conventions import SAMPLING_RATE
 from ser_memory.common.errors import UsageError
 from ser_memory.extract.audio import Waveform
 from ser_memory.extract.encoders.contract import AcousticEncoder, EncoderOptions, States
+from ser_memory.extract.huggingface import importable
 from ser_memory.extract.settings import LAST
 
 BANDS = 40
@@ -27,7 +28,8 @@ class LogMelEncoder(AcousticEncoder):
     max_samples = None
 
     def __init__(self, device: torch.device | str, options: EncoderOptions) -> None:
-        from transformers.audio_utils import mel_filter_bank
+        with importable():
+            from transformers.audio_utils import mel_filter_bank
 
         if options.layers != LAST:
             raise UsageError(

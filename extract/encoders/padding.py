@@ -44,26 +44,28 @@ class Padding:
             self._batch.lengths = None
 
     def frames(self, lengths: Tensor) -> Tensor:
-        """Samples -> frames of the last hidden states, both (B,)."""
+        """Samples -> frames of the last hidden states, both (B,); an adapter of the model makes them fewer."""
         return cast(Tensor, self._model._get_feat_extract_output_lengths(lengths)).long()
 
     def _frames_after(self, depth: int) -> list[int] | None:
         """Valid frames after convolution `depth` of the front end; None outside a batch."""
-        frames: Tensor | None = getattr(self._batch, "lengths", None)
-        if frames is None:
-            return None
+        lengths: Tensor | None = getattr(self._batch, "lengths", None)
+        return None if lengths is None else self._front_end(lengths, depth + 1).tolist()
+
+    def _front_end(self, frames: Tensor, depth: int | None = None) -> Tensor:
+        """Samples -> frames after the first `depth` convolutions of the front end, or after all of them."""
         config = self._model.config
-        for kernel, stride in list(zip(config.conv_kernel, config.conv_stride, strict=True))[: depth + 1]:
+        for kernel, stride in list(zip(config.conv_kernel, config.conv_stride, strict=True))[:depth]:
             frames = (frames - kernel) // stride + 1
-        return frames.tolist()
+        return frames
 
     def _silence_padding(self, _: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...] | None:
         """Zero (B, C, T) states beyond each utterance's end, as the convolution's own padding would be."""
         lengths: Tensor | None = getattr(self._batch, "lengths", None)
-        if lengths is None or len(lengths) == 1:
-            return None
+        if lengths is None or bool((lengths == lengths[0]).all()):
+            return None  # there is no padding
         states = inputs[0]
-        inside = valid(self.frames(lengths), states.shape[-1]).to(states.device)
+        inside = valid(self._front_end(lengths), states.shape[-1]).to(states.device)
         return (states * inside[:, None, :].to(states.dtype), *inputs[1:])
 
 

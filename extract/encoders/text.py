@@ -14,10 +14,17 @@ from ser_memory.extract.huggingface import load_model, revision
 
 # Two texts that begin in the same way and then differ, in letters and in digits: some vocabularies lack one of them.
 _PROBES = ["1 good day 2", "1 bad day 3"]
+# Texts of one length, and of several, to measure whether a row depends on its batch mates.
+_EQUAL = ["1 good day 2", "2 day good 1"]
+_MIXED = ["1 good day 2", "1 bad day 3 " * 12, ""]
 
 
 class BertEncoder(TextEncoder):
-    """A BERT-class model: the last hidden state of the first token (CLS)."""
+    """A BERT-class model: the last hidden state of the first token (CLS).
+
+    Texts are padded to a batch. Whether a row depends on its batch mates is measured when the model is loaded (FNet,
+    for instance, mixes padding into every token). If so, a batch has texts of equal length, or one text.
+    """
 
     pooling = "last hidden state of the first token"
 
@@ -27,6 +34,7 @@ class BertEncoder(TextEncoder):
         self._model = model
         self._tokenizer = tokenizer
         self._one_at_a_time = threading.Lock()  # a fast tokenizer refuses to be used by two threads at once
+        self.pads_exactly = self.batches_exactly = True
         self._limit = min(tokenizer.model_max_length, model.config.max_position_embeddings - _reserved(model))
 
     @classmethod
@@ -40,17 +48,41 @@ class BertEncoder(TextEncoder):
         model = load_model(name, device)
         encoder = cls(model, _load_tokenizer(name, model), name, revision(model, name))
         encoder._refuse_if_causal()
+        encoder.batches_exactly = encoder._is_exact(_EQUAL)
+        encoder.pads_exactly = encoder.batches_exactly and encoder._is_exact(_MIXED)
         return encoder
 
     @torch.inference_mode()
     def encode(self, texts: list[str]) -> Tensor:
         """Texts -> (B, E) float32 on the device; a text longer than the model's input is cut at its end."""
+        if self.pads_exactly or len(texts) == 1:
+            return self._padded(texts)
+        groups = self._equal_lengths(texts) if self.batches_exactly else [[i] for i in range(len(texts))]
+        rows = torch.cat([self._padded([texts[i] for i in group]) for group in groups])
+        return rows[torch.tensor([i for group in groups for i in group]).argsort().to(rows.device)]
+
+    def _padded(self, texts: list[str]) -> Tensor:
         with self._one_at_a_time:
             tokens = self._tokenizer(
                 texts, padding=True, truncation=True, max_length=self._limit, return_tensors="pt"
             )
         states = self._model(**tokens.to(self._model.device)).last_hidden_state
         return cast(Tensor, states[:, 0].float())
+
+    def _equal_lengths(self, texts: list[str]) -> list[list[int]]:
+        """The places of the texts, those with equally many tokens together."""
+        with self._one_at_a_time:
+            tokens = self._tokenizer(texts, truncation=True, max_length=self._limit)["input_ids"]
+        groups: dict[int, list[int]] = {}
+        for place, numbers in enumerate(tokens):
+            groups.setdefault(len(numbers), []).append(place)
+        return list(groups.values())
+
+    def _is_exact(self, texts: list[str]) -> bool:
+        """Whether these texts have the same rows together and apart."""
+        with torch.inference_mode():
+            apart = torch.cat([self._padded([text]) for text in texts])
+            return relative_error(self._padded(texts).cpu(), apart.cpu()) < EXACT
 
     def _refuse_if_causal(self) -> None:
         """In a model that reads from left to right, the first token's state does not depend on the text."""

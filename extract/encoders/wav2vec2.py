@@ -33,7 +33,8 @@ class Wav2Vec2Encoder(AcousticEncoder):
 
     Waveforms are normalised as by the model's own feature extractor, then zero-padded to a batch, and the padding
     is hidden from the model. Whether the model is exact that way is measured when it is loaded. A model that is not
-    gets batches of equal length, which need no padding.
+    gets batches of equal length, which need no padding; if its rows depend on their batch mates there too, it gets
+    one waveform at a time.
     """
 
     max_samples = None
@@ -54,7 +55,7 @@ class Wav2Vec2Encoder(AcousticEncoder):
         self._padding = Padding(model)
         self.layers = parse_layers(options.layers, self._model.config.num_hidden_layers, name)
         self.min_samples = _samples_of_one_frame(self._model.config)
-        self.pads_exactly = self._measure_exactness()
+        self.pads_exactly, self.batches_exactly = self._measure_exactness()
 
     @classmethod
     def load(cls, name: str, device: torch.device | str, options: EncoderOptions) -> Wav2Vec2Encoder:
@@ -63,10 +64,15 @@ class Wav2Vec2Encoder(AcousticEncoder):
 
         feature_extractor = AutoFeatureExtractor.from_pretrained(name)
         model = load_model(name, device)
-        if not hasattr(model, "_get_feat_extract_output_lengths"):
+        if not _takes_waveforms(model):
             raise SerError(
                 f"{name} holds a {type(model).__name__}, which does not take waveforms: give a model of the "
                 "wav2vec2 family (Wav2Vec2, HuBERT, WavLM, Data2Vec audio) or Whisper."
+            )
+        if feature_extractor.model_input_names[:1] != ["input_values"]:
+            raise SerError(
+                f"{name} prepares {feature_extractor.model_input_names[0]}, and its {type(model).__name__} takes waveforms: "
+                "its preprocessor_config.json is that of another model, copy the model's own into it."
             )
         if feature_extractor.sampling_rate != SAMPLING_RATE:
             raise SerError(
@@ -87,7 +93,7 @@ class Wav2Vec2Encoder(AcousticEncoder):
         ready = [torch.from_numpy(self._normalise(waveform)) for waveform in waveforms]
         if self.pads_exactly:
             return self._padded(ready)
-        groups = list(_equal_lengths(ready))
+        groups = list(_equal_lengths(ready)) if self.batches_exactly else [[i] for i in range(len(ready))]
         parts = [self._padded([ready[i] for i in group]) for group in groups]
         order = torch.tensor([i for group in groups for i in group]).argsort()
         return [_in_order([part[layer] for part in parts], order) for layer in range(len(parts[0]))]
@@ -113,17 +119,24 @@ class Wav2Vec2Encoder(AcousticEncoder):
         return [(states, frames) for states in layers]
 
     @torch.inference_mode()
-    def _measure_exactness(self) -> bool:
-        """Encode noise of three lengths together and apart, and compare."""
-        waveforms = probe()
+    def _measure_exactness(self) -> tuple[bool, bool]:
+        """Encode noise together and apart, and compare: of three lengths, with a mask, and of one length, without."""
 
         def pooled(batch: list[Tensor]) -> Tensor:
             return torch.stack(
                 [pool(states, frames, "mean") for states, frames in self._padded(batch)], dim=1
-            )
+            ).cpu()
 
-        together, apart = pooled(waveforms), torch.cat([pooled([waveform]) for waveform in waveforms])
-        return relative_error(together.cpu(), apart.cpu()) < EXACT
+        def is_exact(batch: list[Tensor], apart: Tensor) -> bool:
+            return relative_error(pooled(batch), apart) < EXACT
+
+        waveforms = probe()
+        apart = [pooled([waveform]) for waveform in waveforms]
+        *_, shortest = waveforms
+        mate = waveforms[0][-len(shortest) :]
+        equal = is_exact([mate, shortest], torch.cat([pooled([mate]), apart[-1]]))
+        # Waveforms of one length meet in padded batches too.
+        return equal and is_exact(waveforms, torch.cat(apart)), equal
 
 
 def _to(device: torch.device, tensor: Tensor) -> Tensor:
@@ -145,6 +158,16 @@ def _equal_lengths(waveforms: list[Tensor]) -> Iterable[list[int]]:
     for index, waveform in enumerate(waveforms):
         groups.setdefault(len(waveform), []).append(index)
     return groups.values()
+
+
+def _takes_waveforms(model: Any) -> bool:
+    """Whether a model reads raw samples through convolutions, and has no decoder."""
+    return (
+        hasattr(model, "_get_feat_extract_output_lengths")
+        and hasattr(model.config, "conv_kernel")
+        and hasattr(model.config, "conv_stride")
+        and not getattr(model.config, "is_encoder_decoder", False)
+    )
 
 
 def _samples_of_one_frame(config: Any) -> int:

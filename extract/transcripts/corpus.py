@@ -64,7 +64,7 @@ def transcribe_corpus(
         screened = screen(utterances, *bounds, advance, heard_later=True)
     chosen = spread(screened.kept, settings.limit)
     if not chosen:
-        raise SerError(f"No utterance of {root} can be used: {summary(screened.dropped)}.")
+        raise SerError(f"No utterance of {root} can be used: {summary(screened)}.")
     texts, refused = sources.fill(chosen)
     stored = sum(utterance.transcript is not None for utterance, _ in chosen)
     empty = sum(not text for text in texts.values())

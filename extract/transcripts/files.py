@@ -8,6 +8,7 @@ from pathlib import Path
 from ser_memory.common.errors import SerError, UsageError, listing
 from ser_memory.common.reporting import notice
 from ser_memory.extract.corpora import Utterance
+from ser_memory.extract.corpora.names import by_id
 from ser_memory.extract.tables import read_table, what_it_has
 
 _COLUMNS = ("id", "text")
@@ -59,11 +60,12 @@ def with_transcripts(utterances: list[Utterance], texts: dict[str, str]) -> list
     return [replace(utterance, transcript=texts.get(utterance.id)) for utterance in utterances]
 
 
-def report_unknown_ids(path: Path, texts: dict[str, str], utterances: list[Utterance]) -> None:
-    """Report the number and names of ids in the file that are not in the release."""
-    unknown = sorted(set(texts) - {utterance.id for utterance in utterances})
+def texts_of(path: Path, texts: dict[str, str], utterances: list[Utterance]) -> dict[str, str]:
+    """The texts under the ids of the release; a notice reports those that are not in the release."""
+    found, unknown = by_id(texts, [utterance.id for utterance in utterances], path)
     if unknown:
-        notice(f"{len(unknown)} ids of {path} are not in the release: {listing(unknown, most=5)}.")
+        notice(f"{len(unknown)} ids of {path} are not in the release: {listing(sorted(unknown), most=5)}.")
+    return found
 
 
 def _refuse_pickles(path: Path) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from ser_memory.common.errors import UsageError, listing
 from ser_memory.common.reporting import progress
 from ser_memory.extract.corpora import Utterance
+from ser_memory.extract.corpora.names import by_id
 from ser_memory.extract.settings import EngineSettings
 from ser_memory.extract.transcripts.cost import Spending
 from ser_memory.extract.transcripts.engines import TRANSCRIBERS, VERSIONS, TranscriberOptions
@@ -67,7 +68,8 @@ class Sources:
 
         Raises UsageError if a store does not exist, and SerError if it is damaged.
         """
-        tables = [None if name == RELEASE else self._texts(name) for name in self.stored]
+        ids = [utterance.id for utterance in utterances]
+        tables = [None if name == RELEASE else self._texts(name, ids) for name in self.stored]
 
         def text(utterance: Utterance) -> str | None:
             given = (utterance.transcript if table is None else table.get(utterance.id) for table in tables)
@@ -87,10 +89,14 @@ class Sources:
             return {}, {}
         path = store_path(self.cache, self.corpus, self.engine)
         records = read_store(path) if path.exists() else {}
+        # An earlier version made ids of Windows paths in another way: their transcripts are paid for.
+        earlier, _ = by_id(records, [each.id for each, _ in lacking if each.id not in records], path)
+        records |= earlier
         missing = [(each, seconds) for each, seconds in lacking if each.id not in records]
         refused: dict[str, str] = {}
         if missing:
-            records, refused = self._transcribe(missing, path, records)
+            made, refused = self._transcribe(missing, path, records)
+            records |= made
         else:
             # Nothing to transcribe, but the stored texts must still be those of this model.
             refuse_other_version(path, records, VERSIONS[self.engine](self.options))
@@ -130,9 +136,9 @@ class Sources:
         report(outcome, self.engine)
         return store.records, outcome.refused
 
-    def _texts(self, name: str) -> dict[str, str]:
-        records = read_store(store_path(self.cache, self.corpus, name))
-        return {each: record.text for each, record in records.items()}
+    def _texts(self, name: str, ids: list[str]) -> dict[str, str]:
+        path = store_path(self.cache, self.corpus, name)
+        return by_id({each: record.text for each, record in read_store(path).items()}, ids, path)[0]
 
     def _version(self) -> str:
         assert self.engine is not None

@@ -32,7 +32,7 @@ from tests.models import ACOUSTIC, save_acoustic, save_text, save_whisper
 _E = TypeVar("_E", AcousticEncoder, TextEncoder)
 
 # Padding within the batch for these; the others fall back to batches of equal length.
-PADDED = set(ACOUSTIC) - {"sew"}
+PADDED = {kind for kind in ACOUSTIC if not any(word in kind for word in ("sew", "adapter", "conformer"))}
 SECONDS = (3.0, 4.123, 7.7, 30.0, 12.0213)
 TEXTS = ["", "it was a good day", "awful", "so very very not lovely " * 30, "the late day is bad and unheard"]
 
@@ -90,18 +90,87 @@ def one_at_a_time(folder: str, batch: list[Waveform], layers: tuple[int, ...] | 
     return np.stack(rows) if layers is not None else np.stack(rows)[:, 0]
 
 
+def equally_long() -> list[Waveform]:
+    """Three waveforms of 4 s at different levels."""
+    random = np.random.default_rng(7)
+    return [(level * random.standard_normal(64_000)).astype(np.float32) for level in (0.1, 0.01, 0.3)]
+
+
 @pytest.mark.parametrize("kind", ACOUSTIC)
 def test_a_batched_acoustic_row_is_exact(kind: str, tmp_path: Path) -> None:
+    """All classes of transformers that take waveforms, in batches of equal and of mixed lengths."""
     folder = save_acoustic(tmp_path, kind)
-    batch = waveforms()
     encoder = load_acoustic(folder)
-    rows = encoder.encode(batch)
-    error = relative_error(rows, one_at_a_time(folder, batch))
-    print(f"{kind}: largest relative error {error:.1e}")
-    assert error < EXACT
+    errors = {}
+    for lengths, batch in (("equal", equally_long()), ("mixed", waveforms())):
+        rows = encoder.encode(batch)
+        errors[lengths] = relative_error(rows, one_at_a_time(folder, batch))
+        assert tuple(rows.shape) == (len(batch), 32)
+    print(
+        f"{kind}: largest relative error " + ", ".join(f"{key} {error:.1e}" for key, error in errors.items())
+    )
+    assert max(errors.values()) < EXACT
     assert isinstance(encoder, Wav2Vec2Encoder)
     assert encoder.pads_exactly == (kind in PADDED)
-    assert tuple(rows.shape) == (len(batch), 32)
+    assert encoder.batches_exactly
+
+
+@pytest.mark.parametrize("lengths", ["equal", "mixed"])
+def test_a_model_whose_rows_depend_on_batch_mates_gets_one_waveform_at_a_time(
+    lengths: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Such as one that normalises over the batch, of equal lengths too."""
+    folder = save_acoustic(tmp_path, "hubert")
+    batch = equally_long() if lengths == "equal" else waveforms()[:3]
+    reference = one_at_a_time(folder, batch)
+    project = transformers.models.hubert.modeling_hubert.HubertFeatureProjection.forward
+
+    def over_the_batch(self: torch.nn.Module, states: torch.Tensor) -> torch.Tensor:
+        projected: torch.Tensor = project(self, states)
+        return projected + projected.mean(dim=0, keepdim=True) - projected / len(projected)
+
+    monkeypatch.setattr(
+        transformers.models.hubert.modeling_hubert.HubertFeatureProjection, "forward", over_the_batch
+    )
+    encoder = load_acoustic(folder)
+    assert isinstance(encoder, Wav2Vec2Encoder)
+    assert not encoder.batches_exactly
+    assert not encoder.pads_exactly
+    assert relative_error(encoder.encode(batch), reference) < EXACT
+
+
+@pytest.mark.parametrize(
+    ("kind", "extractor", "settings", "says"),
+    [
+        ("Wav2Vec2Bert", "SeamlessM4T", {}, "does not take waveforms"),
+        ("Encodec", "Encodec", {}, "does not take waveforms"),
+        (
+            "Moonshine",
+            "Wav2Vec2",
+            {
+                f"{half}_num_{what}": 1
+                for half in ("encoder", "decoder")
+                for what in ("hidden_layers", "attention_heads")
+            },
+            "does not take waveforms",
+        ),
+        (
+            "Wav2Vec2",
+            "SeamlessM4T",
+            {"conv_dim": (16,) * 7},
+            "preprocessor_config.json is that of another model",
+        ),
+    ],
+)
+def test_models_of_another_kind_are_refused(
+    kind: str, extractor: str, settings: dict[str, object], says: str, tmp_path: Path
+) -> None:
+    size = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 64}
+    config = getattr(transformers, f"{kind}Config")(**({} if kind == "Encodec" else size) | settings)
+    getattr(transformers, f"{kind}Model")(config).save_pretrained(tmp_path)
+    getattr(transformers, f"{extractor}FeatureExtractor")().save_pretrained(tmp_path)
+    with pytest.raises(SerError, match=says):
+        load_acoustic(str(tmp_path))
 
 
 @pytest.mark.parametrize("kind", ["wav2vec2 with group norm", "wav2vec2 with layer norm", "wavlm", "sew"])
@@ -231,8 +300,8 @@ class TestDevices:
     @pytest.mark.parametrize("kind", [*ACOUSTIC, "log-mel", "whisper"])
     @pytest.mark.parametrize("layers", ["last", "all"])
     def test_acoustic(self, kind: str, layers: str, tmp_path: Path) -> None:
-        if kind == "log-mel" and layers == "all":
-            return  # it has no layers
+        if (kind == "log-mel" and layers == "all") or kind == "sew-d":
+            return  # log-mel has no layers; transformers computes a scale of SEW-D on the CPU
         encoder = on_meta(load_acoustic(save(kind, tmp_path), options=EncoderOptions(layers=layers)))
         assert encoder.device.type == "meta"
         for batch in (waveforms()[:3], waveforms()[:1]):
@@ -288,6 +357,40 @@ def test_a_batched_text_row_is_exact(tmp_path: Path) -> None:
     print(f"bert: largest relative error {error:.1e}")
     assert error < EXACT
     assert rows.shape == (len(TEXTS), 32)
+
+
+@pytest.mark.parametrize(
+    ("kind", "settings", "pads"),
+    [
+        ("Bert", {}, True),
+        ("Roberta", {"pad_token_id": 0}, True),
+        ("FNet", {}, False),
+        ("ConvBert", {"embedding_size": 32}, False),
+    ],
+)
+def test_a_text_row_is_exact_in_models_that_do_not_hide_padding(
+    kind: str, settings: dict[str, int], pads: bool, tmp_path: Path
+) -> None:
+    folder = save_text(tmp_path)
+    (tmp_path / "model.safetensors").unlink()
+    size = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
+    config = getattr(transformers, f"{kind}Config")(
+        **size, vocab_size=100, max_position_embeddings=80, **settings
+    )
+    torch.manual_seed(0)
+    getattr(transformers, f"{kind}Model")(config).save_pretrained(folder)
+    encoder = load_text(folder)
+    tokenizer, model = AutoTokenizer.from_pretrained(folder), AutoModel.from_pretrained(folder).eval()
+    for texts in (TEXTS, ["a good day", "a bad day", "the late day"]):
+        with torch.no_grad():
+            alone = [
+                model(
+                    **tokenizer(text, truncation=True, max_length=64, return_tensors="pt")
+                ).last_hidden_state[0, 0]
+                for text in texts
+            ]
+        assert relative_error(encoder.encode(texts), torch.stack(alone)) < EXACT
+    assert getattr(encoder, "pads_exactly") == pads  # noqa: B009  the contract of a text encoder lacks it
 
 
 def test_revisions_tell_weights_apart(tmp_path: Path) -> None:

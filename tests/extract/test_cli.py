@@ -61,6 +61,7 @@ def test_a_release_becomes_a_cache(release: tuple[Path, Truth], encoders: list[s
     assert {reason: sorted(ids) for reason, ids in truth.dropped.items()} == cache.info.dropped
     for reason, ids in truth.dropped.items():
         assert f"dropped {len(ids)}, {reason}" in result.output
+    assert (f"{len(truth.unlisted)} recording is not in the table" in result.output) == bool(truth.unlisted)
 
     # Every row is what one-at-a-time inference gives for the utterance of the reader.
     turns = {turn.id: turn for turn in READERS[manifest.layout](root, manifest)}

@@ -82,7 +82,11 @@ def test_a_reader_lists_every_turn_and_nothing_else(variant: str, tmp_path: Path
     turns = read(tmp_path, truth.corpus)
 
     assert [name for name in turns if name in truth.kept] == list(truth.kept)
-    assert set(turns) == {*truth.kept, *(name for names in truth.dropped.values() for name in names)}
+    assert set(turns) == {
+        *truth.kept,
+        *truth.unlisted,
+        *(name for names in truth.dropped.values() for name in names),
+    }
     for name in truth.kept:
         assert not any(math.isnan(value) for value in (turns[name].activation, turns[name].valence))
         assert turns[name].transcript is not None
@@ -471,7 +475,7 @@ class TestTable:
             ("2.25", "7", "nan"),
         )
         assert ratings(turns["c8"]) == ("nan", "5", "nan")
-        assert turns["c9"] == Utterance("c9", tmp_path / "clips/c9.wav", "")
+        assert turns["c9"] == Utterance("c9", tmp_path / "clips/c9.wav", "", listed=False)
 
     def test_a_blank_transcript_is_a_value_in_json_only(self, tmp_path: Path) -> None:
         write_table(tmp_path, kind="jsonl")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,7 +12,7 @@ import numpy as np
 from ser_memory.common.conventions import SAMPLING_RATE
 from ser_memory.common.errors import SerError, UsageError, listing
 from ser_memory.common.machine import cores
-from ser_memory.extract.huggingface import digest
+from ser_memory.extract.huggingface import digest, importable
 from ser_memory.extract.transcripts.engines.contract import TranscriberOptions, Transcription
 from ser_memory.extract.transcripts.engines.whisper import most_tokens
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from ser_memory.extract.audio import Waveform
 
 EXTRA = "faster-whisper"
+_FILES = ("config.json", "tokenizer.json")  # without the second, it would ask the hub for another model's
 _OPENAI = "openai/whisper-"  # the converted checkpoints are named by what follows: base.en, small, ...
 
 
@@ -28,8 +30,11 @@ def load(options: TranscriberOptions) -> FasterWhisperTranscriber:
     Raises SerError if the package is missing, or if the model or the language cannot be used.
     """
     try:
-        from faster_whisper import WhisperModel
-    except ImportError:
+        with importable():
+            from faster_whisper import WhisperModel
+    except SerError as error:
+        if importlib.util.find_spec("faster_whisper") is not None:
+            raise error from None  # it is there, and something that it needs is broken
         raise UsageError(
             f"The transcriber faster-whisper needs the package faster-whisper: pip install 'ser-memory[{EXTRA}]'."
         ) from None
@@ -40,12 +45,30 @@ def load(options: TranscriberOptions) -> FasterWhisperTranscriber:
             f"{source} holds no converted Whisper model, there is no model.bin: make one with "
             "ct2-transformers-converter, or use --transcriber whisper for a folder that save_pretrained wrote."
         )
+    absent = [name for name in _FILES if folder.exists() and not (folder / name).exists()]
+    if absent:
+        raise SerError(
+            f"{source} lacks {absent[0]}: convert the model again with ct2-transformers-converter --copy_files "
+            "tokenizer.json preprocessor_config.json, or copy the file into it."
+        )
     device = options.device if options.device in ("cpu", "cuda") else "auto"
     try:
         # The default of four threads is slower than one per core if there are fewer cores.
         model = WhisperModel(source, device=device, compute_type="float32", cpu_threads=cores())
     except Exception as error:  # the hub, the format and the device raise different types of errors
         reason = (str(error).strip().splitlines() or ["it cannot be read"])[0]
+        if isinstance(error, PermissionError):
+            raise SerError(
+                f"There is no permission to read {error.filename or source}: ask for it."
+            ) from error
+        if not folder.exists() and type(error).__name__ in (
+            "LocalEntryNotFoundError",
+            "OfflineModeIsEnabled",
+        ):
+            raise SerError(
+                f"The cache of the hub lacks the faster-whisper model {source} or a file of it, and the hub cannot be "
+                "reached: download it elsewhere, and give the folder with --whisper-model."
+            ) from error
         raise SerError(
             f"The faster-whisper model {source} cannot be loaded ({reason}): give a size such as base.en, or the "
             "folder of a converted model, with --whisper-model."

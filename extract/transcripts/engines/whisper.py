@@ -50,10 +50,10 @@ def load(options: TranscriberOptions) -> WhisperTranscriber:
 
 def version(options: TranscriberOptions) -> str:
     """The version of the transcriber that `load` would return, without loading the weights."""
-    from transformers import AutoConfig, GenerationConfig, WhisperTokenizer
-
     source = options.model
     with loading(source, WHISPER):
+        from transformers import AutoConfig, GenerationConfig, WhisperTokenizer
+
         config = AutoConfig.from_pretrained(source)
         try:
             generation = GenerationConfig.from_pretrained(source)
@@ -228,9 +228,9 @@ def _join(parts: list[Transcription]) -> Transcription:
 
 
 def _load_model(source: str) -> tuple[Any, Any]:
-    from transformers import AutoConfig, WhisperForConditionalGeneration, WhisperProcessor
-
     with loading(source, WHISPER):
+        from transformers import AutoConfig, WhisperForConditionalGeneration, WhisperProcessor
+
         kind = AutoConfig.from_pretrained(source).model_type
         if kind != "whisper":
             raise SerError(f"{source} holds a {kind} model: give {WHISPER.option} {WHISPER.usable}.")
