@@ -21,6 +21,7 @@ from ser_memory.common.cache import FeatureCache
 from ser_memory.common.cache_cli import describe
 from ser_memory.common.conventions import DIMENSIONS
 from ser_memory.common.errors import SerError
+from ser_memory.extract.cli import report
 from ser_memory.train.checks import after_training, before_training
 from ser_memory.train.engines import processes
 from ser_memory.train.engines.contract import WorkerKilledError
@@ -76,6 +77,8 @@ def test_splits_whose_ccc_cannot_move_are_told_before_training(
     ]
     describe(FeatureCache(flat / "msp-improv.h5"))
     assert told[2] in capsys.readouterr().out
+    report(FeatureCache(flat / "msp-improv.h5"))  # the summary of ser-extract
+    assert f"  {told[2]}" in capsys.readouterr().out
 
 
 def test_a_model_that_predicts_one_value_is_told(tmp_path: Path) -> None:
