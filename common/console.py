@@ -18,7 +18,7 @@ from typing import Any
 
 import click
 
-from ser_memory.common.errors import SerError
+from ser_memory.common.errors import SerError, system_errors
 from ser_memory.common.reporting import Advance
 
 _PLAIN_INTERVAL = 10.0  # seconds between progress lines where there is no terminal
@@ -47,15 +47,10 @@ class Command(click.Command):
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
-            return super().invoke(ctx)
+            with system_errors():
+                return super().invoke(ctx)
         except SerError as error:
             raise _Failure(str(error), error.exit_code) from error
-        except OSError as error:
-            # EPIPE is click's to handle: it ends quietly when the reader of a pipe has gone.
-            if isinstance(error, BrokenPipeError) or error.strerror is None:
-                raise
-            place = f": {error.filename}" if error.filename else ""
-            raise _Failure(f"The system says: {error.strerror}{place}.", 1) from error
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Options under the titles of their groups, in the order in which the groups first appear."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 
 class SerError(Exception):
@@ -18,6 +19,19 @@ class UsageError(SerError):
     """The command was called the wrong way; nothing was attempted."""
 
     exit_code = 2
+
+
+@contextmanager
+def system_errors() -> Iterator[None]:
+    """Turn errors of the system, such as a folder that cannot be made, into a SerError of one sentence."""
+    try:
+        yield
+    except OSError as error:
+        # Without a text it is no report of the system but ours to find; EPIPE is for whoever reads our output.
+        if error.strerror is None or isinstance(error, BrokenPipeError):
+            raise
+        place = f": {error.filename}" if error.filename else ""
+        raise SerError(f"The system says: {error.strerror}{place}.") from error
 
 
 def listing(values: Iterable[object], most: int = 12) -> str:

@@ -16,7 +16,7 @@ makes the dataclass itself gets the same checks as a user who types the option.
 from __future__ import annotations
 
 import dataclasses
-import math
+import numbers
 import os
 import types
 import typing
@@ -28,6 +28,8 @@ from typing import Any, ClassVar, Self, TypeVar
 from ser_memory.common.errors import UsageError, listing
 
 _KEY = "option"
+_LARGEST_FLOAT = 3e38  # of the numbers that the training computes with
+_LARGEST_INT = 10**18
 _F = TypeVar("_F", bound=Callable[..., Any])
 
 
@@ -74,10 +76,12 @@ class Options:
         for name, declared, hint in _declared(cls):
             if given.get(name) is None and os.environ.get(declared.variable):
                 given[name] = _from_environment(declared.variable, hint)
-            if name in given and hint.many:
-                given[name] = _several(given[name], declared.separated)
-            if name in given and hint.kind is Path and isinstance(given[name], str):
-                given[name] = Path(given[name])
+            if name in given:
+                items = _several(name, given[name], declared) if hint.many else (given[name],)
+                plain = tuple(_plain(item, declared, hint) for item in items)
+                given[name] = plain if hint.many else plain[0]
+                if hint.many and not plain and _default(cls, name):
+                    raise UsageError(f"{flag(name)} is an empty list: give at least one.")
         return cls(**given)
 
 
@@ -171,12 +175,31 @@ def _from_environment(variable: str, hint: _Hint) -> Any:
         raise UsageError(f"${variable} is {text!r}: it must be {_KINDS[hint.kind]}.") from None
 
 
-def _several(value: Any, separated: bool) -> tuple[Any, ...]:
-    one = isinstance(value, str) or not isinstance(value, Iterable)
+def _several(name: str, value: Any, declared: Declared) -> tuple[Any, ...]:
+    """The values of an option that takes several, from one value or from a list."""
+    if isinstance(value, (set, frozenset)):
+        raise UsageError(f"{flag(name)} is a set, which has no order: give a list.")
+    one = isinstance(value, (str, bytes)) or not isinstance(value, Iterable)
     items = (value,) if one else tuple(value)
-    if not separated:
+    if not declared.separated:
         return items
-    return tuple(part.strip() for item in items for part in str(item).split(","))
+    parts = (item.split(",") if isinstance(item, str) else [item] for item in items)
+    return tuple(part.strip() if isinstance(part, str) else part for each in parts for part in each)
+
+
+def _plain(value: Any, declared: Declared, hint: _Hint) -> Any:
+    """The value as the option's own type, if it is one in another guise: NumPy's numbers, a path as text."""
+    if declared.none and isinstance(value, str) and value == declared.none:
+        return None
+    if isinstance(value, bool):
+        return value
+    if hint.kind is Path and isinstance(value, str):
+        return Path(value)
+    if hint.kind in (int, str) and isinstance(value, numbers.Integral):
+        return hint.kind(int(value))
+    if hint.kind is float and isinstance(value, numbers.Real):
+        return float(value) if abs(value) <= _LARGEST_FLOAT else value
+    return value
 
 
 def _default(cls: type[Options], name: str) -> Any:
@@ -192,15 +215,20 @@ def _check(name: str, value: Any, declared: Declared, hint: _Hint) -> None:
         raise UsageError(f"{name} {value!r} must be {_KINDS.get(hint.kind, hint.kind.__name__)}.")
     if declared.choices and value not in declared.choices:
         raise UsageError(f"{name} {value!r} must be one of {listing(declared.choices)}.")
+    if isinstance(value, Path) and "\0" in str(value):
+        raise UsageError(f"{name} {str(value)!r} must be {_KINDS[Path]}: it has a NUL character.")
     if isinstance(value, (int, float)):
         low, high = declared.minimum, declared.maximum
         too_low = low is not None and (value <= low if declared.above else value < low)
         too_high = high is not None and (value >= high if declared.below else value > high)
-        if not math.isfinite(value) or too_low or too_high:
+        largest = _LARGEST_FLOAT if hint.kind is float else _LARGEST_INT
+        if abs(value) > largest and not too_low:  # also of infinity
+            raise UsageError(f"{name} {value} must be at most {largest:g}.")
+        if value != value or too_low or too_high:  # noqa: PLR0124  # the first of what is not a number
             raise UsageError(f"{name} {value} must be {_range(declared) or 'a finite number'}.")
 
 
-_KINDS = {int: "a whole number", float: "a number", str: "a text", Path: "a path", bool: "true or false"}
+_KINDS = {int: "a whole number", float: "a number", str: "text", Path: "a path", bool: "true or false"}
 
 
 def _range(declared: Declared) -> str:

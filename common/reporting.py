@@ -14,6 +14,8 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
 from typing import Protocol
 
+from ser_memory.common.errors import UsageError
+
 # Adds to the amount of work done. It may have a method `spare`, which takes work that need not be done after all.
 Advance = Callable[[float], None]
 
@@ -48,10 +50,18 @@ _reporter: ContextVar[Reporter | None] = ContextVar("reporter", default=None)
 
 @contextmanager
 def reporting_to(reporter: Reporter | None) -> Iterator[None]:
-    """Send the reports of the block to `reporter`; None leaves the choice as it is."""
+    """Send the reports of the block to `reporter`; None leaves the choice as it is.
+
+    Raises UsageError if `reporter` is no object with the methods of a Reporter.
+    """
     if reporter is None:
         yield
         return
+    methods = (getattr(reporter, name, None) for name in ("notice", "progress"))
+    if isinstance(reporter, type) or not all(map(callable, methods)):
+        raise UsageError(
+            f"The reporter {reporter!r} must be an object with the methods notice and progress, such as Silent()."
+        )
     token = _reporter.set(reporter)
     try:
         yield

@@ -13,6 +13,7 @@ from typing import Any
 
 from ser_memory.common import manifests
 from ser_memory.common.cache import FeatureCache
+from ser_memory.common.errors import system_errors
 from ser_memory.common.options import refuse_unknown
 from ser_memory.common.reporting import Reporter, reporting_to
 from ser_memory.extract.folders import cache_folder, release_root
@@ -45,11 +46,10 @@ def extract(corpus: str | Path, *, reporter: Reporter | None = None, **options: 
         SerError: the release, a model or the disk does not permit it; the message says what to do. An existing
             cache and all finished parts stay as they were.
         InterruptedRunError: SIGINT or SIGTERM; the same call continues.
-        OSError: the folder of the cache cannot be written.
     """
     refuse_unknown(options, *GROUPS)
     settings = ExtractionSettings.take(options)
-    with reporting_to(reporter):
+    with reporting_to(reporter), system_errors():
         return _run(_prepare(str(corpus), settings))
 
 

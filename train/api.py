@@ -11,6 +11,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ser_memory.common.errors import SerError, system_errors
 from ser_memory.common.reporting import Reporter, reporting_to
 from ser_memory.train import results
 from ser_memory.train.results import Result
@@ -30,7 +31,7 @@ def train(*, reporter: Reporter | None = None, **options: Any) -> TrainedRun:
             `ser_memory.common.reporting.Silent()` for nowhere.
         **options: the options of ser-train, with underscores in place of dashes (see `ser-train --help`, or
             `ser_memory.train.settings`, which declares them): `strategy`, `sampler`, `stages` and `seed` take
-            one value or several.
+            one value or a list. The actions `--dry-run`, `--preset` and `--experiment` are for the command line.
 
     Returns:
         The run: `folder`, `results` (a list of `Result`, one measured figure each) and `failures` (runs whose
@@ -44,7 +45,7 @@ def train(*, reporter: Reporter | None = None, **options: Any) -> TrainedRun:
     settings = Settings.take(options)
     from ser_memory.train import experiment  # needs torch
 
-    with reporting_to(reporter):
+    with reporting_to(reporter), system_errors():
         return experiment.train(settings)
 
 
@@ -57,4 +58,6 @@ def read_results(run: str | Path) -> list[Result]:
     Raises:
         SerError: there is no such file, or ser-train did not write it.
     """
+    if not isinstance(run, (str, Path)):
+        raise SerError(f"read_results takes the folder of a run as text or path, not {run!r}.")
     return results.read_results(Path(run))

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+import numpy as np
 import pytest
 from click.testing import CliRunner
 
@@ -72,7 +73,7 @@ def test_help_is_grouped() -> None:
         ({"rows": 0}, "--rows 0 must be at least 1."),
         ({"rows": 1.5}, "--rows 1.5 must be a whole number."),
         ({"rows": True}, "--rows True must be a whole number."),
-        ({"helper": ("ann", 3)}, "--helper 3 must be a text."),
+        ({"helper": ("ann", 3)}, "--helper 3 must be text."),
         ({"watered": 1}, "--watered 1 must be true or false."),
         ({"field_folder": 1}, "--field-folder 1 must be a path."),
     ],
@@ -80,6 +81,39 @@ def test_help_is_grouped() -> None:
 def test_a_program_gets_the_same_checks(values: dict[str, Any], message: str) -> None:
     with pytest.raises(UsageError) as error:
         Beans(**values)
+    assert str(error.value) == message
+
+
+@pytest.mark.parametrize(
+    ("given", "taken"),
+    [
+        ({"rows": np.int64(3)}, Beans(rows=3)),
+        ({"rate": np.float32(0.5)}, Beans(rate=0.5)),
+        ({"rate": np.int32(1)}, Beans(rate=1)),
+        ({"rows": "all"}, Beans(rows=None)),
+        ({"field_folder": "f"}, Beans(field_folder=Path("f"))),
+        ({"helper": np.array(["ann", "bob"])}, Beans(helper=("ann", "bob"))),
+    ],
+)
+def test_the_same_value_in_another_guise(given: dict[str, Any], taken: Beans) -> None:
+    assert Beans.take(given) == taken
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"helper": {"ann", "bob"}}, "--helper is a set, which has no order: give a list."),
+        ({"helper": b"ann"}, "--helper b'ann' must be text."),
+        ({"helper": None}, "--helper None must be text."),
+        ({"litres": 1e300}, "--litres 1e+300 must be at most 3e+38."),
+        ({"litres": 10**400}, f"--litres {10**400} must be at most 3e+38."),
+        ({"rows": 2**63}, f"--rows {2**63} must be at most 1e+18."),
+        ({"field_folder": "a\0b"}, "--field-folder 'a\\x00b' must be a path: it has a NUL character."),
+    ],
+)
+def test_what_cannot_be_meant(given: dict[str, Any], message: str) -> None:
+    with pytest.raises(UsageError) as error:
+        Beans.take(given)
     assert str(error.value) == message
 
 

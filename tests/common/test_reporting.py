@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import threading
 from contextlib import AbstractContextManager, nullcontext
+from typing import Any
 
 import pytest
 
 from ser_memory.common.conventions import in_split_order
+from ser_memory.common.errors import UsageError
 from ser_memory.common.reporting import Advance, Silent, notice, progress, reporting_to
 
 
@@ -57,6 +59,13 @@ def test_threads_report_to_different_places() -> None:
         thread.join()
         notice("here")
     assert (here.reports, there.reports) == (["here"], ["there"])
+
+
+@pytest.mark.parametrize("reporter", [3, print, Silent])
+def test_what_cannot_report_is_refused(reporter: Any) -> None:
+    with pytest.raises(UsageError, match="must be an object with the methods notice and progress"):  # noqa: SIM117
+        with reporting_to(reporter):
+            notice("lost")
 
 
 def test_splits_have_one_order() -> None:

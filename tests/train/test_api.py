@@ -81,7 +81,9 @@ def test_reports_go_to_the_caller_also_from_a_thread(
         ({"strategy": ["gem", "gam"]}, "There is no strategy 'gam'"),
         ({"loss": "mae"}, "--loss 'mae' must be one of ccc, mse."),
         ({"seeds": 2, "seed": 4}, "Give --seeds N or --seed S, not both."),
-        ({"stages": []}, "must name different caches"),
+        ({"stages": []}, "--stages is an empty list: give at least one."),
+        ({"strategy": []}, "--strategy is an empty list: give at least one."),
+        ({"stages": None}, "--stages None must be text."),
         ({"learning_rate": float("nan")}, "--learning-rate nan must be above 0."),
     ],
 )
@@ -89,6 +91,22 @@ def test_wrong_options(options: dict[str, Any], says: str) -> None:
     with pytest.raises(UsageError) as error:
         train(**options)
     assert says in str(error.value)
+
+
+def test_folders_that_cannot_be_used_are_errors_that_a_caller_can_solve(caches: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    options = {
+        **QUICK,
+        "cache": caches,
+        "strategy": "finetune",
+        "trained": tmp_path / "t",
+        "reporter": Silent(),
+    }
+    for output in (tmp_path / "file", tmp_path / "file" / "below", tmp_path / ("x" * 300)):
+        with pytest.raises(SerError, match="The system says: "):
+            train(output=output, **options)
+    with pytest.raises(SerError, match="read_results takes the folder of a run as text or path, not 3"):
+        read_results(3)  # type: ignore[arg-type]
 
 
 def test_results_that_are_none(tmp_path: Path) -> None:
