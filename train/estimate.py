@@ -50,7 +50,7 @@ def print_estimate(settings: Settings) -> None:
     jobs = jobs_of(settings.machine.jobs) if device.type == "cpu" else 1
     lines = estimate(experiment, trainer, todo)
     table(
-        f"To train, on {f'{jobs} cores' if device.type == 'cpu' else device}",
+        f"To train, on {_where(jobs, device)}",
         ["stage", "strategy", "runs", "steps an epoch", "ms a step", "at most"],
         [
             [
@@ -90,6 +90,12 @@ def duration(lines: Sequence[Line], todo: Plan, jobs: int) -> float:
             chains[run] = chains.get(run, first.get(run.seed, 0.0)) + seconds[number, run.strategy]
     longest = max([*first.values(), *chains.values()])
     return max(longest, sum(line.total for line in lines) / jobs)
+
+
+def _where(jobs: int, device: torch.device) -> str:
+    if device.type != "cpu":
+        return str(device)
+    return "1 core" if jobs == 1 else f"{jobs} cores"
 
 
 def _line(trainer: Trainer, experiment: Experiment, runs: Sequence[Run], number: int) -> Line:

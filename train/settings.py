@@ -43,10 +43,10 @@ class DataSettings(Options):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not self.stages or len(set(self.stages)) != len(self.stages) or not all(self.stages):
-            raise UsageError(
-                f"--stages {','.join(self.stages)!r} must name different caches, separated by commas."
-            )
+        if not all(self.stages):
+            raise UsageError(f"--stages {','.join(self.stages)!r} has an empty name between its commas.")
+        if len(set(self.stages)) != len(self.stages):
+            raise UsageError(f"--stages {','.join(self.stages)} must name different caches, each once.")
 
     @property
     def folder(self) -> Path:
