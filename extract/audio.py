@@ -80,10 +80,10 @@ def load(path: Path) -> Waveform:
         samples, rate = _decode(path, info, told), info.samplerate
     if not samples.size:
         raise UnusableAudioError("unreadable")
-    mono = samples[:, 0] if samples.shape[1] == 1 else samples.mean(axis=1)
-    if rate != SAMPLING_RATE:
-        mono = soxr.resample(mono, rate, SAMPLING_RATE)
-    with np.errstate(over="ignore"):
+    with np.errstate(over="ignore", invalid="ignore"):
+        mono = samples[:, 0] if samples.shape[1] == 1 else samples.mean(axis=1)
+        if rate != SAMPLING_RATE:
+            mono = soxr.resample(mono, rate, SAMPLING_RATE)
         power = np.square(mono).sum()  # what every normalisation divides by
     if not np.isfinite(power):
         raise UnusableAudioError("not finite")
@@ -160,7 +160,7 @@ def _decode(path: Path, info: Any, told: Stated) -> npt.NDArray[np.float32]:
         return _decode_stream(path)  # libsndfile guesses the length of MPEG audio, and reads no further
     source = str(path) if told.mend is None else containers.mended(path, told.mend)
     if info.frames <= _LONGEST_READ * info.samplerate:
-        samples, _ = soundfile.read(source, dtype="float32", always_2d=True)
+        samples: npt.NDArray[np.float32] = soundfile.read(source, dtype="float32", always_2d=True)[0]
     else:
         with _Unseekable(source) as file:
             samples = _blocks(file)

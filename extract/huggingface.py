@@ -216,7 +216,7 @@ def _first_line(error: BaseException) -> str:
 def _unimportable(error: Exception) -> str | None:
     """The package in which an import failed; None if the error is of another kind."""
     for cause in reversed(_causes(error)):
-        if isinstance(cause, ModuleNotFoundError) and cause.name:
+        if isinstance(cause, ImportError) and cause.name and not cause.name.startswith("transformers"):
             return cause.name.partition(".")[0]
         names = []
         importing = isinstance(cause, ImportError) or "Failed to import" in str(error)

@@ -63,38 +63,41 @@ class Files:
         self.near: dict[str, str] = {}  # as `Named.near`
 
     def locate(self, text: str) -> Path | None:
-        """The file, also if it is a link that leads nowhere; None if there is none."""
-        for name in dict.fromkeys((text, as_path(text))):
-            for place in self._places:
-                try:
-                    if (place / name).is_file() or (place / name).is_symlink():
-                        return place / name
-                except (OSError, ValueError):  # no valid file name, so no file
-                    continue
+        """The file, or what is in its place, such as a link that leads nowhere; None if there is nothing."""
+        named = [place / name for name in dict.fromkeys((text, as_path(text))) for place in self._places]
+        for is_there in (os.path.isfile, os.path.lexists):  # both are False for what is no valid file name
+            for path in named:
+                if is_there(path):
+                    return path
         return self._like(as_path(text))
 
     def _like(self, name: str) -> Path | None:
         """The only file whose name differs in the spelling of accents, or in the case of its suffix."""
         if "\0" in name:
             return None
-        nearly: list[Path] = []
+        nearly: list[tuple[Path, PurePosixPath]] = []  # place, and the path from it
         for place in self._places:
-            paths = [place]
+            paths = [PurePosixPath()]
             for part in PurePosixPath(name).parts:
-                paths = [path / found for path in paths for found in self._similar(path, part)]
-            nearly += paths
-        same = [path for path in nearly if _composed_path(path, self._places) == _suffix_folded(name)]
+                paths = [path / like for path in paths for like in self._similar(place / path, part)]
+            nearly += [(place, path) for path in paths]
+        wanted = _suffix_folded(name)
+        same = list(
+            dict.fromkeys(place / path for place, path in nearly if _suffix_folded(str(path)) == wanted)
+        )
         if len(same) == 1:
             return same[0]
         if nearly:
-            self.near[name] = str(nearly[0])
+            place, path = nearly[0]
+            self.near[name] = str(place / path)
         return None
 
     def _similar(self, folder: Path, part: str) -> list[str]:
         if part in ("/", ".."):
             return [part]
         if folder not in self._listed:
-            self._listed[folder] = names = {}
+            names: dict[str, list[str]] = {}
+            self._listed[folder] = names
             try:
                 for entry in sorted(os.listdir(folder)):  # noqa: PTH208  names are enough
                     names.setdefault(_folded(entry), []).append(entry)
@@ -155,11 +158,3 @@ def _folded(text: str) -> str:
 def _suffix_folded(name: str) -> str:
     path = PurePosixPath(_composed(name))
     return str(path.with_suffix(path.suffix.lower())) if path.name else str(path)
-
-
-def _composed_path(path: Path, places: list[Path]) -> str:
-    """The path below its place, to be compared with `_suffix_folded`."""
-    text = path.as_posix()
-    place = next((each for each in places if text.startswith(f"{each.as_posix()}/")), None)
-    below = text if place is None else text[len(place.as_posix()) + 1 :]
-    return _suffix_folded(below)

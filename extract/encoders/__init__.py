@@ -64,7 +64,8 @@ def _load_acoustic(name: str, device: torch.device | str, options: EncoderOption
     if name.lower().replace("_", "").replace("-", "") == "logmel" and not Path(name).exists():
         raise UsageError(f"There is no acoustic encoder {name!r}: did you mean log-mel?")
     with loading(name, ACOUSTIC):
-        from transformers import AutoConfig
+        # Before the name is looked up: a package that cannot be imported is the first cause to report.
+        from transformers import AutoConfig, AutoFeatureExtractor, AutoModel  # noqa: F401
 
         kind = AutoConfig.from_pretrained(name).model_type
         return ACOUSTIC_ENCODERS.get(kind, Wav2Vec2Encoder.load)(name, device, options)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import pytest
@@ -123,9 +123,9 @@ def test_a_model_whose_rows_depend_on_batch_mates_gets_one_waveform_at_a_time(
     folder = save_acoustic(tmp_path, "hubert")
     batch = equally_long() if lengths == "equal" else waveforms()[:3]
     reference = one_at_a_time(folder, batch)
-    project = transformers.models.hubert.modeling_hubert.HubertFeatureProjection.forward
+    project: Any = transformers.models.hubert.modeling_hubert.HubertFeatureProjection.forward
 
-    def over_the_batch(self: torch.nn.Module, states: torch.Tensor) -> torch.Tensor:
+    def over_the_batch(self: Any, states: torch.Tensor) -> torch.Tensor:
         projected: torch.Tensor = project(self, states)
         return projected + projected.mean(dim=0, keepdim=True) - projected / len(projected)
 

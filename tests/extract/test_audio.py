@@ -11,7 +11,7 @@ import soundfile
 
 from ser_memory.common.conventions import SAMPLING_RATE
 from ser_memory.extract.audio import UnusableAudioError, duration, header, is_silent, load
-from tests.recordings import CONTAINERS, LENGTH_UNKNOWN, frames_of_mp3, write
+from tests.containers import CONTAINERS, LENGTH_UNKNOWN, frames_of_mp3, write
 
 
 def tone(seconds: float, rate: int, channels: int = 1, hertz: float = 440.0) -> np.ndarray:

@@ -1,8 +1,9 @@
-"""Any file in the place of a recording ends as a finite row or as a named reason."""
+"""Any file in the place of a recording ends as a finite row or as a named reason, and no cut recording has a row."""
 
 from __future__ import annotations
 
 import os
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,9 @@ from ser_memory.common.cache import REASONS
 from ser_memory.extract.corpora import Utterance
 from ser_memory.extract.encoders import load_acoustic, load_text
 from ser_memory.extract.encoding import EncoderPair, Item, encode, gather
+from ser_memory.extract.identity import Glimpses
 from ser_memory.extract.screening import screen
+from tests.containers import CONTAINERS, LENGTH_UNKNOWN, write
 from tests.models import save_acoustic, save_text
 
 FILES = int(os.environ.get("SER_FUZZ_FILES", "100"))  # 2,000 and more for a long run
@@ -25,6 +28,40 @@ FORMATS = (
     ("flac", "PCM_16"),
     ("ogg", "VORBIS"),
 )
+NAMES = ("{0}", "a b {0}", "ä{0}", "a\u0308{0}", "x.y.{0}")
+
+
+def write_case(folder: Path, number: int) -> tuple[Path, str]:
+    """A file, and what it is: any, cut, unknown length, or no file."""
+    random = np.random.default_rng([19, number])
+    kind = str(random.choice(["any", "cut", "unknown", "no file"], p=[0.6, 0.2, 0.1, 0.1]))
+    name = str(random.choice(NAMES)).format(f"{number:05d}")
+    if kind == "any":
+        path = write_any(folder, number)
+        return path.rename(path.with_name(name + path.suffix)), kind
+    noise = random.standard_normal(int(random.integers(8_000, 40_000))) / 9
+    if kind == "cut":
+        path = write(folder, str(random.choice(list(CONTAINERS))), noise, name=name)
+        data = path.read_bytes()
+        path.write_bytes(data[: int(random.uniform(0.0, 0.8) * len(data))])
+    elif kind == "unknown":
+        container, unknown = LENGTH_UNKNOWN[str(random.choice(list(LENGTH_UNKNOWN)))]
+        path = write(folder, container, noise, name=name)
+        path.write_bytes(unknown(path.read_bytes()))
+    else:
+        path = folder / f"{name}.wav"
+        make = random.integers(5)
+        if make == 0:
+            path.symlink_to("gone.wav")
+        elif make == 1:
+            path.symlink_to(path.name)
+        elif make == 2:
+            path.symlink_to(folder)
+        elif make == 3:
+            path.mkdir()
+        else:
+            os.mkfifo(path)
+    return path, kind
 
 
 def write_any(folder: Path, number: int) -> Path:
@@ -73,10 +110,13 @@ def mutate(data: bytes, random: np.random.Generator) -> bytes:
 
 def test_every_file_ends_as_a_row_or_a_reason(tmp_path: Path) -> None:
     (tmp_path / "audio").mkdir()
+    cases = [write_case(tmp_path / "audio", i) for i in range(FILES)]
+    kinds = {f"{i:05d}": kind for i, (_, kind) in enumerate(cases)}
     turns = [
-        Utterance(f"{i:05d}", write_any(tmp_path / "audio", i), "train", 3.0, 3.0, transcript="a good day")
-        for i in range(FILES)
+        Utterance(f"{i:05d}", path, "train", 3.0, 3.0, transcript="a good day")
+        for i, (path, _) in enumerate(cases)
     ]
+    assert len(Glimpses(turns).digest(turns[0].audio or Path())) <= 32
     screened = screen(turns, 0.0, 30.0)
     pair = EncoderPair(
         load_acoustic(save_acoustic(tmp_path / "acoustic", "wav2vec2 with group norm")),
@@ -95,5 +135,12 @@ def test_every_file_ends_as_a_row_or_a_reason(tmp_path: Path) -> None:
     assert set(ended.values()) <= {"row", *REASONS}
     counts = {outcome: list(ended.values()).count(outcome) for outcome in ("row", *REASONS)}
     print(f"{FILES} files: {counts}")
+    for kind in ("any", "cut", "unknown", "no file"):
+        of_kind = Counter(ended[name] for name in kinds if kinds[name] == kind)
+        print(f"  {kind}: {dict(of_kind)}")
+        if kind in ("cut", "no file"):
+            assert not of_kind["row"]
+        if kind == "unknown":
+            assert set(of_kind) <= {"row"}
     assert rows > FILES / 5
     assert len({reason for reason, count in counts.items() if count}) >= 4
