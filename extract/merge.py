@@ -19,16 +19,17 @@ _COLUMNS = ("id", "speaker", "gender", "split", "activation", "valence", "domina
 
 def merge(
     target: Path,
-    identify: Callable[[Collection[Path]], CacheInfo],
+    info: CacheInfo,
     utterances: Sequence[Utterance],
     screened: Screening,
     parts: Parts,
+    without: Callable[[Collection[Path]], CacheInfo] | None = None,
 ) -> list[str]:
     """Write the cache `target`, one row for each utterance that has one in the parts.
 
     `utterances` are in the order of the places in the parts. What has no row is added to `screened.dropped`.
-    `identify` gives the attributes, without the recordings that vanished. Memory does not grow with the embeddings.
-    Returns the ids of silent recordings. Raises SerError if no utterance has a row, or the disk is full.
+    `without` gives the attributes of a release without the recordings that vanished. Memory does not grow with the
+    embeddings. Returns the ids of silent recordings. Raises SerError if no utterance has a row, or the disk is full.
     """
     vanished: set[Path] = set()
     silent: list[int] = []
@@ -44,6 +45,8 @@ def merge(
                 vanished.add(utterance.audio)
         if len(rows.places):
             widths = {"acoustic": rows.acoustic.shape[1:], "text": rows.text.shape[1:]}
+    if vanished and without is not None:
+        info = without(vanished)
     kept = np.flatnonzero(~np.isnan(durations))
     if not len(kept):
         raise SerError(f"No utterance can be used: {summary(screened)}.")
@@ -58,7 +61,7 @@ def merge(
     write_cache(
         target,
         replace(
-            identify(vanished),
+            info,
             dropped={reason: sorted(ids) for reason, ids in screened.dropped.items() if ids},
         ),
         {

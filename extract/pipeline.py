@@ -62,7 +62,8 @@ def extract_corpus(
         parts = Parts(target, info.fingerprint, plan)
         encode_missing(extraction, chosen, parts, pairs, glimpses)
         _refuse_changed(turns, chosen, glimpses)
-        silent = merge(target, identify, [utterance for utterance, _ in chosen], screened, parts)
+        utterances = [utterance for utterance, _ in chosen]
+        silent = merge(target, info, utterances, screened, parts, without=identify)
         parts.clear()
         report_doubts(screened, chosen, silent)
         return FeatureCache(target)
