@@ -198,7 +198,7 @@ def _plain(value: Any, declared: Declared, hint: _Hint) -> Any:
     if hint.kind in (int, str) and isinstance(value, numbers.Integral):
         return hint.kind(int(value))
     if hint.kind is float and isinstance(value, numbers.Real):
-        return float(value) if abs(value) <= _LARGEST_FLOAT else value
+        return value if isinstance(value, int) and abs(value) > _LARGEST_FLOAT else float(value)
     return value
 
 
