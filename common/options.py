@@ -21,6 +21,7 @@ import os
 import types
 import typing
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, ClassVar, Self, TypeVar
@@ -198,7 +199,8 @@ def _plain(value: Any, declared: Declared, hint: _Hint) -> Any:
     if hint.kind in (int, str) and isinstance(value, numbers.Integral):
         return hint.kind(int(value))
     if hint.kind is float and isinstance(value, numbers.Real):
-        return value if isinstance(value, int) and abs(value) > _LARGEST_FLOAT else float(value)
+        with suppress(OverflowError):  # of a whole number; the check reports it
+            return float(value)
     return value
 
 
