@@ -21,7 +21,7 @@ def same_in_all(labels: npt.NDArray[np.floating], dimensions: Sequence[str] = DI
 def flat_splits(
     corpus: str, splits: Mapping[str, npt.NDArray[np.floating]], dimensions: Sequence[str] = DIMENSIONS
 ) -> list[str]:
-    """A sentence for each split of a corpus whose CCC is 0 in some dimension whatever is predicted.
+    """A sentence for each split of a corpus whose CCC is 0 in some dimension for every prediction.
 
     `splits` maps a split to its (N, K) labels.
     """

@@ -60,7 +60,7 @@ def header(path: Path) -> Header:
     """
     with _reading(path):
         info, told = _look(path)
-        if not told.known and (info.frames > _LONGEST_READ * info.samplerate or told.mend is not None):
+        if not told.known and (info.frames > _LONGEST_READ * info.samplerate or told.patch is not None):
             return Header(_decode(path, info, told).shape[0] / info.samplerate, False)
         frames = info.frames if told.samples is None else told.samples
         return Header(float(frames / info.samplerate) if info.samplerate else 0.0, told.known)
@@ -139,8 +139,8 @@ def _look(path: Path) -> tuple[Any, Stated]:
     told = containers.stated(path)
     if told is not None and told.ends_early:
         raise UnusableAudioError("unreadable")
-    if told is not None and told.mend is not None:
-        info = soundfile.info(containers.mended(path, told.mend))
+    if told is not None and told.patch is not None:
+        info = soundfile.info(containers.patched(path, told.patch))
     else:
         info = soundfile.info(str(path), verbose=told is None)
     if told is None:
@@ -158,7 +158,7 @@ def _decode(path: Path, info: Any, told: Stated) -> npt.NDArray[np.float32]:
     """(samples, channels) to the end of the file. Raises UnusableAudioError if there are fewer than it promises."""
     if told.samples is not None and abs(told.samples - info.frames) > _TOLERATED * info.samplerate:
         return _decode_stream(path)  # libsndfile guesses the length of MPEG audio, and reads no further
-    source = str(path) if told.mend is None else containers.mended(path, told.mend)
+    source = str(path) if told.patch is None else containers.patched(path, told.patch)
     if info.frames <= _LONGEST_READ * info.samplerate:
         samples: npt.NDArray[np.float32] = soundfile.read(source, dtype="float32", always_2d=True)[0]
     else:

@@ -34,7 +34,7 @@ class Stated:
     ends_early: bool = False  # the stream has no end
     known: bool = True  # False: the container does not say how long the sound is
     samples: int | None = None  # per channel, counted in the stream itself
-    mend: tuple[int, bytes] | None = None  # where to write which bytes so that libsndfile reads all of it
+    patch: tuple[int, bytes] | None = None  # where to write which bytes so that libsndfile reads all of it
 
 
 def stated(path: Path) -> Stated | None:
@@ -48,9 +48,9 @@ def stated(path: Path) -> Stated | None:
     return None
 
 
-def mended(path: Path, mend: tuple[int, bytes]) -> io.BytesIO:
+def patched(path: Path, patch: tuple[int, bytes]) -> io.BytesIO:
     """The content of a file in memory, with the length that its writer left out. Raises OSError."""
-    place, length = mend
+    place, length = patch
     data = bytearray(path.read_bytes())
     data[place : place + len(length)] = length
     return io.BytesIO(bytes(data))
@@ -108,7 +108,7 @@ def _in_chunks(layout: _Layout) -> Callable[[BinaryIO, int], Stated]:
             blank = length <= layout.offset and present > layout.offset
             if length >= most or (blank and not _holds_chunks(file, layout, content + length, size)):
                 told = present + (layout.id_bytes + width if layout.counts_header else 0)
-                return Stated(present, known=False, mend=(where, told.to_bytes(width, layout.order)))
+                return Stated(present, known=False, patch=(where, told.to_bytes(width, layout.order)))
             return Stated(min(present, length), max(0, length - present))
         return Stated(known=False)
 
@@ -133,7 +133,7 @@ def _in_au(order: Order) -> Callable[[BinaryIO, int], Stated]:
         offset, length = (int.from_bytes(file.read(4), order) for _ in range(2))
         present = max(0, size - offset)
         if length >= _UNKNOWN or (not length and present):
-            return Stated(present, known=False, mend=(8, min(present, _UNKNOWN - 1).to_bytes(4, order)))
+            return Stated(present, known=False, patch=(8, min(present, _UNKNOWN - 1).to_bytes(4, order)))
         return Stated(min(present, length), max(0, length - present))
 
     return look

@@ -113,7 +113,7 @@ def _recordings(count: int) -> str:
     return f"{count} recording is" if count == 1 else f"{count} recordings are"
 
 
-def report_splits(manifest: Manifest, chosen: Chosen, trial: bool = False) -> None:
+def report_splits(manifest: Manifest, chosen: Chosen, screened: Screening, trial: bool = False) -> None:
     """Compare the split protocol with the utterances that it gave a split.
 
     Raises SerError, which shows what exists, if a named speaker does not exist, or if a split that training needs is
@@ -138,10 +138,11 @@ def report_splits(manifest: Manifest, chosen: Chosen, trial: bool = False) -> No
             notice(f"No usable utterance falls into the split {split}, which protocol {name} names.")
         else:
             values = [repr(value) for value, where in protocol.splits.items() if where == split]
+            dropped = f" Not usable: {summary(screened)}." if any(screened.dropped.values()) else ""
             raise SerError(
                 f"No usable utterance falls into the split {split}, which training needs. Protocol {name} fills it with "
                 f"the {protocol.by} {listing(values)}, and the release has {exist}: correct the protocol in the "
-                "manifest, or choose another with --protocol."
+                f"manifest, or choose another with --protocol.{dropped}"
             )
     if protocol.by == "split":
         return  # a manifest names the splits of all releases
