@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import unicodedata
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,7 @@ from ser_memory.extract.cli import main
 from ser_memory.extract.corpora import READERS, Utterance
 from ser_memory.extract.corpora.names import by_id, id_of
 from ser_memory.extract.identity import Glimpses
+from ser_memory.extract.screening import Screening, report_splits
 from ser_memory.extract.tables import read_table
 from tests.models import save_text
 from tests.releases import write_msp_podcast
@@ -357,3 +359,13 @@ def test_what_differs_from_an_existing_cache_is_named(clinic: Clinic) -> None:
     assert "(it differs in the transcript of 6 utterances)" in clinic.refused()
     clinic.table([f"c{i}.wav" for i in range(5)])
     assert "it differs in" in clinic.refused()
+
+
+def test_an_empty_split_says_what_was_not_usable() -> None:
+    """The reason why nothing is left of a split may be the recordings, not the protocol."""
+    protocol = manifests.Protocol("speaker", {"1": "train", "2": "validation"}, {"1", "2"})
+    manifest = replace(manifests.load("iemocap"), protocol=protocol, protocol_name="s")
+    screened = Screening(dropped={"unreadable": ["c0", "c1"]})
+    chosen = [(Utterance("c2", None, "validation", speaker="2"), 4.0)]
+    with pytest.raises(SerError, match=r"the split train, .*Not usable: 2 unreadable \(such as c0\)\."):
+        report_splits(manifest, chosen, screened)
