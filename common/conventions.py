@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
+from pathlib import Path
 
 SAMPLING_RATE = 16_000  # Hz, of every recording as the encoders and transcribers get it
 UNKNOWN = "Unknown"  # a speaker or gender that the release does not tell; it is never one speaker
@@ -18,3 +20,8 @@ _FIRST_SPLITS = {"train": 0, "validation": 1}
 def in_split_order(splits: Iterable[str]) -> list[str]:
     """The different splits, in the order train, validation, test, test2, ..."""
     return sorted(set(splits), key=lambda split: (_FIRST_SPLITS.get(split, len(_FIRST_SPLITS)), split))
+
+
+def cache_folder(given: Path | None) -> Path:
+    """The folder of the caches: the one given, else $SER_CACHE, else ./cache."""
+    return given or Path(os.environ.get("SER_CACHE") or "cache")

@@ -13,10 +13,11 @@ from typing import Any
 
 from ser_memory.common import manifests
 from ser_memory.common.cache import FeatureCache
+from ser_memory.common.conventions import cache_folder
 from ser_memory.common.errors import system_errors
 from ser_memory.common.options import refuse_unknown
 from ser_memory.common.reporting import Reporter, reporting_to
-from ser_memory.extract.folders import cache_folder, release_root
+from ser_memory.extract.folders import release_root
 from ser_memory.extract.settings import GROUPS, Extraction, ExtractionSettings
 from ser_memory.extract.transcripts.sources import Sources
 

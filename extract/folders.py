@@ -1,4 +1,4 @@
-"""Where releases and caches are."""
+"""Where releases are."""
 
 from __future__ import annotations
 
@@ -6,11 +6,6 @@ import os
 from pathlib import Path
 
 from ser_memory.common.errors import UsageError
-
-
-def cache_folder(given: Path | None) -> Path:
-    """The folder given, else SER_CACHE, else ./cache."""
-    return given or Path(os.environ.get("SER_CACHE") or "cache")
 
 
 def release_root(root: Path | None, corpus: str) -> Path:

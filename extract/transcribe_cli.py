@@ -9,10 +9,11 @@ import click
 
 from ser_memory.common import __version__, manifests
 from ser_memory.common.console import Command, GroupedOption, say
+from ser_memory.common.conventions import cache_folder
 from ser_memory.common.errors import UsageError, listing
 from ser_memory.common.manifests import Manifest
 from ser_memory.common.options import options_of
-from ser_memory.extract.folders import cache_folder, release_root
+from ser_memory.extract.folders import release_root
 from ser_memory.extract.settings import EngineSettings, ReleaseSettings, TranscribeSettings, UtteranceSettings
 from ser_memory.extract.transcripts.corpus import (
     Counts,

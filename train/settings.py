@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
+from ser_memory.common.conventions import cache_folder
 from ser_memory.common.errors import UsageError, listing
 from ser_memory.common.options import Options, flag, names_of, option, refuse_unknown
 from ser_memory.train.memory.samplers import SAMPLERS
@@ -51,7 +51,7 @@ class DataSettings(Options):
     @property
     def folder(self) -> Path:
         """The folder of the caches."""
-        return self.cache or Path(os.environ.get("SER_CACHE") or "cache")
+        return cache_folder(self.cache)
 
 
 @dataclass(frozen=True)
