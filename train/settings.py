@@ -254,6 +254,11 @@ class Run:
     seed: int
 
     @property
+    def first(self) -> Run:
+        """The first stage of this run's seed."""
+        return Run(None, self.seed)
+
+    @property
     def strategy(self) -> str:
         """The strategy that trains; the first stage is plain training."""
         return self.variant.strategy if self.variant else "finetune"

@@ -54,7 +54,7 @@ class Trainer:
         """
         if runs[0].variant is None:
             return self._stages(runs, [1], torch.empty(0), advance)
-        parameters = self._store.parameters([self.keys.of(_first(run), 1) for run in runs]).to(self.device)
+        parameters = self._store.parameters([self.keys.of(run.first, 1) for run in runs]).to(self.device)
         return self._stages(runs, range(2, len(self.corpora) + 1), parameters, advance)
 
     def _stages(
@@ -179,10 +179,6 @@ def network_for(corpora: Sequence[Corpus]) -> Network:
 def remembered(train: Samples, variant: Variant, seed: int, number: int) -> npt.NDArray[np.int64]:
     """Rows of the training split of stage `number` (from 1) that go into a run's memory."""
     return choose(train, variant.sampler, variant.memory_size, _generator(seed, number, "memory"))
-
-
-def _first(run: Run) -> Run:
-    return Run(None, run.seed)
 
 
 def _stream(seed: int, stage: int, purpose: str) -> np.random.SeedSequence:
