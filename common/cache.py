@@ -15,7 +15,7 @@ import shutil
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, fields
+from dataclasses import MISSING, Field, asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
@@ -27,7 +27,8 @@ from ser_memory.common.conventions import RATED, in_split_order
 from ser_memory.common.errors import SerError, listing
 from ser_memory.common.files import replacing
 from ser_memory.common.hdf5 import NO_LOCKS, error_number, opened, said, why_not_opened
-from ser_memory.common.manifests import SPLIT_NAME, extraction_of
+from ser_memory.common.manifests import extraction_of
+from ser_memory.common.protocols import NO_SPLIT, SPLIT_NAME
 
 FORMAT = "ser-feature-cache"
 FORMAT_VERSION = 1
@@ -37,10 +38,17 @@ TEXT_COLUMNS = ("id", "speaker", "gender", "split", "transcript")  # (N,) UTF-8
 NUMBER_COLUMNS = ("duration", *RATED)  # (N,) float32
 EMBEDDINGS = ("acoustic", "text")  # (N, D), or (N, L, D) with several layers, and (N, E) float32
 COLUMNS = TEXT_COLUMNS + NUMBER_COLUMNS + EMBEDDINGS
+# (N,) UTF-8, of which older files of this format have none: what split protocols need, "" where it is not known, and
+# what identifies the content of the recording.
+LATER_COLUMNS = ("session", "release_split", "recording")
+_TEXTS = TEXT_COLUMNS + LATER_COLUMNS
+_ALL = COLUMNS + LATER_COLUMNS  # in the order in which they are written
 ENCODER_ATTRIBUTES = (
     "acoustic_encoder", "acoustic_revision", "acoustic_pooling", "acoustic_layers",
     "text_encoder", "text_revision", "text_pooling",
 )  # fmt: skip
+
+_JSON = ("dropped", "protocols", "refused", "silent")  # attributes
 
 # Why an utterance of the release has no row.
 REASONS = ("too short", "too long", "missing", "unreadable", "not finite", "no label", "no transcript")
@@ -57,7 +65,8 @@ _BLOCK = 8192  # rows looked at together
 _BLOCK_BYTES = 1 << 25  # or so many of them
 _ROUNDING = 1e-5  # of float32, for a label at the end of the scale
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # errors of a full disk
-_DIGEST = "content_digest"  # the attribute; no part of CacheInfo, since older files of this format lack it
+# Attributes that are no part of CacheInfo: the digest of all columns, and that of older files, of COLUMNS alone.
+_DIGEST, _OLD_DIGEST = "digest", "content_digest"
 
 
 @dataclass(frozen=True)
@@ -84,6 +93,11 @@ class CacheInfo:
     fingerprint: str  # of everything that determines the content
     limit: int  # the most utterances a trial was allowed, 0 for no limit
     dropped: dict[str, list[str]]  # reason -> ids without a row
+    # What follows is not in older files of this format.
+    protocol: str = ""  # the name of the one that gave the splits
+    protocols: dict[str, Any] = field(default_factory=dict)  # all of the manifest, as it writes them
+    refused: dict[str, str] = field(default_factory=dict)  # recording -> reason, of those that have no row
+    silent: list[str] = field(default_factory=list)  # recordings without any sound
 
 
 class Version(NamedTuple):
@@ -120,12 +134,16 @@ class FeatureCache:
     def __len__(self) -> int:
         return self.shapes["id"][0]
 
+    def has(self, column: str) -> bool:
+        """Whether a column is there: one of LATER_COLUMNS may not be."""
+        return column in self.shapes
+
     def read(self, column: str) -> npt.NDArray[Any]:
         """One column, whole: text columns as (N,) of str objects, the others as float32."""
         with self._opened() as file:
             data = file[column]
             try:
-                values = data.asstr()[:] if column in TEXT_COLUMNS else data[:]
+                values = data.asstr()[:] if column in _TEXTS else data[:]
             except UnicodeDecodeError:
                 raise SerError(
                     f"{self.path} is damaged, its data set {column} is not UTF-8: "
@@ -185,7 +203,9 @@ class FeatureCache:
                 f"{self.path} is damaged, it says that its layers are {layers}, and its data set acoustic has the "
                 f"shape {self.shapes['acoustic']}: {again}."
             )
-        texts = {name: self.read(name) for name in TEXT_COLUMNS}  # which refuses what is not UTF-8
+        texts = {
+            name: self.read(name) for name in _TEXTS if self.has(name)
+        }  # which refuses what is not UTF-8
         with self._opened() as file:
             for name, wrong in _WRONG.items():
                 for start in range(0, len(ids), _BLOCK):
@@ -198,7 +218,7 @@ class FeatureCache:
     def _are_right(self, column: str, values: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
         """(n,) whether each row of a column is what it should be."""
         if column == "split":
-            return np.array([SPLIT_NAME.fullmatch(name) is not None for name in values])
+            return np.array([SPLIT_NAME.fullmatch(name) is not None or name == NO_SPLIT for name in values])
         right = np.isfinite(values)
         if column == "duration":
             low, high = self.info.min_duration, self.info.max_duration
@@ -213,8 +233,8 @@ class FeatureCache:
     def refuse_altered(self) -> bool:
         """Raise SerError if a value is not the one that was written; False where the file is too old to tell."""
         with self._opened() as file:
-            told = file.attrs.get(_DIGEST)
-            if told is not None and told != _digest(file):
+            told = file.attrs.get(_DIGEST, file.attrs.get(_OLD_DIGEST))
+            if told is not None and told != _digest(file, COLUMNS if _DIGEST not in file.attrs else _ALL):
                 raise SerError(
                     f"{self.path} is damaged, its values are not those that were written: "
                     f"run {extraction_of(self.path.stem)} --overwrite."
@@ -240,7 +260,8 @@ class Pieces:
 def write_cache(path: Path, info: CacheInfo, columns: Mapping[str, npt.ArrayLike | Pieces]) -> None:
     """Write a whole cache to `path`, or nothing.
 
-    `columns` has every name of COLUMNS, all with the same number of rows; EMBEDDINGS may come in Pieces.
+    `columns` has every name of COLUMNS, and those of LATER_COLUMNS that are known, all with the same number of rows;
+    EMBEDDINGS may come in Pieces.
     Equal content gives equal bytes. Raises SerError for columns that are missing, of unequal length, not
     finite (dominance may be NaN) or whose ids repeat, and when the disk refuses; what stood at `path` before
     is then untouched.
@@ -252,14 +273,16 @@ def write_cache(path: Path, info: CacheInfo, columns: Mapping[str, npt.ArrayLike
         with replacing(path) as partial:
             _reserve(partial, size)
             with h5py.File(partial, "w", libver="v110") as file:
-                for name in COLUMNS:
+                for name in _ALL:
                     if name in pieces:
                         _write_pieces(file, name, pieces[name], arrays["id"])
-                    else:
+                    elif name in arrays:
                         file.create_dataset(name, data=arrays[name])
                 for key, value in asdict(info).items():
-                    file.attrs[key] = json.dumps(value, sort_keys=True) if key == "dropped" else value
-                file.attrs[_DIGEST] = _digest(file)
+                    file.attrs[key] = (
+                        json.dumps(value, sort_keys=True, default=str) if key in _JSON else value
+                    )
+                file.attrs[_DIGEST] = _digest(file, _ALL)
                 # The two attributes that make it a cache come last: a file without them was cut off.
                 file.attrs["format"] = FORMAT
                 file.attrs["format_version"] = FORMAT_VERSION
@@ -295,17 +318,17 @@ def _write_pieces(file: h5py.File, name: str, pieces: Pieces, ids: npt.NDArray[A
         raise SerError(f"The {name} of {ids[int(np.argmin(written))]} was never computed.")
 
 
-def _digest(file: h5py.File) -> str:
-    """SHA-256 of all rows as they lie in the file, column by column."""
+def _digest(file: h5py.File, columns: Iterable[str]) -> str:
+    """SHA-256 of all rows of the columns that the file has, as they lie in it, column by column."""
     made = hashlib.sha256()
-    for name in COLUMNS:
+    for name in (name for name in columns if name in file):
         data = file[name]
         made.update(f"{name} {data.shape} {data.dtype}".encode())
         width = 4 * int(np.prod(data.shape[1:]))
         step = max(1, min(_BLOCK, _BLOCK_BYTES // max(1, width)))
         for start in range(0, len(data), step):
             rows = data[start : start + step]
-            made.update(b"\0".join([*rows, b""]) if name in TEXT_COLUMNS else rows.tobytes())
+            made.update(b"\0".join([*rows, b""]) if name in _TEXTS else rows.tobytes())
     return made.hexdigest()
 
 
@@ -314,7 +337,7 @@ def _size(arrays: Mapping[str, npt.NDArray[Any]], pieces: Mapping[str, Pieces]) 
     numbers = sum(array.nbytes for array in arrays.values() if array.dtype != object)
     numbers += sum(4 * int(np.prod(column.shape)) for column in pieces.values())
     # HDF5 keeps a reference and a header with every string.
-    texts = sum(len(str(text).encode()) + 48 for name in TEXT_COLUMNS for text in arrays[name])
+    texts = sum(len(str(text).encode()) + 48 for name in _TEXTS for text in arrays.get(name, ()))
     return numbers + texts + (1 << 16)
 
 
@@ -339,12 +362,12 @@ def _checked(columns: Mapping[str, npt.ArrayLike | Pieces]) -> dict[str, npt.NDA
         raise SerError(f"A cache needs the columns {listing(COLUMNS)}; missing: {listing(absent)}.")
     arrays: dict[str, npt.NDArray[Any]] = {}
     lengths: dict[str, int] = {}
-    for name in COLUMNS:
+    for name in (name for name in _ALL if name in columns):
         column = columns[name]
         if isinstance(column, Pieces):
             lengths[name] = column.shape[0]
             continue
-        dtype = h5py.string_dtype() if name in TEXT_COLUMNS else np.float32
+        dtype = h5py.string_dtype() if name in _TEXTS else np.float32
         arrays[name] = np.ascontiguousarray(column, dtype=dtype)
         lengths[name] = len(arrays[name])
     if len(set(lengths.values())) != 1:
@@ -367,14 +390,15 @@ def _read_info(file: h5py.File, path: Path) -> CacheInfo:
         raise SerError(
             f"{path} has format version {version}, and this program reads {FORMAT_VERSION}: {again}."
         )
-    absent = [item.name for item in fields(CacheInfo) if item.name not in file.attrs]
+    absent = [item.name for item in fields(CacheInfo) if item.name not in file.attrs and _is_needed(item)]
     if absent:
         raise SerError(f"{path} is incomplete, it lacks the attributes {listing(absent)}: {again}.")
-    values = {item.name: file.attrs[item.name] for item in fields(CacheInfo)}
-    try:
-        values["dropped"] = json.loads(values["dropped"])
-    except (TypeError, ValueError):
-        raise SerError(f"{path} is damaged, its attribute dropped is not JSON: {again}.") from None
+    values = {item.name: file.attrs[item.name] for item in fields(CacheInfo) if item.name in file.attrs}
+    for key in (key for key in _JSON if key in values):
+        try:
+            values[key] = json.loads(values[key])
+        except (TypeError, ValueError):
+            raise SerError(f"{path} is damaged, its attribute {key} is not JSON: {again}.") from None
     try:
         for key in ("scale_min", "scale_max", "min_duration", "max_duration"):
             values[key] = float(values[key])
@@ -385,13 +409,19 @@ def _read_info(file: h5py.File, path: Path) -> CacheInfo:
     return CacheInfo(**values)
 
 
+def _is_needed(item: Field[Any]) -> bool:
+    return item.default is MISSING and item.default_factory is MISSING
+
+
 def _check_columns(file: h5py.File, path: Path) -> dict[str, tuple[int, ...]]:
     again = f"run {extraction_of(path.stem)} --overwrite"
     absent = [name for name in COLUMNS if not isinstance(file.get(name), h5py.Dataset)]
     if absent:
         raise SerError(f"{path} is incomplete, it lacks the data sets {listing(absent)}: {again}.")
-    shapes: dict[str, tuple[int, ...]] = {name: file[name].shape for name in COLUMNS}
-    for name in TEXT_COLUMNS:
+    shapes: dict[str, tuple[int, ...]] = {
+        name: file[name].shape for name in _ALL if isinstance(file.get(name), h5py.Dataset)
+    }
+    for name in (name for name in _TEXTS if name in shapes):
         if h5py.check_string_dtype(file[name].dtype) is None:
             raise SerError(f"{path} is damaged, its data set {name} is not text: {again}.")
     for name in (*NUMBER_COLUMNS, *EMBEDDINGS):

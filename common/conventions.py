@@ -14,12 +14,12 @@ DIMENSIONS = (
     "valence",
 )  # of these, the ones that are trained: columns of targets and predictions
 
-_FIRST_SPLITS = {"train": 0, "validation": 1}
+_SPLITS = {"train": 0, "validation": 1, "none": 3}  # all others have 2
 
 
 def in_split_order(splits: Iterable[str]) -> list[str]:
-    """The different splits, in the order train, validation, test, test2, ..."""
-    return sorted(set(splits), key=lambda split: (_FIRST_SPLITS.get(split, len(_FIRST_SPLITS)), split))
+    """The different splits, in the order train, validation, test, test2, ..., none."""
+    return sorted(set(splits), key=lambda split: (_SPLITS.get(split, 2), split))
 
 
 def cache_folder(given: Path | None) -> Path:

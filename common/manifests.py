@@ -7,11 +7,11 @@ scale = { min = 1, max = 5 }         # ends of the rating scale
 outside_scale = "refuse"             # what a rating beyond them gets; with "drop" it counts as no label
 protocol = "speakers"                # which of the protocols below is the default
 
-[protocols.speakers]
-by = "speaker"                       # what decides the split: speaker, session or split (the release's own)
-train = ["01", "02"]                 # split = the values that fall into it; "*" is every other value
+[protocols.speakers]                 # who trains, validates and tests; also with folds, see common/protocols.py
+by = "speaker"
+train = ["01", "02"]
 validation = ["03"]
-test = ["04"]
+test = "*"
 
 [files]                              # looked for below the release's root, first found wins
 labels = ["labels.csv"]
@@ -38,11 +38,8 @@ from pathlib import Path
 from typing import Any
 
 from ser_memory.common.errors import SerError, UsageError, listing
+from ser_memory.common.protocols import Protocol, parse_protocol
 from ser_memory.common.toml_files import read_toml
-
-SPLIT_NAME = re.compile(r"train|validation|test[0-9]*")
-SPLIT_BY = ("speaker", "session", "split")
-ANY_OTHER = "*"
 
 _FILE_KEYS = ("labels", "audio", "transcripts")
 _OUTSIDE_SCALE = ("refuse", "drop")
@@ -62,29 +59,6 @@ _KNOWN_KEYS = (
 
 
 @dataclass(frozen=True)
-class Protocol:
-    """A rule that gives every utterance its split."""
-
-    by: str  # one of SPLIT_BY
-    splits: dict[str, str]  # value of `by` -> split
-    seen: set[str] = field(default_factory=set, compare=False)  # values of `by` that utterances have
-
-    def split_of(self, value: str, utterance: str) -> str:
-        """The split of an utterance whose speaker, session or split column has this value.
-
-        Raises SerError naming the utterance, the value and the values known.
-        """
-        self.seen.add(value)
-        split = self.splits.get(value) or self.splits.get(ANY_OTHER)
-        if split is None:
-            raise SerError(
-                f"{utterance} has the {self.by} {value!r}, which no split of the manifest names: "
-                f"known are {listing(self.splits)}."
-            )
-        return split
-
-
-@dataclass(frozen=True)
 class Manifest:
     """One corpus: its rating scale, splits, expected counts, where its files lie, and its columns."""
 
@@ -93,8 +67,8 @@ class Manifest:
     layout: str
     scale_min: float
     scale_max: float
-    protocol: Protocol
-    protocol_name: str
+    protocol: Protocol  # the one in use
+    protocols: dict[str, dict[str, Any]]  # all of them, as the manifest writes them
     outside_scale: str = "refuse"  # one of _OUTSIDE_SCALE
     labels: tuple[str, ...] = ()
     audio: tuple[str, ...] = ()
@@ -171,7 +145,10 @@ def _parse(table: dict[str, Any], source: str, protocol: str | None) -> Manifest
     strange = sorted(set(files) - set(_FILE_KEYS))
     if strange:
         raise SerError(f"[files] of {source} has {listing(strange)}; it may have {listing(_FILE_KEYS)}.")
-    chosen, rule = _protocol(table, source, protocol)
+    protocols = _protocols(table, source)
+    chosen = protocol or str(table.get("protocol", next(iter(protocols))))
+    if chosen not in protocols:
+        raise UsageError(f"Protocol {chosen!r} is not in {source}: it has {listing(protocols)}.")
     return Manifest(
         name=name,
         title=str(table.get("title", name)),
@@ -179,8 +156,8 @@ def _parse(table: dict[str, Any], source: str, protocol: str | None) -> Manifest
         layout=str(table["layout"]),
         scale_min=low,
         scale_max=high,
-        protocol=rule,
-        protocol_name=chosen,
+        protocol=protocols[chosen],
+        protocols=dict(table["protocols"]),
         outside_scale=str(outside),
         columns={name: str(column) for name, column in _table(table, "columns", source).items()},
         expected=_counts(_table(table, "expected", source), source),
@@ -206,39 +183,11 @@ def _scale(scale: object, source: str) -> tuple[float, float]:
     return low, high
 
 
-def _protocol(table: dict[str, Any], source: str, wanted: str | None) -> tuple[str, Protocol]:
+def _protocols(table: dict[str, Any], source: str) -> dict[str, Protocol]:
     protocols = table["protocols"]
     if not isinstance(protocols, dict) or not protocols:
         raise SerError(f"The manifest {source} needs a table [protocols.NAME] that gives the splits.")
-    name = wanted or str(table.get("protocol", next(iter(protocols))))
-    if name not in protocols:
-        raise UsageError(f"Protocol {name!r} is not in {source}: it has {listing(protocols)}.")
-    rule = _table(protocols, name, source)
-    by = rule.get("by")
-    if by not in SPLIT_BY:
-        raise SerError(f"Protocol {name!r} of {source} splits by {by!r}: 'by' is one of {listing(SPLIT_BY)}.")
-    splits: dict[str, str] = {}
-    for split, values in rule.items():
-        if split == "by":
-            continue
-        if not SPLIT_NAME.fullmatch(split):
-            raise SerError(
-                f"Protocol {name!r} of {source} has the split {split!r}: "
-                "splits are train, validation, test, test2, test3 and so on."
-            )
-        items = values if isinstance(values, list) else [values]
-        if not all(isinstance(item, (str, int)) and not isinstance(item, bool) for item in items):
-            raise SerError(f"Protocol {name!r} of {source} must give the split {split} as a list of texts.")
-        for value in map(str, items):
-            if value in splits:
-                raise SerError(f"Protocol {name!r} of {source} puts {by} {value!r} into two splits.")
-            splits[value] = split
-    if not splits:
-        raise SerError(
-            f"Protocol {name!r} of {source} splits by {by}, and has no list of them: add for example "
-            f'train = ["..."] and validation = ["..."].'
-        )
-    return name, Protocol(by, splits)
+    return {str(name): parse_protocol(str(name), rule, source) for name, rule in protocols.items()}
 
 
 def _list(values: object) -> list[str]:

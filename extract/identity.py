@@ -9,6 +9,7 @@ import stat
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -62,7 +63,7 @@ class Glimpses:
 def describe(
     extraction: Extraction,
     turns: Sequence[Utterance],
-    encoders: Mapping[str, str],
+    encoders: Mapping[str, Any],
     limit: int | None,
     glimpses: Glimpses,
     vanished: Collection[Path] = (),
@@ -87,6 +88,8 @@ def describe(
         fingerprint="",
         limit=limit or 0,
         dropped={},
+        protocol=manifest.protocol.name,
+        protocols=manifest.protocols,
     )
     return replace(info, fingerprint=_fingerprint(info, turns, glimpses, vanished))
 
@@ -100,7 +103,7 @@ def _fingerprint(
     content. Of a recording, its size and three blocks count.
     """
     facts = {key: value for key, value in vars(info).items() if key not in _ASIDE}
-    digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode())
+    digest = hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode())
     for turn in turns:
         values = [value for name, value in vars(turn).items() if name not in ("audio", "listed")]
         digest.update(json.dumps(values).encode())

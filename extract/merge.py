@@ -14,7 +14,17 @@ from ser_memory.extract.corpora import Utterance
 from ser_memory.extract.parts import Parts
 from ser_memory.extract.screening import Screening, summary
 
-_COLUMNS = ("id", "speaker", "gender", "split", "activation", "valence", "dominance")
+_COLUMNS = (
+    "id",
+    "speaker",
+    "gender",
+    "split",
+    "activation",
+    "valence",
+    "dominance",
+    "session",
+    "release_split",
+)
 
 
 def merge(

@@ -46,7 +46,7 @@ def extract_corpus(
         chosen = spread(screened.kept, settings.limit)
         _refuse_nothing(extraction, chosen, screened)
         limit = settings.limit if len(chosen) < len(screened.kept) else None  # a trial, or not
-        report_splits(extraction.manifest, chosen, screened, trial=limit is not None)
+        report_splits(extraction.manifest, turns, chosen, screened, trial=limit is not None)
         pairs = load_encoders()
         pairs[0].acoustic.refuse_beyond_window(settings.max_duration)
         turns, chosen = transcribe_missing(extraction, turns, chosen, screened)

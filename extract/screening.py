@@ -10,14 +10,14 @@ from dataclasses import dataclass, field
 from ser_memory.common.cache import REASONS
 from ser_memory.common.conventions import UNKNOWN
 from ser_memory.common.errors import SerError, listing
-from ser_memory.common.manifests import ANY_OTHER, Manifest
+from ser_memory.common.manifests import Manifest
+from ser_memory.common.protocols import ANY_OTHER, NEEDED, in_natural_order
 from ser_memory.common.reporting import Advance, notice
 from ser_memory.extract import audio
 from ser_memory.extract.corpora import Utterance
 
 # If more than this share lacks a transcript, the command is wrong and not the corpus.
 _MOST = 0.5
-_NEEDED = ("train", "validation")  # splits without which nothing can be trained
 
 _NO_HEADER = audio.Header(0.0, True)
 
@@ -113,31 +113,37 @@ def _recordings(count: int) -> str:
     return f"{count} recording is" if count == 1 else f"{count} recordings are"
 
 
-def report_splits(manifest: Manifest, chosen: Chosen, screened: Screening, trial: bool = False) -> None:
-    """Compare the split protocol with the utterances that it gave a split.
+def report_splits(
+    manifest: Manifest, turns: Sequence[Utterance], chosen: Chosen, screened: Screening, trial: bool = False
+) -> None:
+    """Compare the split protocol with the utterances that it gave a split; of a protocol with folds, with the first.
 
     Raises SerError, which shows what exists, if a named speaker does not exist, or if a split that training needs is
     empty, unless it is a trial of a few utterances. Everything else without effect is reported.
     """
-    protocol, name = manifest.protocol, repr(manifest.protocol_name)
-    named = [value for value in protocol.splits if value not in (ANY_OTHER, UNKNOWN)]
-    exist = listing((repr(value) for value in sorted(protocol.seen - {UNKNOWN, ""})), most=40)
-    absent = [repr(value) for value in named if value not in protocol.seen]
+    protocol, name = manifest.protocol, repr(manifest.protocol.name)
+    if protocol.each:
+        return  # each split is one of the values that exist
+    rule = protocol.folds[0] if protocol.folds else protocol.splits
+    seen = {_fact(turn, protocol.by) for turn in turns}
+    named = [value for value in rule if value not in (ANY_OTHER, UNKNOWN)]
+    exist = listing((repr(value) for value in in_natural_order(seen - {UNKNOWN, ""})), most=40)
+    absent = [repr(value) for value in named if value not in seen]
     if absent and protocol.by == "speaker":
         raise SerError(
             f"Protocol {name} of {manifest.title} names the speakers {listing(absent)}, who do not exist. The speakers "
             f"that exist are {exist}: correct the protocol in the manifest."
         )
     filled = {utterance.split for utterance, _ in chosen}
-    for split in dict.fromkeys([*protocol.splits.values(), *_NEEDED]):
+    for split in dict.fromkeys([*rule.values(), *NEEDED]):
         if split in filled:
             continue
-        if split not in protocol.splits.values():
+        if split not in rule.values():
             notice(f"Protocol {name} has no split {split}, which ser-train needs.")
-        elif split not in _NEEDED or trial:
+        elif split not in NEEDED or trial:
             notice(f"No usable utterance falls into the split {split}, which protocol {name} names.")
         else:
-            values = [repr(value) for value, where in protocol.splits.items() if where == split]
+            values = [repr(value) for value, where in rule.items() if where == split]
             dropped = f" Not usable: {summary(screened)}." if any(screened.dropped.values()) else ""
             raise SerError(
                 f"No usable utterance falls into the split {split}, which training needs. Protocol {name} fills it with "
@@ -146,14 +152,18 @@ def report_splits(manifest: Manifest, chosen: Chosen, screened: Screening, trial
             )
     if protocol.by == "split":
         return  # a manifest names the splits of all releases
-    usable = {utterance.speaker for utterance, _ in chosen} if protocol.by == "speaker" else protocol.seen
+    usable = {utterance.speaker for utterance, _ in chosen} if protocol.by == "speaker" else seen
     lost = [value for value in named if value not in usable]
     if lost:
         notice(f"No usable utterance is of the {protocol.by}s {listing(lost)} of protocol {name}.")
     unknown = sum(utterance.speaker == UNKNOWN for utterance, _ in chosen)
-    if protocol.by == "speaker" and unknown and UNKNOWN not in protocol.splits:
-        others = protocol.splits[ANY_OTHER]
+    if protocol.by == "speaker" and unknown and UNKNOWN not in rule:
+        others = rule[ANY_OTHER]
         notice(f"{unknown} utterances of unknown speakers fall into {others}, as all other speakers.")
+
+
+def _fact(utterance: Utterance, by: str) -> str:
+    return utterance.release_split if by == "split" else str(getattr(utterance, by))
 
 
 def _look(utterance: Utterance, min_duration: float, max_duration: float) -> tuple[audio.Header, str | None]:

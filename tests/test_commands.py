@@ -112,7 +112,8 @@ def test_the_readmes_manifest_is_one(tmp_path: Path) -> None:
     (tmp_path / "clinic.toml").write_text(found)
     manifest = manifests.load(str(tmp_path / "clinic.toml"))
     assert manifest.name == "clinic"
-    assert manifest.protocol.split_of("anybody", "x") == "test"
+    (splits,) = manifest.protocol.assign(["x", "y"], {"speaker": ["anybody", "04"]}, [True, True], "clinic")
+    assert list(splits) == ["test", "validation"]
 
 
 def test_the_readmes_targets_exist() -> None:

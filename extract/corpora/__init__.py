@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from ser_memory.common.errors import SerError, listing
@@ -21,12 +23,33 @@ READERS: dict[str, Reader] = {
 
 
 def read_release(root: Path, manifest: Manifest) -> list[Utterance]:
-    """Every turn of a release, in the order of its layout's reader. Raises SerError for a layout without a reader."""
+    """Every turn of a release with its split, in the order of its layout's reader.
+
+    Where the manifest's protocol has folds, the splits are those of the first. Raises SerError for a layout without a
+    reader, and for a turn that the protocol has no split for.
+    """
     if manifest.layout not in READERS:
         raise SerError(
             f"The manifest {manifest.name} has the layout {manifest.layout!r}: it is one of {listing(READERS)}."
         )
-    return READERS[manifest.layout](root, manifest)
+    return with_splits(READERS[manifest.layout](root, manifest), manifest)
 
 
-__all__ = ["READERS", "Reader", "Utterance", "read_release"]
+def with_splits(turns: Sequence[Utterance], manifest: Manifest) -> list[Utterance]:
+    """The turns with the splits that the manifest's protocol gives them."""
+    facts = {
+        "speaker": [turn.speaker for turn in turns],
+        "session": [turn.session for turn in turns],
+        "split": [turn.release_split for turn in turns],
+    }
+    labelled = [not (math.isnan(turn.activation) or math.isnan(turn.valence)) for turn in turns]
+    known = {
+        name: values
+        for name, values in facts.items()
+        if name == "speaker" or any(values) or not any(labelled)
+    }
+    splits = manifest.protocol.assign([turn.id for turn in turns], known, labelled, manifest.title)[0]
+    return [replace(turn, split=str(split)) for turn, split in zip(turns, splits, strict=True)]
+
+
+__all__ = ["READERS", "Reader", "Utterance", "read_release", "with_splits"]

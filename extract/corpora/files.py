@@ -5,7 +5,7 @@ from __future__ import annotations
 import glob
 import math
 import os
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import fields
 from pathlib import Path
 
@@ -168,23 +168,6 @@ def is_rating(text: str | None, manifest: Manifest) -> bool:
         return manifest.scale_min <= float(text or "") <= manifest.scale_max
     except ValueError:
         return False
-
-
-def split_of(known: Mapping[str, str], utterance: str, manifest: Manifest) -> str:
-    """The split of an utterance; `known` has its speaker, session or split, as far as they are known.
-
-    A recording about which nothing is known has no split, "". Raises SerError if the protocol needs something that
-    this layout does not have, or has no split for a value.
-    """
-    if not known:
-        return ""
-    protocol = manifest.protocol
-    if protocol.by not in known:
-        raise SerError(
-            f"Protocol {manifest.protocol_name!r} splits {manifest.title} by {protocol.by}, which the layout "
-            f"{manifest.layout!r} does not have: split by {listing(known)}."
-        )
-    return protocol.split_of(known[protocol.by], utterance)
 
 
 def gender_of(text: str | None) -> str:

@@ -16,7 +16,6 @@ from ser_memory.extract.corpora.files import (
     gender_of,
     label_files,
     rating,
-    split_of,
     unique,
 )
 from ser_memory.extract.corpora.names import RECORDINGS, report_near
@@ -45,13 +44,13 @@ def read(root: Path, manifest: Manifest) -> list[Utterance]:
         return Utterance(
             id=name,
             audio=recordings.find(name),
-            split=split_of(known, name, manifest),
             activation=activation,
             valence=valence,
             dominance=dominance,
             speaker=known.get("speaker", UNKNOWN),
             gender=gender_of(known.get("speaker", "")[-1:]),
             transcript=spoken.get(name),
+            session=known.get("session", ""),
         )
 
     # Sorted, so that both layouts of the labels give the same order; the sort is stable within a dialog.

@@ -31,4 +31,4 @@ def read(root: Path, manifest: Manifest) -> list[Utterance]:
     report_near(recordings.near, "recordings")
     texts.report()
     orphans = recordings.others(turn.id for turn in labelled)
-    return labelled + [Utterance(name, recordings[name], "", transcript=texts.find(name)) for name in orphans]
+    return labelled + [Utterance(name, recordings[name], transcript=texts.find(name)) for name in orphans]

@@ -17,7 +17,6 @@ from ser_memory.extract.corpora.files import (
     is_rating,
     label_files,
     rating,
-    split_of,
     unique,
     walk,
 )
@@ -107,17 +106,17 @@ def utterance(
 
     speaker = row.cells["speaker"] or UNKNOWN
     speaker = UNKNOWN if speaker.lower() == UNKNOWN.lower() else speaker
-    facts = {"speaker": speaker, "session": row.cells["session"] or "", "split": row.cells["split"] or ""}
     return Utterance(
         id=name,
         audio=audio,
-        split=split_of(facts, name, manifest),
         activation=rated("activation"),
         valence=rated("valence"),
         dominance=rated("dominance"),
         speaker=speaker,
         gender=gender_of(row.cells["gender"]),
         transcript=transcript,
+        session=row.cells["session"] or "",
+        release_split=row.cells["split"] or "",
     )
 
 
@@ -136,5 +135,5 @@ def _orphans(root: Path, manifest: Manifest, labelled: list[Utterance]) -> list[
         named.add(_real(path))  # the manifest's folders may overlap
         name = path.stem if path.stem not in taken else Path(os.path.relpath(path, root)).as_posix()
         taken.add(name)
-        orphans[name] = Utterance(name, path, "", listed=False)
+        orphans[name] = Utterance(name, path, listed=False)
     return [orphans[name] for name in sorted(orphans)]

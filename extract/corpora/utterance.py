@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ser_memory.common.conventions import UNKNOWN
+from ser_memory.common.protocols import NO_SPLIT
 
 
 @dataclass(frozen=True)
@@ -20,7 +21,7 @@ class Utterance:
 
     id: str  # the recording's file stem
     audio: Path | None
-    split: str  # train, validation, test, test2, ...
+    split: str = NO_SPLIT  # train, validation, test, test2, ...: what the protocol makes of the facts below
     activation: float = math.nan  # in the rating scale, low to high
     valence: float = math.nan  # in the rating scale
     dominance: float = math.nan  # in the rating scale; NaN is allowed
@@ -28,3 +29,5 @@ class Utterance:
     gender: str = UNKNOWN  # Female, Male or Unknown
     transcript: str | None = None  # "" is a value: nobody speaks
     listed: bool = True  # False: the user's table has no row of this recording
+    session: str = ""
+    release_split: str = ""  # the release's own name of the split, such as Development

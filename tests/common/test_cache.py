@@ -73,7 +73,7 @@ def test_plain_h5py_reads_it(tmp_path: Path) -> None:
         assert file.attrs["format_version"] == 1
         assert file["transcript"][2].decode() == "日本語"
         assert file["acoustic"].shape == (5, 8)
-        assert len(file.attrs["content_digest"]) == 64
+        assert len(file.attrs["digest"]) == 64
 
 
 def test_equal_content_gives_equal_bytes(tmp_path: Path) -> None:

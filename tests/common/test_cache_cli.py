@@ -84,7 +84,7 @@ def test_a_cache_from_before_the_digest_verifies_as_far_as_possible(tmp_path: Pa
     path = tmp_path / "c.h5"
     write_cache(path, info(), columns())
     with h5py.File(path, "r+") as file:
-        del file.attrs["content_digest"]
+        del file.attrs["digest"]
     result = run("--verify", path)
     assert result.exit_code == 0
     assert "whole. 5 utterances, every value plausible (" in result.output

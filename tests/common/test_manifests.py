@@ -8,7 +8,7 @@ import pytest
 
 from ser_memory.common import manifests
 from ser_memory.common.errors import SerError, UsageError
-from ser_memory.common.manifests import SPLIT_NAME, Protocol
+from ser_memory.common.protocols import SPLIT_NAME, Protocol
 
 GOOD = """\
 name = "own"
@@ -79,13 +79,13 @@ def test_a_shipped_manifest(corpus: str, scale: tuple[float, float], by: str) ->
 
 def test_a_manifest_of_ones_own(own: Path) -> None:
     manifest = manifests.load(str(own))
-    assert (manifest.name, manifest.title, manifest.protocol_name) == ("own", "own", "people")
+    assert (manifest.name, manifest.title, manifest.protocol.name) == ("own", "own", "people")
     assert manifest.protocol == Protocol(
-        "speaker", {"01": "train", "02": "train", "03": "validation", "*": "test"}
+        "speaker", {"01": "train", "02": "train", "03": "validation", "*": "test"}, "people"
     )
     assert (manifest.labels, manifest.audio, manifest.transcripts) == (("labels.csv",), ("clips",), ())
     assert manifest.columns == {"file": "path"}
-    assert manifests.load(str(own), "given").protocol == Protocol("split", {"fit": "train"})
+    assert manifests.load(str(own), "given").protocol == Protocol("split", {"fit": "train"}, "given")
 
 
 def test_a_release_is_known_by_its_size(own: Path) -> None:
@@ -93,13 +93,6 @@ def test_a_release_is_known_by_its_size(own: Path) -> None:
     assert manifest.release_of(12) == "2024"
     assert manifest.release_of(13) == "of 13 turns"
     assert manifests.load("msp-podcast").release_of(151_654) == "1.11"
-
-
-def test_split_of() -> None:
-    rule = Protocol("speaker", {"01": "train", "*": "test"})
-    assert [rule.split_of(value, "x") for value in ("01", "99")] == ["train", "test"]
-    with pytest.raises(SerError, match=r"x has the session '9', which no split .*: known are 1, 2\."):
-        Protocol("session", {"1": "train", "2": "test"}).split_of("9", "x")
 
 
 def test_an_unknown_corpus() -> None:

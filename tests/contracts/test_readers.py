@@ -9,8 +9,9 @@ import pytest
 
 from ser_memory.common import manifests
 from ser_memory.common.conventions import UNKNOWN
-from ser_memory.common.manifests import SPLIT_NAME, Manifest
-from ser_memory.extract.corpora import READERS, Utterance
+from ser_memory.common.manifests import Manifest
+from ser_memory.common.protocols import NO_SPLIT, SPLIT_NAME
+from ser_memory.extract.corpora import READERS, Utterance, read_release
 from tests.releases import BUILDERS, Truth
 
 Release = tuple[Truth, Manifest, Path]
@@ -29,7 +30,7 @@ def release(request: pytest.FixtureRequest, tmp_path: Path) -> Release:
 
 def read(release: Release) -> list[Utterance]:
     _, manifest, root = release
-    return READERS[manifest.layout](root, manifest)
+    return read_release(root, manifest)
 
 
 def test_returns_a_list_of_utterances(release: Release) -> None:
@@ -64,7 +65,7 @@ def test_lists_every_turn_of_the_release(release: Release) -> None:
 def test_splits_are_known(release: Release) -> None:
     for utterance in read(release):
         unlabelled = math.isnan(utterance.activation) and math.isnan(utterance.valence)
-        assert SPLIT_NAME.fullmatch(utterance.split) or (utterance.split == "" and unlabelled)
+        assert SPLIT_NAME.fullmatch(utterance.split) or (utterance.split == NO_SPLIT and unlabelled)
 
 
 def test_recordings_exist_or_are_none(release: Release) -> None:

@@ -14,7 +14,7 @@ from ser_memory.common import manifests
 from ser_memory.common.cache import FeatureCache
 from ser_memory.extract.audio import load
 from ser_memory.extract.cli import main
-from ser_memory.extract.corpora import READERS
+from ser_memory.extract.corpora import read_release
 from ser_memory.extract.encoders import EXACT, load_acoustic, load_text, relative_error
 from tests.models import save_acoustic, save_text, save_whisper
 from tests.releases import BUILDERS, Truth
@@ -64,7 +64,7 @@ def test_a_release_becomes_a_cache(release: tuple[Path, Truth], encoders: list[s
     assert (f"{len(truth.unlisted)} recording is not in the table" in result.output) == bool(truth.unlisted)
 
     # Every row is what one-at-a-time inference gives for the utterance of the reader.
-    turns = {turn.id: turn for turn in READERS[manifest.layout](root, manifest)}
+    turns = {turn.id: turn for turn in read_release(root, manifest)}
     acoustic, text = load_acoustic(encoders[1]), load_text(encoders[3])
     for i, name in enumerate(cache.read("id")):
         turn = turns[name]

@@ -18,7 +18,8 @@ from hypothesis import strategies as st
 from ser_memory.common import manifests
 from ser_memory.common.conventions import UNKNOWN
 from ser_memory.common.errors import SerError
-from ser_memory.extract.corpora import READERS, Utterance
+from ser_memory.common.protocols import NO_SPLIT, SPLIT_NAME, Protocol
+from ser_memory.extract.corpora import Utterance, read_release
 from tests.releases import (
     TABLE_MANIFEST,
     Truth,
@@ -31,7 +32,7 @@ from tests.releases import (
 
 def read(root: Path, corpus: str, protocol: str | None = None) -> dict[str, Utterance]:
     manifest = manifests.load(corpus, protocol)
-    utterances = READERS[manifest.layout](root, manifest)
+    utterances = read_release(root, manifest)
     return {utterance.id: utterance for utterance in utterances}
 
 
@@ -90,7 +91,7 @@ def test_a_reader_lists_every_turn_and_nothing_else(variant: str, tmp_path: Path
     for name in truth.kept:
         assert not any(math.isnan(value) for value in (turns[name].activation, turns[name].valence))
         assert turns[name].transcript is not None
-        assert manifests.SPLIT_NAME.fullmatch(turns[name].split)
+        assert SPLIT_NAME.fullmatch(turns[name].split)
     for name in truth.dropped["no transcript"]:
         assert turns[name].transcript is None
     for name in truth.dropped["no label"]:
@@ -121,6 +122,7 @@ class TestIemocap:
             speaker="01F",
             gender="Female",
             transcript="Excuse me.",
+            session="1",
         )
 
     def test_the_speaker_is_the_last_letter(self, tmp_path: Path) -> None:
@@ -183,7 +185,7 @@ class TestIemocap:
         turns = read(tmp_path, "iemocap")
         known, odd = turns["Ses03M_script03_2_F009"], turns["odd"]
         assert (known.speaker, known.split, ratings(known)) == ("03F", "train", ("nan", "nan", "nan"))
-        assert (odd.speaker, odd.gender, odd.split, odd.audio) == (UNKNOWN, UNKNOWN, "", stray)
+        assert (odd.speaker, odd.gender, odd.split, odd.audio) == (UNKNOWN, UNKNOWN, NO_SPLIT, stray)
 
     def test_a_repeat_is_kept_once_and_a_conflict_refused(self, tmp_path: Path) -> None:
         write_iemocap(tmp_path)
@@ -236,9 +238,9 @@ class TestIemocap:
     def test_a_split_of_its_own_is_not_told(self, tmp_path: Path) -> None:
         write_iemocap(tmp_path)
         manifest = manifests.load("iemocap")
-        asked = replace(manifest, protocol=manifests.Protocol("split", {"train": "train"}))
-        with pytest.raises(SerError, match="by split, which the layout 'iemocap' does not have"):
-            READERS["iemocap"](tmp_path, asked)
+        asked = replace(manifest, protocol=Protocol("split", {"train": "train"}))
+        with pytest.raises(SerError, match="by split, which is not known: split by speaker, session"):
+            read_release(tmp_path, asked)
 
 
 class TestMspImprov:
@@ -256,6 +258,7 @@ class TestMspImprov:
             speaker="F01",
             gender="Female",
             transcript="How can I not?",
+            session="1",
         )
 
     def test_the_activation_is_turned_round(self, tmp_path: Path) -> None:
@@ -286,8 +289,8 @@ class TestMspImprov:
     @pytest.mark.parametrize(
         ("protocol", "splits"),
         [
-            ("sessions", {"train": "F01 F02 F04 M01 M03 M04", "validation": "F05 M05", "test": "F06 M06"}),
-            ("speakers", {"train": "F01 F05 F06 M03 M04 M06", "validation": "F02 M01", "test": "F04 M05"}),
+            ("fixed", {"train": "F01 F02 F04 M01 M03 M04", "validation": "F05 M05", "test": "F06 M06"}),
+            ("author", {"train": "F01 F05 F06 M03 M04 M06", "validation": "F02 M01", "test": "F04 M05"}),
         ],
     )
     def test_protocols(self, protocol: str, splits: dict[str, str], tmp_path: Path) -> None:
@@ -302,7 +305,7 @@ class TestMspImprov:
         turns = read(tmp_path, "msp-improv")
         known = turns["MSP-IMPROV-S06H-F06-P-MF09"]
         assert (known.speaker, known.split, ratings(known)) == ("F06", "test", ("nan", "nan", "nan"))
-        assert (turns["odd"].speaker, turns["odd"].split) == (UNKNOWN, "")
+        assert (turns["odd"].speaker, turns["odd"].split) == (UNKNOWN, NO_SPLIT)
 
     @pytest.mark.parametrize(
         ("old", "new", "says"),
@@ -360,6 +363,7 @@ class TestMspPodcast:
             speaker="1",
             gender="Female",
             transcript="And that is why.",
+            release_split="Train",
         )
         unknown = turns["MSP-PODCAST_0001_0019"]
         assert (unknown.speaker, unknown.gender, ratings(unknown)) == (UNKNOWN, UNKNOWN, ("7", "1", "6.4"))
@@ -382,7 +386,7 @@ class TestMspPodcast:
             "0005_0002": "train",
             "0006_0001": "train",
             "0007_0001": "test3",
-            "0008_0001": "",
+            "0008_0001": NO_SPLIT,
         }
         assert list(splits)[-1] == "0008_0001"
 
@@ -392,7 +396,7 @@ class TestMspPodcast:
         blank, absent = (
             read(tmp_path / folder, "msp-podcast")["MSP-PODCAST_0007_0001"] for folder in ("blank", "absent")
         )
-        assert (blank.split, absent.split) == ("test3", "")
+        assert (blank.split, absent.split) == ("test3", NO_SPLIT)
         assert ratings(blank) == ratings(absent) == ("nan", "nan", "nan")
         assert absent.audio is not None
         assert absent.transcript == "Withheld."
@@ -464,18 +468,24 @@ class TestTable:
                 speaker="anna",
                 gender="Female",
                 transcript='She said "no", twice.',
+                release_split="fit",
             )
         )
         assert turns["c2"].audio == tmp_path / "clips/c2.wav"
         assert turns["c2"].transcript == "two\nlines"
-        assert [turns[name].split for name in ("c1", "c2", "c3", "c9")] == ["train", "validation", "test", ""]
+        assert [turns[name].split for name in ("c1", "c2", "c3", "c9")] == [
+            "train",
+            "validation",
+            "test",
+            NO_SPLIT,
+        ]
         assert (turns["c3"].speaker, turns["c3"].gender, ratings(turns["c3"])) == (
             UNKNOWN,
             UNKNOWN,
             ("2.25", "7", "nan"),
         )
         assert ratings(turns["c8"]) == ("nan", "5", "nan")
-        assert turns["c9"] == Utterance("c9", tmp_path / "clips/c9.wav", "", listed=False)
+        assert turns["c9"] == Utterance("c9", tmp_path / "clips/c9.wav", listed=False)
 
     def test_a_blank_transcript_is_a_value_in_json_only(self, tmp_path: Path) -> None:
         write_table(tmp_path, kind="jsonl")
@@ -508,8 +518,8 @@ class TestTable:
             "one": (sound, "train"),
             "x": (tmp_path / "root/a/x.wav", "test"),
             "z": (None, "test"),
-            "b/x.wav": (tmp_path / "root/b/x.wav", ""),  # the stem is another turn's id
-            "y": (tmp_path / "root/b/y.wav", ""),
+            "b/x.wav": (tmp_path / "root/b/x.wav", NO_SPLIT),  # the stem is another turn's id
+            "y": (tmp_path / "root/b/y.wav", NO_SPLIT),
         }
         assert ratings(turns["one"]) == ("1", "2", "3")
 
@@ -535,7 +545,7 @@ class TestTable:
             ("split", "part", "lacks the column split: it has"),
             ("person", "who", "lacks the column person: it has"),
             ("clips/c1.wav", "", "row 2: the name of the recording is blank"),
-            ("c2.wav", "c1.wav", "c1 is listed twice, with the split train and validation"),
+            ("c2.wav", "c1.wav", "c1 is listed twice, with the activation 0.0 and 9.5"),
             (",Ärger,", ",Ärger, Wut,", "row 5: it has 9 cells, and the header 8"),
             (",yes,", ',"yes,', "it cannot be read as a table: "),
             ("path,", "path\0,", "labels.csv is not a text file"),

@@ -16,9 +16,10 @@ from click.testing import CliRunner, Result
 from ser_memory.common import manifests
 from ser_memory.common.cache import FeatureCache
 from ser_memory.common.errors import SerError
+from ser_memory.common.protocols import Protocol
 from ser_memory.extract import audio
 from ser_memory.extract.cli import main
-from ser_memory.extract.corpora import READERS, Utterance
+from ser_memory.extract.corpora import Utterance, read_release
 from ser_memory.extract.corpora.names import by_id, id_of
 from ser_memory.extract.identity import Glimpses
 from ser_memory.extract.screening import Screening, report_splits
@@ -88,7 +89,7 @@ class Clinic:
 
     def read(self) -> dict[str, Utterance]:
         manifest = manifests.load(str(self.root / "clinic.toml"))
-        return {turn.id: turn for turn in READERS["table"](self.root, manifest)}
+        return {turn.id: turn for turn in read_release(self.root, manifest)}
 
 
 @pytest.fixture
@@ -335,11 +336,11 @@ class TestTables:
             cells[columns.index(name)] = label
         lines[row] = ",".join(cells)
         path.write_text("\n".join(lines) + "\n")
-        turns = READERS["msp-podcast"](tmp_path, manifests.load("msp-podcast"))
+        turns = read_release(tmp_path, manifests.load("msp-podcast"))
         assert {turn.id for turn in turns} >= set(truth.kept)
         path.write_text(path.read_text().replace("Test3", "Train"))
         with pytest.raises(SerError, match="rating"):
-            READERS["msp-podcast"](tmp_path, manifests.load("msp-podcast"))
+            read_release(tmp_path, manifests.load("msp-podcast"))
 
     def test_labels_that_lie_elsewhere(self, clinic: Clinic) -> None:
         (clinic.root / "meta").mkdir()
@@ -353,7 +354,7 @@ def test_what_differs_from_an_existing_cache_is_named(clinic: Clinic) -> None:
     assert len(clinic.ids()) == 6
     swapped = MANIFEST.replace('["1"]', "[]").replace('["2"]', '["1"]').replace("[]", '["2"]')
     (clinic.root / "clinic.toml").write_text(swapped)
-    assert "(it differs in the split of 4 utterances)" in clinic.refused()
+    assert "(it differs in protocols, the split of 4 utterances)" in clinic.refused()
     (clinic.root / "clinic.toml").write_text(MANIFEST)
     clinic.table([f"c{i}.wav" for i in range(6)], transcript="other")
     assert "(it differs in the transcript of 6 utterances)" in clinic.refused()
@@ -363,9 +364,10 @@ def test_what_differs_from_an_existing_cache_is_named(clinic: Clinic) -> None:
 
 def test_an_empty_split_says_what_was_not_usable() -> None:
     """The reason why nothing is left of a split may be the recordings, not the protocol."""
-    protocol = manifests.Protocol("speaker", {"1": "train", "2": "validation"}, {"1", "2"})
-    manifest = replace(manifests.load("iemocap"), protocol=protocol, protocol_name="s")
+    protocol = Protocol("speaker", {"1": "train", "2": "validation"}, "s")
+    manifest = replace(manifests.load("iemocap"), protocol=protocol)
     screened = Screening(dropped={"unreadable": ["c0", "c1"]})
-    chosen = [(Utterance("c2", None, "validation", speaker="2"), 4.0)]
+    turns = [Utterance(f"c{i}", None, speaker="2" if i == 2 else "1") for i in range(3)]
+    chosen = [(replace(turns[2], split="validation"), 4.0)]
     with pytest.raises(SerError, match=r"the split train, .*Not usable: 2 unreadable \(such as c0\)\."):
-        report_splits(manifest, chosen, screened)
+        report_splits(manifest, turns, chosen, screened)

@@ -12,7 +12,7 @@ import soundfile
 from ser_memory.common import manifests
 from ser_memory.common.conventions import SAMPLING_RATE, UNKNOWN
 from ser_memory.common.errors import UsageError
-from ser_memory.extract.corpora import READERS, Utterance
+from ser_memory.extract.corpora import Utterance, read_release
 from ser_memory.extract.simulation import plan, write_encoders, write_releases
 from ser_memory.extract.simulation.rooms import HALL, STAGE, STUDIO, Environment, place
 from ser_memory.extract.simulation.voice import Array, Audio, Gender, Speaker, speak, syllables
@@ -30,7 +30,7 @@ def _files(root: Path) -> dict[str, bytes]:
 
 def _read(root: Path, corpus: str) -> list[Utterance]:
     manifest = manifests.load(corpus)
-    return READERS[manifest.layout](root / corpus, manifest)
+    return read_release(root / corpus, manifest)
 
 
 @pytest.fixture(scope="module")
