@@ -16,7 +16,7 @@ from scipy import signal
 
 from ser_memory.common.conventions import SAMPLING_RATE, UNKNOWN
 from ser_memory.common.errors import UsageError
-from ser_memory.extract.simulation.rooms import HALL, STAGE, STUDIO, Environment, place
+from ser_memory.extract.simulation.rooms import HALL, STAGE, STUDIO, Environment, between, place
 from ser_memory.extract.simulation.voice import Audio, Gender, Speaker, speak
 from ser_memory.extract.simulation.words import sentence
 
@@ -101,10 +101,13 @@ def plan(scale: float = 1.0) -> list[Release]:
     ]
 
 
-def write_releases(root: Path, scale: float = 1.0, on_turn: Callable[[], None] = lambda: None) -> int:
+def write_releases(
+    root: Path, scale: float = 1.0, on_turn: Callable[[], None] = lambda: None, distance: float = 1.0
+) -> int:
     """Write <root>/msp-podcast, <root>/msp-improv and <root>/iemocap, and return the number of turns.
 
-    The same scale gives the same bytes. `on_turn` is called after each turn of the plan. Raises UsageError, and
+    `distance` tells how far the rooms of the corpora are from the studio of the first one: at 0 all were recorded in
+    it. The same arguments give the same bytes. `on_turn` is called after each turn of the plan. Raises UsageError, and
     writes nothing, if one of the folders exists: it may be the real release.
     """
     releases = plan(scale)
@@ -120,21 +123,22 @@ def write_releases(root: Path, scale: float = 1.0, on_turn: Callable[[], None] =
             wav_folder.mkdir(parents=True, exist_ok=True)
         spoken = []
         with ThreadPoolExecutor(WORKERS) as pool:
-            for each in pool.map(partial(_record, folder), release.turns):
+            for each in pool.map(partial(_record, folder, distance), release.turns):
                 spoken.append(each)
                 on_turn()
         release.write_labels(folder, spoken)
     return sum(len(release.turns) for release in releases)
 
 
-def _record(folder: Path, turn: Turn) -> Spoken:
+def _record(folder: Path, distance: float, turn: Turn) -> Spoken:
     """Synthesise a turn in its environment, write the recording, and draw its ratings."""
+    room = between(STUDIO, turn.corpus.environment, distance)
     activation, valence = _felt(turn.corpus, turn.number)
     rng = _rng(turn.corpus, turn.number, "speech")
     seconds = rng.normal(4.0, 0.3) if turn.seconds is None else turn.seconds
     words = sentence(valence, rng, turn.corpus.flavour, seconds * turn.voice.pace_at(activation))
     voice = speak(words, turn.voice, activation, valence, rng)
-    _write_wav(folder / turn.wav, place(voice, turn.corpus.environment, rng), turn.trap)
+    _write_wav(folder / turn.wav, place(voice, room, rng), turn.trap)
 
     felt = np.array([activation, valence, 0.6 * activation + rng.normal(0.0, 0.2)])
     perceived = felt + rng.normal(0.0, 0.25, size=(turn.corpus.raters, 3))

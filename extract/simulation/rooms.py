@@ -39,6 +39,24 @@ HALL = Environment(
 )
 
 
+def between(near: Environment, far: Environment, distance: float) -> Environment:
+    """An environment at `distance` from `near`: 0 is `near`, 1 is `far`, beyond 1 it is farther away.
+
+    Frequencies change in equal ratios, all else in equal steps. Raises ValueError if the distance is negative.
+    """
+    if distance < 0.0:
+        raise ValueError(f"The distance {distance} is negative.")
+    if distance == 1.0:
+        return far
+    low, high = (a * (b / a) ** distance for a, b in zip(near.band, far.band, strict=True))
+    steps = {
+        name: value + distance * (getattr(far, name) - value)
+        for name, value in vars(near).items()
+        if name != "band"
+    }
+    return Environment(band=(low, high), **steps)
+
+
 def place(voice: Audio, environment: Environment, rng: np.random.Generator) -> Audio:
     """Record a (samples,) float32 voice at 16 kHz in an environment: same length, values within [-1, 1].
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from ser_memory.common.conventions import SAMPLING_RATE, UNKNOWN
 from ser_memory.common.errors import UsageError
 from ser_memory.extract.corpora import Utterance, read_release
 from ser_memory.extract.simulation import plan, write_encoders, write_releases
-from ser_memory.extract.simulation.rooms import HALL, STAGE, STUDIO, Environment, place
+from ser_memory.extract.simulation.rooms import HALL, STAGE, STUDIO, Environment, between, place
 from ser_memory.extract.simulation.voice import Array, Audio, Gender, Speaker, speak, syllables
 from ser_memory.extract.simulation.words import COMMON, FLAVOURS, sentence, vocabulary
 
@@ -188,6 +189,19 @@ def test_an_environment_keeps_length_and_range(environment: Environment) -> None
     assert recorded.shape == voice.shape
     assert recorded.dtype == np.float32
     assert np.abs(recorded).max() <= 1.0
+
+
+def test_rooms_between_two_rooms() -> None:
+    assert between(STUDIO, HALL, 0.0) == STUDIO
+    assert between(STUDIO, HALL, 1.0) == HALL
+    middle = between(STUDIO, HALL, 0.5)
+    assert middle.decay == pytest.approx((STUDIO.decay + HALL.decay) / 2)
+    assert middle.band == pytest.approx(
+        [math.sqrt(a * b) for a, b in zip(STUDIO.band, HALL.band, strict=True)]
+    )
+    assert between(STUDIO, HALL, 2.0).noise == pytest.approx(2 * HALL.noise - STUDIO.noise)
+    with pytest.raises(ValueError, match="negative"):
+        between(STUDIO, HALL, -0.1)
 
 
 def test_every_word_has_a_vowel_and_is_unique() -> None:
