@@ -13,7 +13,7 @@ from __future__ import annotations
 import argparse
 from collections import defaultdict
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -21,7 +21,13 @@ from scipy.stats import norm, t
 
 from ser_memory.common.metrics import uar
 from ser_memory.train.report.statistics import (
-    CONFIDENCE, Resamples, Scores, ccc_scores, interval, resample_speakers, resample_utterances, uar_scores,
+    CONFIDENCE,
+    Scores,
+    ccc_scores,
+    interval,
+    resample_speakers,
+    resample_utterances,
+    uar_scores,
 )  # fmt: skip
 
 Floats = npt.NDArray[np.float64]
@@ -57,7 +63,9 @@ BASELINE = Model(slope=0.5, bias=0.05, speaker=0.12, utterance=0.15, seed=0.05)
 OURS = Model(slope=0.7, bias=0.0, speaker=0.10, utterance=0.15, seed=0.05)
 
 
-def draw_truth(sizes: npt.NDArray[np.intp], noise: np.random.Generator) -> tuple[Floats, npt.NDArray[np.intp]]:
+def draw_truth(
+    sizes: npt.NDArray[np.intp], noise: np.random.Generator
+) -> tuple[Floats, npt.NDArray[np.intp]]:
     """(N,) truth and speakers."""
     speakers = np.repeat(np.arange(len(sizes)), sizes)
     own = SPEAKER * noise.standard_normal(len(sizes))[speakers]
@@ -70,36 +78,35 @@ def true_uar(model: Model, noise: np.random.Generator, n: int = 2_000_000) -> fl
     return uar(truth, model.predict(truth, speakers, noise)[0])
 
 
-def percentile(scores: Scores) -> tuple[float, float]:
+def percentile(scores: Scores, left_out: Floats) -> tuple[float, float]:
     low, high = np.quantile(scores.resampled, [TAIL, 1 - TAIL])
     return low, high
 
 
-def bca(scores: Scores) -> tuple[float, float]:
-    """Efron (1987), with the acceleration of the jackknife over groups."""
-    below = np.clip(np.mean(scores.resampled < scores.value), 1e-6, 1 - 1e-6)
-    bias = norm.ppf(below)
-    d = scores.left_out.mean() - scores.left_out
+def bca(scores: Scores, left_out: Floats) -> tuple[float, float]:
+    """Efron (1987, JASA 82, 171-185), with the acceleration from the scores without one of the groups."""
+    bias = norm.ppf(np.clip(np.mean(scores.resampled < scores.value), 1e-6, 1 - 1e-6))
+    d = left_out.mean() - left_out
     acceleration = np.sum(d**3) / (6 * np.sum(d**2) ** 1.5)
     z = bias + norm.ppf([TAIL, 1 - TAIL])
     low, high = np.quantile(scores.resampled, norm.cdf(bias + z / (1 - acceleration * z)))
     return low, high
 
 
-def student(scores: Scores) -> tuple[float, float]:
+def student(scores: Scores, left_out: Floats) -> tuple[float, float]:
     """The value and its bootstrap standard error, with Student's t."""
-    reach = t.ppf(1 - TAIL, len(scores.left_out) - 1) * scores.resampled.std(ddof=1)
+    reach = t.ppf(1 - TAIL, len(left_out) - 1) * scores.resampled.std(ddof=1)
     return scores.value - reach, scores.value + reach
 
 
-def expanded(scores: Scores) -> tuple[float, float]:
+def expanded(scores: Scores, left_out: Floats) -> tuple[float, float]:
     ends = interval(scores)
     assert ends.low is not None
     assert ends.high is not None
     return ends.low, ends.high
 
 
-METHODS: dict[str, Callable[[Scores], tuple[float, float]]] = {
+METHODS: dict[str, Callable[[Scores, Floats], tuple[float, float]]] = {
     "percentile": percentile, "expanded": expanded, "BCa": bca, "student": student,
 }  # fmt: skip
 
@@ -111,43 +118,46 @@ def main() -> None:
     parser.add_argument("--speakers", default="10,20,50")
     options = parser.parse_args()
     noise = np.random.default_rng(2023)
-    cccs, uars = (OURS.ccc(), BASELINE.ccc()), (true_uar(OURS, noise), true_uar(BASELINE, noise))
-    print(f"true CCC {cccs[0]:.4f} and {cccs[1]:.4f}, true UAR {uars[0]:.4f} and {uars[1]:.4f}")
+    truths = {
+        "CCC": (OURS.ccc(), BASELINE.ccc()),
+        "UAR": (true_uar(OURS, noise), true_uar(BASELINE, noise)),
+    }
+    print("true values: " + ", ".join(f"{name} {a:.4f} and {b:.4f}" for name, (a, b) in truths.items()))
     for number in map(int, options.speakers.split(",")):
-        inside, length = defaultdict[tuple[str, str, str], int](int), defaultdict[tuple[str, str, str], float](float)
-        for repeat in range(options.repeats):
-            truth, speakers = draw_truth(noise.integers(10, 61, number), noise)
-            ours, baseline = (model.predict(truth, speakers, noise) for model in (OURS, BASELINE))
-            drawn = (
-                resample_utterances(len(truth), options.resamples, repeat),
-                resample_speakers(speakers.astype(str), options.resamples, repeat),
-            )
-            for resamples in drawn:
-                for measure, value, scores in measured(truth, ours, baseline, resamples, cccs, uars):
-                    for name, method in METHODS.items():
-                        low, high = method(scores)
-                        inside[resamples.unit, measure, name] += low <= value <= high
-                        length[resamples.unit, measure, name] += high - low
-        print(f"\n{number} speakers, {options.repeats} test sets: % of intervals with the true value (mean length)")
-        print("  drawn      of              " + "".join(f"{name:>16}" for name in METHODS))
-        for unit, measure in dict.fromkeys((unit, measure) for unit, measure, _ in inside):
-            cells = "".join(
-                f"{100 * inside[unit, measure, name] / options.repeats:7.1f}"
-                f" ({length[unit, measure, name] / options.repeats:.3f}) "
-                for name in METHODS
-            )
+        found = cover(number, options.repeats, options.resamples, truths, noise)
+        print(f"\n{number} speakers, {options.repeats} test sets: % with the true value (mean length)")
+        print("  drawn      interval of     " + "".join(f"{name:>16}" for name in METHODS))
+        for unit, measure in dict.fromkeys((unit, measure) for unit, measure, _ in found):
+            shown = (np.mean(found[unit, measure, name], axis=0) for name in METHODS)
+            cells = "".join(f"{100 * inside:8.1f} ({length:.3f})" for inside, length in shown)
             print(f"  {unit:9}  {measure:15} {cells}")
 
 
-def measured(
-    truth: Floats, ours: Floats, baseline: Floats, resamples: Resamples,
-    cccs: tuple[float, float], uars: tuple[float, float],
-) -> list[tuple[str, float, Scores]]:  # fmt: skip
-    """Name, true value and scores of each measure of one test set."""
-    found = []
-    for name, scorer, (value, other) in (("CCC", ccc_scores, cccs), ("UAR", uar_scores, uars)):
-        scores, reference = (scorer(truth, predictions, resamples) for predictions in (ours, baseline))
-        found += [(name, value, scores), (f"{name} difference", value - other, scores - reference)]
+def cover(
+    number: int, repeats: int, resamples: int, truths: dict[str, tuple[float, float]], noise: np.random.Generator
+) -> dict[tuple[str, str, str], list[tuple[bool, float]]]:  # fmt: skip
+    """Drawn unit, measure, method -> whether each interval had the true value, and its length."""
+    found = defaultdict(list)
+    for repeat in range(repeats):
+        truth, speakers = draw_truth(noise.integers(10, 61, number), noise)
+        predictions = [model.predict(truth, speakers, noise) for model in (OURS, BASELINE)]
+        for drawn in (
+            resample_utterances(len(truth), resamples, repeat),
+            resample_speakers(speakers.astype(str), resamples, repeat),
+        ):
+            size = drawn.counts.shape[1]
+            without = replace(drawn, counts=np.ones((size, size), np.uint8) - np.eye(size, dtype=np.uint8))
+            for name, scorer in (("CCC", ccc_scores), ("UAR", uar_scores)):
+                ours, baseline = (scorer(truth, each, drawn) for each in predictions)
+                ours_left, baseline_left = (scorer(truth, each, without).resampled for each in predictions)
+                value, other = truths[name]
+                for measure, true, scores, left in (
+                    (name, value, ours, ours_left),
+                    (f"{name} difference", value - other, ours - baseline, ours_left - baseline_left),
+                ):
+                    for label, method in METHODS.items():
+                        low, high = method(scores, left)
+                        found[drawn.unit, measure, label].append((low <= true <= high, high - low))
     return found
 
 
