@@ -20,6 +20,7 @@ from ser_memory.train.report.statistics import (
     Resamples,
     Scores,
     ccc_scores,
+    differs,
     hedges,
     holm,
     interval,
@@ -118,6 +119,17 @@ def test_what_has_no_test() -> None:
     assert equal.difference == pytest.approx(0.1)
     assert (equal.low, equal.high, equal.p, equal.effect) == (None,) * 4
     assert paired(three, three | {7: 0.1}) == replace(equal, difference=0.0)  # only the seeds that both have
+
+
+def test_marks_are_those_of_a_paired_test() -> None:
+    noise = np.random.default_rng(0)
+    for seeds in [2, 3, 5] * 20:
+        baseline = noise.standard_normal(seeds)
+        ours = baseline + noise.normal(0, 1) + 0.3 * noise.standard_normal(seeds)
+        significant = stats.ttest_rel(ours, baseline).pvalue < 0.05
+        expected = np.sign(np.mean(ours - baseline)) if significant else 0
+        assert differs(by_seed(ours), by_seed(baseline)) == expected
+    assert differs({0: 0.5}, {0: 0.1}) == differs({}, {}) == 0
 
 
 def test_the_corrected_effect_size_has_no_bias() -> None:
