@@ -292,7 +292,7 @@ def test_a_stage_that_is_removed_while_it_is_used(tmp_path: Path) -> None:
 
 
 def test_marks_tell_the_direction() -> None:
-    from ser_memory.train.report.significance import differs
+    from ser_memory.train.report.statistics import differs
 
     low, high = dict(enumerate(np.linspace(0, 0.1, 5))), dict(enumerate(np.linspace(0.5, 0.7, 5)))
     assert [differs(high, low), differs(low, high), differs(low, low)] == [1, -1, 0]

@@ -8,7 +8,7 @@ import numpy as np
 
 from ser_memory.common.console import say, table
 from ser_memory.common.errors import listing
-from ser_memory.train.report.significance import SIGNIFICANT, differs
+from ser_memory.train.report.statistics import SIGNIFICANT, differs
 from ser_memory.train.results import Result
 from ser_memory.train.settings import NO_SAMPLER
 

@@ -1,0 +1,437 @@
+"""Results -> tables as plain data: means, tests, forgetting, transfer, groups and costs. Nothing here prints.
+
+Several runs can be summarised together, each under a label; a run alone may have the label "". Tests compare within one
+run only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from ser_memory.common.conventions import DIMENSIONS, UNKNOWN
+from ser_memory.common.manifests import stage_name
+from ser_memory.common.metrics import ccc, uar
+from ser_memory.train.report.statistics import (
+    FEWEST_GROUPS,
+    RESAMPLES,
+    Interval,
+    Paired,
+    ccc_scores,
+    holm,
+    interval,
+    paired,
+    resample_speakers,
+    resample_utterances,
+    uar_scores,
+)
+from ser_memory.train.results import Result
+from ser_memory.train.settings import NO_SAMPLER, Variant
+
+TEST = "test"
+FINETUNE = Variant("finetune")  # the baseline of strategies
+RANDOM = "random"  # the baseline of samplers
+SHARED = Variant("all")  # whatever all strategies share: the first stage, and what follows from it alone
+SEEN, CURRENT, UNSEEN = "seen", "current", "unseen"
+UNTRAINED = {"ccc": 0.0, "uar": 1 / 3}  # the baseline of forward transfer, by measure
+
+SEED_NOISE = (
+    "Standard deviations, p values, differences and effect sizes are over seeds. They answer: would this hold if the "
+    "models were trained again? Data, splits and test utterances stay the same."
+)
+SAMPLING_NOISE = (
+    "Intervals by the bootstrap are over the test set. They answer: would this hold on other utterances (resampled "
+    "utterances), or on other speakers (resampled speakers)? The trained models stay the same. Utterances of one speaker "
+    "resemble each other, so intervals over utterances are too short where speakers differ."
+)
+TESTED = (
+    "p: two-sided paired t-test over the seeds that both have, at least three. The effect size is the mean difference "
+    "divided by the standard deviation of the differences, with Hedges' correction."
+)
+CORRECTED = (
+    "Holm p: the same p, corrected for all tests of this table in one run. Where it is below 0.05, the chance of any false "
+    "claim in the table is at most 5%."
+)
+ROLES = "At a stage, a corpus is current (trained on now), seen (trained on before) or unseen (not trained on yet)."
+FORGETTING = (
+    "Forgetting of a corpus: its best figure at any stage before the last, minus its figure after the last stage "
+    "(Chaudhry et al. 2018, ECCV). More is worse; below 0, it has improved."
+)
+BACKWARD = (
+    "Backward transfer of a corpus: its figure after the last stage minus its figure when it was learned (Lopez-Paz and "
+    "Ranzato 2017, NeurIPS; here per corpus, not their mean). Below 0, it was forgotten."
+)
+FORWARD = (
+    "Forward transfer to a corpus: its figure just before it is trained on, minus that of an untrained model (Lopez-Paz "
+    "and Ranzato 2017, NeurIPS; here per corpus). As the untrained model, the CCC is taken as 0, since its predictions "
+    "say nothing about the labels, and the UAR as 1/3, the chance level with low, middle and high."
+)
+FORWARD_SHARED = (
+    "Before the second corpus, all strategies have the same model, that of the first stage. So forward transfer to the "
+    "second corpus is one figure for all of them."
+)
+COSTS = "Seconds: mean over the seeds. Bytes: what is kept after the stage for later stages, the most of any seed."
+
+Runs = Mapping[
+    str, Sequence[Result]
+]  # label -> rows, one per run, stage, corpus, split, dimension and metric
+Seeds = dict[int, float]  # seed -> figure
+
+
+@dataclass(frozen=True)
+class Cell:
+    """What a figure is of, in one run and split."""
+
+    variant: Variant  # SHARED in the first stage
+    stage: int
+    corpus: str
+    dimension: str
+    metric: str
+
+
+@dataclass(frozen=True)
+class Row:
+    """One figure, or one quantity made of figures: mean over the seeds, and the test against its baseline."""
+
+    label: str  # of the run
+    variant: Variant
+    stage: int  # from 1
+    stage_name: str
+    corpus: str
+    role: str  # of the corpus at the stage: seen, current or unseen
+    split: str
+    dimension: str
+    metric: str
+    n: int  # utterances
+    seeds: int
+    mean: float
+    deviation: float | None  # standard deviation over the seeds (n - 1); None with one seed
+    test: Paired | None  # None for the baseline itself, without one, or with fewer than three seeds
+    holm: float | None = None  # p of the test, corrected over the table of this run
+
+
+Baseline = Callable[[Variant], Variant | None]  # what a variant is tested against; None: nothing
+
+
+def comparisons(runs: Runs, split: str = TEST) -> list[Row]:
+    """Table 2: every strategy at every stage on every corpus, against fine-tuning.
+
+    The first stage, which all strategies share, is there once, as SHARED and without a test. Rows are ordered by run,
+    stage and variant. Raises ValueError if there are two different figures of one seed.
+    """
+    return [row for run in _open(runs, split) for row in run.table(run.cells, _finetune)]
+
+
+def samplers(runs: Runs, split: str = TEST) -> list[Row]:
+    """Table 3: every sampler against `random`, for the same strategy and memory size; from the second stage on.
+
+    Empty for a run that has no other sampler than random.
+    """
+    rows = []
+    for run in _open(runs, split):
+        cells = {
+            cell: seeds for cell, seeds in run.cells.items() if cell.variant.sampler != NO_SAMPLER
+        }  # not the first stage: SHARED has no sampler
+        if any(cell.variant.sampler != RANDOM for cell in cells):
+            rows += run.table(cells, _random)
+    return rows
+
+
+def forgetting(runs: Runs, split: str = TEST) -> list[Row]:
+    """FORGETTING of every corpus but the last, by strategy, against fine-tuning; at the last stage."""
+    return [row for run in _open(runs, split) for row in run.table(run.changes(_from_best), _finetune)]
+
+
+def backward_transfer(runs: Runs, split: str = TEST) -> list[Row]:
+    """BACKWARD transfer of every corpus but the last, by strategy, against fine-tuning; at the last stage."""
+    return [row for run in _open(runs, split) for row in run.table(run.changes(_since_learned), _finetune)]
+
+
+def forward_transfer(runs: Runs, split: str = TEST) -> list[Row]:
+    """FORWARD transfer to every corpus but the first, by strategy, against fine-tuning; at the stage before it.
+
+    Transfer to the second corpus has the variant SHARED and no test: see FORWARD_SHARED.
+    """
+    rows = []
+    for run in _open(runs, split):
+        before = {
+            cell: {seed: value - UNTRAINED[cell.metric] for seed, value in seeds.items()}
+            for cell, seeds in run.cells.items()
+            if run.learned(cell.corpus) == cell.stage + 1
+        }
+        rows += run.table(before, _finetune)
+    return rows
+
+
+def role(corpus: str, stage: str) -> str:
+    """SEEN, CURRENT or UNSEEN: what a corpus is at a stage of this name, such as P+M."""
+    *before, now = stage.split("+")
+    own = stage_name([corpus])
+    return CURRENT if own == now else SEEN if own in before else UNSEEN
+
+
+@dataclass(frozen=True)
+class _Run:
+    """The figures of one run on one split."""
+
+    label: str
+    split: str
+    cells: dict[Cell, Seeds]  # ordered by stage and variant
+    stages: dict[int, str]  # names by number
+    sizes: dict[str, int]  # utterances by corpus
+
+    def learned(self, corpus: str) -> int | None:
+        """The stage at which a corpus is trained on."""
+        return next((number for number, name in self.stages.items() if role(corpus, name) == CURRENT), None)
+
+    def table(self, cells: Mapping[Cell, Seeds], baseline: Baseline) -> list[Row]:
+        """A row for each cell, with p values corrected over all of them."""
+        rows = []
+        for cell, seeds in cells.items():
+            other = baseline(cell.variant)
+            reference = cells.get(replace(cell, variant=other), {}) if other else {}
+            rows.append(self._row(cell, seeds, paired(seeds, reference)))
+        corrected = holm([row.test.p if row.test else None for row in rows])
+        return [replace(row, holm=p) for row, p in zip(rows, corrected, strict=True)]
+
+    def changes(self, change: Callable[[Sequence[float], int], float]) -> dict[Cell, Seeds]:
+        """A quantity of a corpus's figures after all stages and of the stage it was learned at, by the cells at the end.
+
+        Only of corpora that were learned before the end, and of seeds that finished all stages.
+        """
+        last = max(self.stages, default=0)
+        made: dict[Cell, Seeds] = {}
+        for cell, final in self.cells.items():
+            learned = self.learned(cell.corpus)
+            if cell.stage != last or learned is None or learned == last:
+                continue
+            course = [self._at(cell, stage) for stage in sorted(self.stages)]
+            whole = [seed for seed in final if all(seed in stage for stage in course)]
+            if whole:
+                made[cell] = {seed: change([stage[seed] for stage in course], learned) for seed in whole}
+        return made
+
+    def _at(self, cell: Cell, stage: int) -> Seeds:
+        variant = SHARED if stage == 1 else cell.variant
+        return self.cells.get(replace(cell, variant=variant, stage=stage), {})
+
+    def _row(self, cell: Cell, seeds: Seeds, test: Paired | None) -> Row:
+        values = list(seeds.values())
+        name = self.stages[cell.stage]
+        return Row(
+            self.label, cell.variant, cell.stage, name, cell.corpus, role(cell.corpus, name), self.split,
+            cell.dimension, cell.metric, self.sizes[cell.corpus], len(values), float(np.mean(values)),
+            _deviation(values), test,
+        )  # fmt: skip
+
+
+def _open(runs: Runs, split: str) -> list[_Run]:
+    return [
+        _figures(label, [row for row in rows if row.split == split], split) for label, rows in runs.items()
+    ]
+
+
+def _figures(label: str, rows: Sequence[Result], split: str) -> _Run:
+    cells: dict[Cell, Seeds] = {}
+    order: dict[Variant, int] = {SHARED: 0}
+    for row in rows:
+        variant = Variant(row.strategy, row.sampler, row.memory_size) if row.stage > 1 else SHARED
+        order.setdefault(variant, len(order))
+        cell = Cell(variant, row.stage, row.corpus, row.dimension, row.metric)
+        if cells.setdefault(cell, {}).setdefault(row.seed, row.value) != row.value:
+            raise ValueError(f"{cell} has two figures of seed {row.seed}, {row.value} and another.")
+    ordered = sorted(cells, key=lambda cell: (cell.stage, order[cell.variant]))
+    stages = {row.stage: row.stage_name for row in rows}
+    return _Run(label, split, {cell: cells[cell] for cell in ordered}, stages, {r.corpus: r.n for r in rows})
+
+
+def _finetune(variant: Variant) -> Variant | None:
+    return None if variant in (FINETUNE, SHARED) else FINETUNE
+
+
+def _random(variant: Variant) -> Variant | None:
+    return None if variant.sampler == RANDOM else replace(variant, sampler=RANDOM)
+
+
+def _from_best(course: Sequence[float], learned: int) -> float:
+    return max(course[:-1]) - course[-1]
+
+
+def _since_learned(course: Sequence[float], learned: int) -> float:
+    return course[-1] - course[learned - 1]
+
+
+def _deviation(values: Sequence[float]) -> float | None:
+    return float(np.std(values, ddof=1)) if len(values) > 1 else None
+
+
+@dataclass(frozen=True)
+class Sampled:
+    """A measure of one variant on one split, and where it would be on other utterances and other speakers."""
+
+    variant: Variant
+    dimension: str
+    metric: str
+    seeds: int  # whose mean it is
+    utterances: Interval
+    speakers: Interval
+    utterances_difference: Interval | None  # ours - baseline; None for the baseline itself or without one
+    speakers_difference: Interval | None
+
+
+def intervals(
+    truth: npt.ArrayLike,
+    predictions: Mapping[Variant, npt.ArrayLike],
+    speakers: npt.ArrayLike,
+    dimensions: Sequence[str] = DIMENSIONS,
+    baseline: Variant = FINETUNE,
+    resamples: int = RESAMPLES,
+) -> list[Sampled]:
+    """CCC and UAR of every variant on one split, with 95% bootstrap intervals, and the difference from the baseline.
+
+    `truth` is (N, K), a column per dimension, the predictions of each variant are (R, N, K) for its R seeds, and
+    `speakers` are (N,) names. All variants are measured on the same resamples. Raises ValueError on shapes that differ.
+    """
+    x = np.asarray(truth, dtype=np.float64)
+    drawn = resample_utterances(len(x), resamples), resample_speakers(speakers, resamples)
+    rows = []
+    for column, dimension in enumerate(dimensions):
+        for metric, scorer in (("ccc", ccc_scores), ("uar", uar_scores)):
+            found = {
+                variant: [scorer(x[:, column], np.asarray(y)[..., column], each) for each in drawn]
+                for variant, y in predictions.items()
+            }
+            for variant, scores in found.items():
+                compared = found.get(baseline) if variant != baseline else None
+                gaps = (
+                    [interval(a - b) for a, b in zip(scores, compared, strict=True)]
+                    if compared
+                    else [None, None]
+                )
+                count = len(np.asarray(predictions[variant]))
+                rows.append(Sampled(variant, dimension, metric, count, *map(interval, scores), *gaps))
+    return rows
+
+
+@dataclass(frozen=True)
+class Group:
+    """How well the utterances of one speaker or gender are predicted; means over the seeds."""
+
+    name: str
+    dimension: str
+    n: int  # utterances
+    ccc: float | None  # None if there is a note that says why
+    uar: float | None  # None for fewer than ten utterances
+    error: float  # mean of prediction - truth; above 0, predictions are too high
+    note: str = ""
+
+
+def groups(
+    truth: npt.ArrayLike,
+    predictions: npt.ArrayLike,
+    names: npt.ArrayLike,
+    dimensions: Sequence[str] = DIMENSIONS,
+) -> list[Group]:
+    """Figures of every group of utterances, by name, `Unknown` last: of speakers or of genders, as `names` are.
+
+    `truth` is (N, K), a column per dimension, `predictions` (R, N, K) for R seeds, and `names` (N,). A group of fewer
+    than ten utterances, or of equal labels, has no CCC. Raises ValueError on shapes that differ.
+    """
+    x, y, who = (
+        np.asarray(truth, dtype=np.float64),
+        np.asarray(predictions, dtype=np.float64),
+        np.asarray(names),
+    )
+    if y.shape[1:] != x.shape or who.shape != x.shape[:1] or x.shape[1:] != (len(dimensions),):
+        raise ValueError(
+            f"truth must be (N, {len(dimensions)}), predictions (R, N, {len(dimensions)}) and names (N,), "
+            f"not {x.shape}, {y.shape} and {who.shape}."
+        )
+    ordered = sorted(set(who.tolist()), key=lambda name: (name == UNKNOWN, name))
+    return [
+        _group(name, dimension, x[who == name, column], y[:, who == name, column])
+        for name in ordered
+        for column, dimension in enumerate(dimensions)
+    ]
+
+
+def _group(name: str, dimension: str, x: npt.NDArray[np.float64], y: npt.NDArray[np.float64]) -> Group:
+    few = len(x) < FEWEST_GROUPS
+    note = f"fewer than {FEWEST_GROUPS} utterances" if few else "equal labels" if np.ptp(x) == 0 else ""
+    return Group(
+        name,
+        dimension,
+        len(x),
+        None if note else float(np.mean([ccc(x, each) for each in y])),
+        None if few else float(np.mean([uar(x, each) for each in y])),
+        float(np.mean(y - x)),
+        note,
+    )
+
+
+class CostRow(Protocol):
+    """What one stage of one run took, and what it kept for later stages."""
+
+    @property
+    def strategy(self) -> str: ...
+    @property
+    def sampler(self) -> str: ...
+    @property
+    def memory_size(self) -> int: ...
+    @property
+    def seed(self) -> int: ...
+    @property
+    def stage(self) -> int: ...
+    @property
+    def seconds(self) -> float: ...
+    @property
+    def memory_bytes(self) -> int: ...
+    @property
+    def parameter_bytes(self) -> int: ...
+    @property
+    def other_bytes(self) -> int: ...
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a stage of a variant took and kept, over its seeds."""
+
+    label: str
+    variant: Variant
+    stage: int
+    seeds: int
+    seconds: float  # mean
+    deviation: float | None  # of the seconds over the seeds (n - 1); None with one seed
+    memory_bytes: int  # the most of any seed, as the next two
+    parameter_bytes: int
+    other_bytes: int
+
+    @property
+    def kept_bytes(self) -> int:
+        """All that is kept."""
+        return self.memory_bytes + self.parameter_bytes + self.other_bytes
+
+
+def costs(runs: Mapping[str, Iterable[CostRow]]) -> list[Cost]:
+    """COSTS of every variant and stage of each run, in the order in which they first appear."""
+    found: dict[tuple[str, Variant, int], list[CostRow]] = {}
+    for label, rows in runs.items():
+        for row in rows:
+            variant = Variant(row.strategy, row.sampler, row.memory_size)
+            found.setdefault((label, variant, row.stage), []).append(row)
+    return [
+        Cost(
+            *key,
+            len(rows),
+            float(np.mean([row.seconds for row in rows])),
+            _deviation([row.seconds for row in rows]),
+            max(row.memory_bytes for row in rows),
+            max(row.parameter_bytes for row in rows),
+            max(row.other_bytes for row in rows),
+        )
+        for key, rows in found.items()
+    ]
