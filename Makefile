@@ -45,7 +45,7 @@ clean: ## remove the virtual environments and what the tools left
 # time while it stays the same.
 $(ENVIRONMENTS:%=%/.files): FORCE
 	@mkdir -p $(@D)
-	@find common data_manifests extract train -name '*.py' -o -name '*.toml' -o -name py.typed | sort > $@.now
+	@find common data_manifests extract train -name '*.py' -o -name '*.toml' -o -name '*.html' -o -name py.typed | sort > $@.now
 	@cmp -s $@.now $@ && rm $@.now || mv $@.now $@
 FORCE:
 

@@ -1,0 +1,122 @@
+"""All figures of a run that its files allow. Forest plots need tests, so their callers draw them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from ser_memory.common.conventions import in_split_order
+from ser_memory.common.labels import N_BINS, to_bins
+from ser_memory.train.report.data import Predictions, RunData
+from ser_memory.train.report.figures.agreement import Panel, predicted_against_true
+from ser_memory.train.report.figures.base import Drawn, measure, names_of, variant_of
+from ser_memory.train.report.figures.cost import Kept, against_bytes
+from ser_memory.train.report.figures.heat import stage_by_corpus
+from ser_memory.train.report.figures.learning import bent_steps, learning_curves
+from ser_memory.train.report.figures.memory import memory_cells
+from ser_memory.train.report.figures.stages import along_stages
+from ser_memory.train.results import Result
+
+_METRIC = "ccc"
+
+
+def figures_of(run: RunData, results: Sequence[Result], split: str = "test") -> Iterator[tuple[str, Drawn]]:
+    """Name and figure, one after the other, so that only one is in memory.
+
+    `results` are the rows of the run without those of single folds. A figure whose data the folder lacks is left
+    out. Raises SerError if predictions.h5 is damaged.
+    """
+    shown = [row for row in results if row.split == split and row.metric == _METRIC]
+    names = names_of(results)
+    dimensions = list(dict.fromkeys(row.dimension for row in shown))
+    for dimension in dimensions:
+        yield f"stages-{dimension}", along_stages(shown, names, dimension, _METRIC, split)
+    for dimension in dimensions:
+        yield f"heat-{dimension}", stage_by_corpus(shown, names, dimension, _METRIC, split)
+    for dimension in dimensions:
+        if points := _kept(run, shown, dimension):
+            row = next(row for row in shown if row.dimension == dimension)
+            measured = f"{measure(_METRIC, dimension)} on {row.corpus}\n({split}, n = {row.n:,})"
+            yield f"cost-{dimension}", against_bytes(points, measured, list(names.values()))
+    if run.predictions is not None:
+        yield from _agreement(run, run.predictions, split)
+    for size in sorted({row.memory_size for row in run.memory}):
+        yield f"memory-{size}", memory_cells(_held(run, size), _beside(run))
+    if run.epochs:
+        yield "learning", learning_curves(run.epochs, names)
+    if any(row.bent_share is not None for row in run.epochs):
+        yield "bent", bent_steps(run.epochs, names)
+
+
+def _kept(run: RunData, shown: Sequence[Result], dimension: str) -> list[Kept]:
+    """For each variant that finished the last stage: bytes kept before it, and figures for the first corpus after it."""
+    names = names_of(run.results)
+    last = max((row.stage for row in shown), default=0)
+    values: dict[str, list[float]] = {}
+    for row in shown:
+        if (row.dimension, row.stage, row.corpus) == (dimension, last, shown[0].corpus):
+            values.setdefault(names[variant_of(row)], []).append(row.value)
+    kept: dict[str, list[int]] = {}
+    for cost in run.costs:
+        # What the last stage itself keeps is for a stage that is not in this run.
+        if cost.stage == last - 1 and cost.kept_bytes is not None and variant_of(cost) in names:
+            kept.setdefault(names[variant_of(cost)], []).append(cost.kept_bytes)
+    return [
+        Kept(name, float(np.mean(kept[name])), tuple(found)) for name, found in values.items() if name in kept
+    ]
+
+
+def _agreement(run: RunData, predictions: Predictions, split: str) -> Iterator[tuple[str, Drawn]]:
+    """For each dimension and corpus: the predictions of all variants after the last stage."""
+    names = names_of(run.results)
+    last = len(predictions.stages)
+    rows: dict[str, list[int]] = {}
+    for index, made in enumerate(predictions.runs):
+        if (variant := variant_of(made)) in names:
+            rows.setdefault(names[variant], []).append(index)
+    stage_name = next((row.stage_name for row in run.results if row.stage == last), f"stage {last}")
+    for corpus in [name for name, splits in predictions.splits.items() if split in splits]:
+        truth, after = predictions.truth(corpus, split), predictions.after(corpus, split, last)
+        for column, dimension in enumerate(predictions.dimensions):
+            found = [
+                Panel(name, truth[:, column], after[indices, :, column])
+                for name, indices in rows.items()
+                if np.isfinite(truth[:, column] + after[indices, :, column]).any()
+            ]
+            if found:
+                where = f"{corpus}, {split} split, after {stage_name}"
+                yield f"agreement-{corpus}-{dimension}", predicted_against_true(found, dimension, where)
+
+
+def _held(run: RunData, size: int) -> dict[str, dict[str, npt.NDArray[np.float64]]]:
+    """Sampler -> corpus -> mean counts by cell over seeds and folds."""
+    counts: dict[str, dict[str, npt.NDArray[np.float64]]] = {}
+    memories: dict[tuple[str, str], set[tuple[int, str]]] = {}
+    for row in run.memory:
+        if row.memory_size == size:
+            cells = counts.setdefault(row.sampler, {}).setdefault(row.corpus, np.zeros((N_BINS, N_BINS)))
+            cells[row.bins] += row.n
+            memories.setdefault((row.sampler, row.corpus), set()).add((row.seed, row.fold))
+    return {
+        sampler: {corpus: cells / len(memories[sampler, corpus]) for corpus, cells in found.items()}
+        for sampler, found in counts.items()
+    }
+
+
+def _beside(run: RunData) -> dict[str, dict[str, npt.NDArray[np.float64]]]:
+    """The labels of the corpora themselves: of the first split of which there are predictions."""
+    predictions = run.predictions
+    if predictions is None:
+        return {}
+    found: dict[str, dict[str, npt.NDArray[np.float64]]] = {}
+    for corpus in dict.fromkeys(row.corpus for row in run.memory):
+        splits = in_split_order(predictions.splits.get(corpus, ()))
+        if splits:
+            truth = predictions.truth(corpus, splits[0])[:, :2]
+            bins = to_bins(truth[np.isfinite(truth).all(axis=1)])
+            cells = np.zeros((N_BINS, N_BINS))
+            np.add.at(cells, (bins[:, 0], bins[:, 1]), 1)
+            found.setdefault(f"{splits[0]} split", {})[corpus] = cells
+    return found
