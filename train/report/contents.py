@@ -1,0 +1,267 @@
+"""What a report says, in its order: chapters of words, tables and the names of their figures."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+from ser_memory.common.errors import listing
+from ser_memory.train.report import summary, tables
+from ser_memory.train.report.data import Predictions, RunData
+from ser_memory.train.report.published import Published, beside
+from ser_memory.train.report.summary import FINETUNE, Row, Runs
+from ser_memory.train.report.tables import Named
+from ser_memory.train.results import overall
+from ser_memory.train.settings import Variant
+
+NO_TESTS = (
+    "Fewer than three seeds: a test over seeds would say next to nothing, so there is none. Train with --seeds 5."
+)
+FOLDS = (
+    "Folds: the figure of a corpus with folds is over the pooled test predictions of all folds. That of another corpus is "
+    "the mean over the models of all folds."
+)
+
+
+@dataclass(frozen=True)
+class Chapter:
+    """A part of a report. `figures` are the beginnings of the names of those that belong here."""
+
+    heading: str
+    paragraphs: Sequence[str] = ()
+    tables: Sequence[Named] = ()
+    figures: Sequence[str] = ()
+    parts: Sequence[Chapter] = field(default_factory=tuple)
+
+    @property
+    def all_tables(self) -> list[Named]:
+        """Those of its parts too."""
+        return [*self.tables, *(named for part in self.parts for named in part.all_tables)]
+
+
+def chapters(
+    runs: Mapping[str, RunData], split: str = summary.TEST, against: Sequence[Published] = ()
+) -> list[Chapter]:
+    """All chapters for which the runs have data, by the label of each run.
+
+    Raises SerError if predictions are damaged, or a published table has names that the runs do not have.
+    """
+    reduced: Runs = {label: overall(run.results) for label, run in runs.items()}
+    found = [
+        Chapter("What was run", [line for label, run in runs.items() for line in _described(label, run)]),
+        _results(reduced, split),
+        _samplers(reduced, split),
+        _transfer(reduced, split),
+        _sampling(runs, split),
+        _predictions(runs, split),
+        Chapter("What the memories hold", figures=["memory"]),
+        Chapter("Training", figures=["learning", "bent"]),
+        _costs(runs),
+        _published(reduced, against),
+    ]
+    return [chapter for chapter in found if chapter is not None]
+
+
+def differences(runs: Mapping[str, RunData], split: str = summary.TEST) -> list[Row]:
+    """The tests of all strategies against fine-tuning after the last stage, of CCC, for forest plots."""
+    rows = summary.comparisons({label: overall(run.results) for label, run in runs.items()}, split)
+    last = {label: max(row.stage for row in rows if row.label == label) for label in runs}
+    return [
+        row for row in rows
+        if row.metric == "ccc" and row.stage == last[row.label] and row.test is not None and row.test.low is not None
+    ]  # fmt: skip
+
+
+def _described(label: str, run: RunData) -> Iterator[str]:
+    seeds, folds = sorted({row.seed for row in run.results}), sorted({row.fold for row in run.results} - {"", "pooled"})
+    stages = list(dict.fromkeys(row.stage_name for row in run.results))
+    strategies = listing(dict.fromkeys(row.strategy for row in run.results))
+    start = f"{label}: " if label else ""
+    yield (
+        f"{start}{strategies}; stages {listing(stages)}; {len(seeds)} seed{'s' if len(seeds) > 1 else ''}"
+        f"{f', {len(folds)} folds' if folds else ''}."
+    )
+    if folds:
+        yield FOLDS
+    if not run.complete:
+        yield f"{start}This run is not complete. {_unfinished(run)}"
+    if run.missing:
+        yield f"{start}The folder has no {listing(run.missing)}, so that what is made of them is left out."
+
+
+def _unfinished(run: RunData) -> str:
+    """What a run that was interrupted has, and what it lacks."""
+    experiment = run.config.get("experiment", {})
+    planned = [
+        (Variant(**variant), seed, stage)
+        for variant in experiment.get("variants", ())
+        for seed in experiment.get("seeds", ())
+        for stage in range(1, len(experiment.get("stages", ())) + 1)
+    ]
+    there = {(Variant(row.strategy, row.sampler, row.memory_size), row.seed, row.stage) for row in run.results}
+    lacking = [each for each in planned if each not in there]
+    names = [f"{tables.name_of(variant)} seed {seed} stage {stage}" for variant, seed, stage in lacking]
+    return (
+        f"{len(planned) - len(lacking)} of its {len(planned)} stages are there; missing: {listing(names, most=6)}. "
+        "The same ser-train command with this folder as --output continues it."
+    )
+
+
+def _results(runs: Runs, split: str) -> Chapter:
+    rows = summary.comparisons(runs, split)
+    notes = [tables.MARKS, summary.SEED_NOISE]
+    if max((row.seeds for row in rows), default=0) < 3:  # noqa: PLR2004
+        notes = [tables.MARKS.partition(" *:")[0], NO_TESTS]
+    shared = ["At the first stage all strategies are the same model: it is trained once for each seed."]
+    return Chapter(
+        "Every strategy at every stage",
+        [summary.ROLES, *shared],
+        tables.matrices("strategies", rows, "against finetune", notes),
+        ["stages", "heat"],
+        _tests(rows, "strategies", "each strategy against finetune", ["forest"]),
+    )
+
+
+def _tests(rows: Sequence[Row], name: str, what: str, figures: Sequence[str] = ()) -> list[Chapter]:
+    notes = [summary.TESTED, summary.CORRECTED, summary.SEED_NOISE]
+    made = tables.tests(name, rows, what, notes)
+    return [Chapter("The tests in full", (), made, figures)] if made else []
+
+
+def _samplers(runs: Runs, split: str) -> Chapter | None:
+    rows = summary.samplers(runs, split)
+    if not rows:
+        return None
+    what = "samplers against random"
+    return Chapter(
+        "Who is remembered: samplers against random",
+        ["The same strategy and memory size; only the choice of the remembered utterances differs."],
+        tables.matrices("samplers", rows, what, [tables.MARKS, summary.SEED_NOISE]),
+        parts=_tests(rows, "samplers", what),
+    )
+
+
+def _transfer(runs: Runs, split: str) -> Chapter | None:
+    parts = []
+    for heading, name, rows, words in (
+        ("Forgetting", "forgetting", summary.forgetting(runs, split), [summary.FORGETTING]),
+        ("Backward transfer", "backward", summary.backward_transfer(runs, split), [summary.BACKWARD]),
+        (
+            "Forward transfer", "forward", summary.forward_transfer(runs, split),
+            [summary.FORWARD, summary.FORWARD_SHARED],
+        ),
+    ):  # fmt: skip
+        if rows:
+            parts.append(Chapter(heading, words, tables.matrices(name, rows, heading.lower(), [tables.MARKS])))
+    return Chapter("Forgetting and transfer", parts=parts) if parts else None
+
+
+def _sampling(runs: Mapping[str, RunData], split: str) -> Chapter | None:
+    made: list[Named] = []
+    for label, run in runs.items():
+        for corpus, stage, values, truth in _last(run, split):
+            speakers = np.array(values.predictions.texts(corpus, split, "speaker"))
+            rows = summary.intervals(truth, values.by_variant, speakers, values.predictions.dimensions)
+            made += [
+                _labelled(named, label) for named in tables.sampled(corpus, split, stage, len(truth), rows)
+            ]
+    return Chapter("Other utterances, other speakers", [summary.SAMPLING_NOISE], made) if made else None
+
+
+def _predictions(runs: Mapping[str, RunData], split: str) -> Chapter | None:
+    if not any(run.predictions for run in runs.values()):
+        return None
+    made: dict[str, list[Named]] = {"speaker": [], "gender": []}
+    for label, run in runs.items():
+        for corpus, stage, values, truth in _last(run, split):
+            for kind, named in made.items():
+                names = values.predictions.texts(corpus, split, kind)
+                for variant, predicted in values.by_variant.items():
+                    rows = summary.groups(truth, predicted, np.array(names), values.predictions.dimensions)
+                    table = tables.groups(kind, corpus, split, variant, stage, rows)
+                    named.append(_labelled(table, label))
+    return Chapter(
+        "Predicted and true values",
+        figures=["agreement"],
+        parts=[
+            Chapter("By speaker", [summary.SEED_NOISE], made["speaker"]),
+            Chapter("By gender", (), made["gender"]),
+        ],
+    )
+
+
+@dataclass(frozen=True)
+class _Values:
+    """The predictions of all variants for one split after one stage."""
+
+    predictions: Predictions
+    by_variant: dict[Variant, npt.NDArray[np.float32]]  # (R, N, K), a row per seed
+
+
+def _last(run: RunData, split: str) -> Iterator[tuple[str, str, _Values, npt.NDArray[np.float32]]]:
+    """Each corpus with the name of the last stage, the predictions after it, and the (N, K) truth."""
+    predictions = run.predictions
+    if predictions is None:
+        return
+    last = len(predictions.stages)
+    stage = next((row.stage_name for row in run.results if row.stage == last), None)
+    for corpus in [name for name, splits in predictions.splits.items() if split in splits]:
+        found = by_variant(predictions, corpus, split, last)
+        if found and stage is not None:
+            yield corpus, stage, _Values(predictions, found), predictions.truth(corpus, split)
+
+
+def by_variant(
+    predictions: Predictions, corpus: str, split: str, stage: int
+) -> dict[Variant, npt.NDArray[np.float32]]:
+    """(R, N, K) predictions of each variant, for the seeds that have all utterances.
+
+    Folds of one seed that share no utterance are joined into one row; other folds are rows of their own.
+    """
+    after = predictions.after(corpus, split, stage)
+    rows: dict[Variant, dict[int, list[npt.NDArray[np.float32]]]] = {}
+    for run, values in zip(predictions.runs, after, strict=True):
+        variant = Variant(run.strategy, run.sampler, run.memory_size)
+        rows.setdefault(variant, {}).setdefault(run.seed, []).append(values)
+    found = {}
+    for variant, seeds in rows.items():
+        whole = [row for folds in seeds.values() for row in _joined(folds) if np.isfinite(row).all()]
+        if whole:
+            found[variant] = np.stack(whole)
+    return found
+
+
+def _joined(folds: Sequence[npt.NDArray[np.float32]]) -> list[npt.NDArray[np.float32]]:
+    there = np.stack([np.isfinite(fold).all(axis=1) for fold in folds])
+    if len(folds) == 1 or (there.sum(axis=0) > 1).any():
+        return list(folds)
+    joined = np.full_like(folds[0], np.nan)
+    for fold, rows in zip(folds, there, strict=True):
+        joined[rows] = fold[rows]
+    return [joined]
+
+
+def _costs(runs: Mapping[str, RunData]) -> Chapter | None:
+    measured = {
+        label: [row for row in run.costs if row.seconds is not None and row.kept_bytes is not None]
+        for label, run in runs.items()
+    }
+    rows = summary.costs(measured)
+    if not rows:
+        return None
+    stages = {row.stage: row.stage_name for run in runs.values() for row in run.results}
+    return Chapter("Cost", (), [Named("costs", tables.costs(rows, stages))], ["cost"])
+
+
+def _published(runs: Runs, against: Sequence[Published]) -> Chapter | None:
+    if not against:
+        return None
+    words = ["Other data, features and seeds: such figures show the order of magnitude, not a difference."]
+    return Chapter("Published figures", words, [Named("published", tables.published(beside(against, runs)))])
+
+
+def _labelled(named: Named, label: str) -> Named:
+    return Named(f"{tables.file_name(label)}-{named.name}", named.table) if label else named

@@ -1,0 +1,154 @@
+"""Runs -> a report: tables on the terminal and in files, figures, and one page with all of it."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from ser_memory.common.console import say, table
+from ser_memory.common.files import write_whole
+from ser_memory.common.manifests import stage_name
+from ser_memory.common.reporting import progress
+from ser_memory.train.report import tables
+from ser_memory.train.report.contents import Chapter, chapters, differences
+from ser_memory.train.report.data import RunData
+from ser_memory.train.report.formats import comma_separated, latex, markdown
+from ser_memory.train.report.published import Published
+from ser_memory.train.report.summary import Row
+from ser_memory.train.report.tables import Named
+from ser_memory.train.results import overall
+
+PAGE = "index.html"
+_PRINTED = ("strategies-", "samplers-", "forgetting-", "backward-", "costs", "published")
+_WRITERS = {"md": markdown, "tex": latex, "csv": comma_separated}
+
+
+@dataclass(frozen=True)
+class Report:
+    """Where a report is."""
+
+    page: Path
+    tables: tuple[Path, ...]
+    figures: tuple[Path, ...]
+
+
+def write_report(
+    runs: Mapping[str, RunData], output: Path, split: str, against: Sequence[Published], command: str
+) -> Report:
+    """Write tables, figures and the page of runs, each under its label, into a folder; print the main tables.
+
+    Each file is written whole. Raises SerError if a file of a run is damaged, OSError if one cannot be written.
+    """
+    from ser_memory.train.report.figures.base import Saved
+    from ser_memory.train.report.page import Section, page, reproduction
+
+    found = chapters(runs, split, against)
+    named = [each for chapter in found for each in chapter.all_tables]
+    written = [path for each in named for path in _write_table(each, output / "tables")]
+    pictures = dict(write_figures(runs, output / "figures", split))
+
+    def section(chapter: Chapter) -> Section:
+        shown: list[Saved] = [
+            picture for kind in chapter.figures for name, picture in pictures.items() if kind_of(name) == kind
+        ]
+        return Section(
+            chapter.heading,
+            chapter.paragraphs,
+            tables=[each.table for each in chapter.tables],
+            figures=shown,
+            sections=[section(part) for part in chapter.parts],
+        )
+
+    # A chapter whose tables and figures a run has no data for is left out.
+    sections = [made for made in map(section, found) if made.paragraphs or made.tables or made.figures or made.sections]
+    content = page(_title(runs), _lead(split), [*sections, reproduction(list(runs.values()), command)])
+    write_whole(output / PAGE, content)
+    _print(named)
+    return Report(
+        output / PAGE, tuple(written), tuple(path for picture in pictures.values() for path in picture.files)
+    )
+
+
+def write_figures(
+    runs: Mapping[str, RunData], folder: Path, split: str, wanted: Sequence[str] = ()
+) -> Iterator[tuple[str, "Saved"]]:  # noqa: F821, UP037  matplotlib is loaded when the first figure is drawn
+    """Draw and save the figures one after the other; `wanted` names some kinds, else all are drawn."""
+    from ser_memory.train.report.figures.base import save
+
+    with progress("drawing", len(runs), "runs") as advance:
+        for label, run in runs.items():
+            for name, drawn in _drawn(run, label, split, wanted):
+                whole = f"{name}{f'-{tables.file_name(label)}' if label else ''}"
+                yield whole, save(drawn, folder, whole)
+            advance(1)
+
+
+def kind_of(name: str) -> str:
+    """`stages` for stages-activation."""
+    return name.partition("-")[0]
+
+
+def _drawn(run: RunData, label: str, split: str, wanted: Sequence[str]) -> Iterator[tuple[str, "Drawn"]]:  # noqa: F821, UP037
+    from ser_memory.train.report.figures.gallery import figures_of
+
+    every = itertools.chain(figures_of(run, overall(run.results), split), _forests(run, label, split))
+    return (pair for pair in every if not wanted or kind_of(pair[0]) in wanted)
+
+
+def _forests(run: RunData, label: str, split: str) -> Iterator[tuple[str, "Drawn"]]:  # noqa: F821, UP037
+    """The tests against fine-tuning after the last stage, a figure per dimension."""
+    from ser_memory.train.report.figures.forest import forest
+
+    parts: dict[str, list[Row]] = {}
+    for row in differences({label: run}, split):
+        parts.setdefault(row.dimension, []).append(row)
+    for dimension, rows in parts.items():
+        sizes = ", ".join(f"{corpus} {n:,}" for corpus, n in {row.corpus: row.n for row in rows}.items())
+        measured = f"CCC of {dimension} after {rows[0].stage_name} ({split}, n: {sizes})"
+        yield f"forest-{dimension}", forest([_difference(row) for row in rows], measured, "finetune")
+
+
+def _difference(row: Row) -> "Difference":  # noqa: F821, UP037
+    from ser_memory.train.report.figures.forest import Difference
+
+    test = row.test
+    assert test is not None  # `differences` gives only such rows
+    assert test.low is not None
+    assert test.high is not None
+    label = f"{row.corpus}: {tables.name_of(row.variant)}"
+    return Difference(label, test.difference, test.low, test.high, test.p, row.holm)
+
+
+def _write_table(named: Named, folder: Path) -> list[Path]:
+    paths = []
+    for suffix, write in _WRITERS.items():
+        paths.append(folder / f"{named.name}.{suffix}")
+        write_whole(paths[-1], write(named.table))
+    return paths
+
+
+def _title(runs: Mapping[str, RunData]) -> str:
+    stages = next(iter(runs.values())).config.get("experiment", {}).get("stages", ())
+    return f"What is forgotten, and what a memory saves: {stage_name(stages)}" if stages else "A report of ser-train"
+
+
+def _lead(split: str) -> list[str]:
+    return [
+        f"All figures are of the {split} split, on the whole split at once.",
+        "CCC: Lin's concordance correlation coefficient, 1 at best; 0 where prediction and truth have nothing in common. "
+        "UAR: mean recall of low, middle and high, each a third of the rating scale; 1/3 by chance.",
+    ]
+
+
+def _print(named: Sequence[Named]) -> None:
+    """The main tables, with the notes that they share once."""
+    notes: dict[str, None] = {}
+    for each in named:
+        if each.name.startswith(_PRINTED) and not each.name.endswith("-tests"):
+            rows = [[f"{cell.text} {cell.marks}".rstrip() for cell in row] for row in each.table.rows]
+            table(each.table.title, list(each.table.headings), rows, left=each.table.left)
+            notes |= dict.fromkeys(each.table.notes)
+    for note in notes:
+        say(note)

@@ -1,0 +1,257 @@
+"""Summaries -> tables, as they are printed, put on the page and written to files."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ser_memory.train.report import summary
+from ser_memory.train.report.formats import ABSENT, Cell, Table, number, title_of
+from ser_memory.train.report.published import Beside
+from ser_memory.train.report.statistics import SIGNIFICANT, Interval
+from ser_memory.train.report.summary import CURRENT, SEEN, SHARED, Cost, Group, Row, Sampled
+from ser_memory.train.settings import NO_SAMPLER, Variant
+
+_ROLE_MARKS = {SEEN: "s", CURRENT: "c"}  # unseen has none
+MARKS = (
+    "s: seen, trained on before; c: current, trained on at this stage; without a letter: not trained on yet. "
+    f"*: differs from the baseline with p < {SIGNIFICANT:g}, two-sided paired t-test over the seeds; "
+    "**: also after Holm's correction over the table. + higher, - lower."
+)
+UNIT_NAMES = {"utterance": "utterances", "speaker": "speakers"}
+
+
+@dataclass(frozen=True)
+class Named:
+    """A table and the name of its files."""
+
+    name: str
+    table: Table
+
+
+def name_of(variant: Variant, samplers: bool = True) -> str:
+    """`experience-replay (random, 1,000)`; a strategy without a memory has its name alone."""
+    if variant == SHARED:
+        return "all"
+    if variant.sampler == NO_SAMPLER or not samplers:
+        return variant.strategy
+    return f"{variant.strategy} ({variant.sampler}, {variant.memory_size:,})"
+
+
+def matrices(name: str, rows: Sequence[Row], what: str, notes: Sequence[str]) -> list[Named]:
+    """For each measure and dimension, a table of stages and strategies by corpora."""
+    return [
+        Named(f"{name}-{dimension}-{metric}", _matrix(part, metric, dimension, what, notes))
+        for (metric, dimension), part in _parts(rows).items()
+    ]
+
+
+def _matrix(rows: Sequence[Row], metric: str, dimension: str, what: str, notes: Sequence[str]) -> Table:
+    sizes = {row.corpus: row.n for row in rows}
+    lines: dict[tuple[str, int, str, Variant], dict[str, Row]] = {}
+    for row in rows:
+        lines.setdefault((row.label, row.stage, row.stage_name, row.variant), {})[row.corpus] = row
+    seeds = max(row.seeds for row in rows)
+    labelled = any(row.label for row in rows)
+    made = tuple(
+        (
+            *([Cell(label)] if labelled else []),
+            Cell(stage_name),
+            Cell(name_of(variant)),
+            *(_figure(found.get(corpus)) for corpus in sizes),
+        )
+        for (label, _, stage_name, variant), found in lines.items()
+    )
+    headings = (*(["run"] if labelled else []), "stage", "strategy", *sizes)
+    spread = f"mean ± standard deviation over {seeds} seeds" if seeds > 1 else "one seed"
+    title = title_of(metric, dimension, rows[0].split, sizes, f"{what}, {spread}")
+    return Table(title, headings, made, tuple(notes), left=2 + labelled)
+
+
+def _figure(row: Row | None) -> Cell:
+    if row is None:
+        return Cell(ABSENT)
+    role = _ROLE_MARKS.get(row.role, "")
+    return number(row.mean, row.deviation, marks=f"{role}{significance(row)}")
+
+
+def significance(row: Row) -> str:
+    """`*+`, `**-` or nothing."""
+    if row.test is None or row.test.p is None or row.test.p >= SIGNIFICANT:
+        return ""
+    sign = "+" if row.test.difference > 0 else "-"
+    return f"{'**' if row.holm is not None and row.holm < SIGNIFICANT else '*'}{sign}"
+
+
+def tests(name: str, rows: Sequence[Row], what: str, notes: Sequence[str]) -> list[Named]:
+    """For each measure and dimension, every test of a table in full."""
+    tested = [row for row in rows if row.test is not None]
+    made = []
+    for (metric, dimension), part in _parts(tested).items():
+        sizes = {row.corpus: row.n for row in part}
+        labelled = any(row.label for row in part)
+        headings = (
+            *(["run"] if labelled else []),
+            "stage", "strategy", "corpus", "difference", "95% from", "95% to", "p", "Holm p", "effect size d_z", "seeds",
+        )  # fmt: skip
+        lines = tuple(_test(row, labelled) for row in part)
+        title = title_of(metric, dimension, part[0].split, sizes, f"{what}, paired over the seeds")
+        table = Table(title, headings, lines, tuple(notes), left=3 + labelled)
+        made.append(Named(f"{name}-{dimension}-{metric}-tests", table))
+    return made
+
+
+def _test(row: Row, labelled: bool) -> tuple[Cell, ...]:
+    test = row.test
+    assert test is not None  # chosen by the caller
+    return (
+        *([Cell(row.label)] if labelled else []),
+        Cell(row.stage_name),
+        Cell(name_of(row.variant)),
+        Cell(row.corpus),
+        number(test.difference),
+        number(test.low),
+        number(test.high),
+        p_cell(test.p),
+        p_cell(row.holm),
+        number(test.effect, digits=2),
+        Cell(str(test.n), float(test.n)),
+    )
+
+
+def p_cell(p: float | None) -> Cell:
+    """A p value; below 0.001 it is written so."""
+    if p is None:
+        return Cell(ABSENT)
+    emphasis = "strong" if p < SIGNIFICANT else ""
+    return Cell("< 0.001" if p < 0.001 else f"{p:.3f}", p, emphasis)  # type: ignore[arg-type]  # noqa: PLR2004
+
+
+def sampled(corpus: str, split: str, stage_name: str, n: int, rows: Sequence[Sampled]) -> list[Named]:
+    """For each measure and dimension, intervals over utterances and over speakers, side by side."""
+    made = []
+    parts: dict[tuple[str, str], list[Sampled]] = {}
+    for row in rows:
+        parts.setdefault((row.metric, row.dimension), []).append(row)
+    for (metric, dimension), part in parts.items():
+        notes = [summary.SAMPLING_NOISE, *dict.fromkeys(row.speakers.note for row in part if row.speakers.note)]
+        headings = (
+            "strategy", f"{metric.upper()}", "95% over utterances", "95% over speakers", "difference from finetune",
+            "95% over utterances", "95% over speakers", "seeds",
+        )  # fmt: skip
+        lines = tuple(
+            (
+                Cell(name_of(row.variant)),
+                number(row.utterances.value),
+                _ends(row.utterances),
+                _ends(row.speakers),
+                number(row.utterances_difference.value if row.utterances_difference else None),
+                _ends(row.utterances_difference),
+                _ends(row.speakers_difference),
+                Cell(str(row.seeds), float(row.seeds)),
+            )
+            for row in part
+        )
+        title = title_of(metric, dimension, split, {corpus: n}, f"after {stage_name}, bootstrap intervals")
+        made.append(
+            Named(f"intervals-{corpus}-{dimension}-{metric}", Table(title, headings, lines, tuple(notes)))
+        )
+    return made
+
+
+def _ends(interval: Interval | None) -> Cell:
+    if interval is None or interval.low is None or interval.high is None:
+        return Cell("too few speakers" if interval is not None and interval.note else ABSENT)
+    return Cell(f"{interval.low:.3f} to {interval.high:.3f}", interval.low)
+
+
+def costs(rows: Sequence[Cost], stages: Mapping[int, str]) -> Table:
+    """Seconds of training and bytes kept, by strategy and stage."""
+    labelled = any(row.label for row in rows)
+    lines = tuple(
+        (
+            *([Cell(row.label)] if labelled else []),
+            Cell(stages.get(row.stage, str(row.stage))),
+            Cell(name_of(row.variant)),
+            number(row.seconds, row.deviation, digits=1),
+            *(
+                Cell(f"{size:,}", float(size))
+                for size in (row.memory_bytes, row.parameter_bytes, row.other_bytes, row.kept_bytes)
+            ),
+            Cell(str(row.seeds), float(row.seeds)),
+        )
+        for row in rows
+    )
+    headings = (
+        *(["run"] if labelled else []),
+        "stage", "strategy", "seconds", "bytes of memory", "of parameters", "of other things", "kept in all", "seeds",
+    )  # fmt: skip
+    return Table("What training takes and keeps", headings, lines, (summary.COSTS,), left=2 + labelled)
+
+
+def groups(
+    kind: str, corpus: str, split: str, variant: Variant, stage_name: str, rows: Sequence[Group]
+) -> Named:
+    """Figures of every speaker or gender."""
+    dimensions = list(dict.fromkeys(row.dimension for row in rows))
+    found: dict[str, dict[str, Group]] = {}
+    for row in rows:
+        found.setdefault(row.name, {})[row.dimension] = row
+    lines = tuple(
+        (
+            Cell(name),
+            Cell(f"{next(iter(of.values())).n:,}", float(next(iter(of.values())).n)),
+            *(cell for dimension in dimensions for cell in _group(of[dimension])),
+        )
+        for name, of in found.items()
+    )
+    headings = (
+        kind, "n", *(f"{what} of {dimension}" for dimension in dimensions for what in ("CCC", "UAR", "mean error")),
+    )  # fmt: skip
+    title = f"{name_of(variant)} after {stage_name}, {corpus}, {split} split, by {kind}: means over the seeds"
+    notes = tuple(dict.fromkeys(f"No CCC: {row.note}." for row in rows if row.note))
+    return Named(f"{kind}-{corpus}-{file_name(name_of(variant))}", Table(title, headings, lines, notes))
+
+
+def _group(row: Group) -> tuple[Cell, Cell, Cell]:
+    return number(row.ccc), number(row.uar), number(row.error)
+
+
+def published(rows: Sequence[Beside]) -> Table:
+    """Published figures beside ours."""
+    labelled = any(row.label for row in rows)
+    lines = tuple(
+        (
+            *([Cell(row.label)] if labelled else []),
+            Cell(row.published.stage_name),
+            Cell(name_of(row.variant) if row.variant else row.published.strategy),
+            Cell(row.published.corpus),
+            Cell(f"{row.published.metric.upper()} of {row.dimension or 'a dimension that is not given'}"),
+            Cell(row.split),
+            number(row.published.value),
+            number(row.ours),
+            number(row.difference),
+            Cell(f"{row.n:,}", float(row.n)),
+            Cell(row.published.note),
+        )
+        for row in rows
+    )
+    headings = (
+        *(["run"] if labelled else []),
+        "stage", "strategy", "corpus", "measure", "split", "published", "ours", "difference", "n", "note",
+    )  # fmt: skip
+    return Table("Published figures beside ours", headings, lines, left=5 + labelled)
+
+
+def file_name(text: str) -> str:
+    """Letters, digits and dashes."""
+    return "-".join("".join(sign if sign.isalnum() else " " for sign in text.lower()).split())
+
+
+def _parts(rows: Iterable[Row]) -> dict[tuple[str, str], list[Row]]:
+    """By metric and dimension, CCC first."""
+    found: dict[tuple[str, str], list[Row]] = {}
+    for row in rows:
+        found.setdefault((row.metric, row.dimension), []).append(row)
+    return dict(sorted(found.items(), key=lambda item: item[0][0]))
