@@ -6,7 +6,7 @@ BENCHES := bench-training bench-extraction
 ENVIRONMENTS := $(VENV) $(BENCHES:%=$(VENV)-%)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint types unit bench $(BENCHES) clean FORCE
+.PHONY: help demo test lint types unit integration bench $(BENCHES) clean FORCE
 # The environments share the links under build/, and a benchmark wants the machine to itself.
 .NOTPARALLEL:
 
@@ -28,6 +28,15 @@ types: $(READY)
 
 unit: $(READY)
 	$(VENV)/bin/python -m pytest --numprocesses logical
+
+integration: $(VENV)/.integration ## the tests that need Debian's Chromium and LaTeX, which it installs
+	$(VENV)/bin/python -m pytest tests/integration
+
+# Beside the extra `dev`, in the same environment.
+$(VENV)/.integration: $(READY) tests/integration/packages.sh
+	tests/integration/packages.sh
+	$(VENV)/bin/python -m pip install --constraint constraints.txt --editable '.[integration]'
+	touch $@
 
 bench: $(BENCHES) ## run both benchmarks with their default sizes; this takes long
 bench-training: ## the trainer beside Avalanche and others; options in ARGS="--rows 4000,1000,1000"

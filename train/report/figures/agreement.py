@@ -9,6 +9,7 @@ import matplotlib as mpl
 import numpy as np
 import numpy.typing as npt
 from matplotlib.colors import ListedColormap, LogNorm
+from matplotlib.ticker import FuncFormatter, LogLocator
 
 from ser_memory.common.metrics import ccc
 from ser_memory.train.report.figures.base import (
@@ -17,12 +18,13 @@ from ser_memory.train.report.figures.base import (
     counted,
     extremes,
     in_style,
+    label_below,
     mean_and_spread,
     panels,
     sheet,
 )
 
-_COLUMNS = 4
+_COLUMNS = 3
 _CELLS = 24  # per side
 # Without its palest part, so that a cell with one utterance can be told from an empty one.
 _COLOURS = ListedColormap(mpl.colormaps["Blues"](np.linspace(0.25, 1.0, 256)))
@@ -56,7 +58,7 @@ def predicted_against_true(shown: Sequence[Panel], dimension: str, where: str) -
 
     columns = min(len(shown), _COLUMNS)
     rows = -(-len(shown) // columns)
-    figure = sheet(WIDE, 14 + rows * 46)
+    figure = sheet(WIDE, 10 + rows * 54)
     scores = {}
     with panels(figure, len(shown), columns, sharex=True, sharey=True) as grid:
         for axes, (panel, pairs), count in zip(grid, found, counts, strict=True):
@@ -75,9 +77,13 @@ def predicted_against_true(shown: Sequence[Panel], dimension: str, where: str) -
             axes.set_title(f"{panel.name}\nCCC {mean:.2f}{about}, n = {_utterances(pairs)}")
             axes.set_xticks([-1, 0, 1])
             axes.set_yticks([-1, 0, 1])
-        figure.colorbar(image, ax=grid, label="utterances per cell and run", aspect=30, pad=0.02)
-    figure.supxlabel(f"true {dimension}", fontsize="medium")
-    figure.supylabel(f"predicted {dimension}", fontsize="medium")
+        label_below(grid, columns, f"true {dimension}")
+        for axes in grid[::columns]:
+            axes.set_ylabel(f"predicted {dimension}")
+        bar = figure.colorbar(image, ax=grid, label="utterances per cell and run", aspect=30, pad=0.02)
+    bar.ax.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    bar.ax.yaxis.set_major_formatter(FuncFormatter(lambda count, _: f"{count:g}"))
+    bar.ax.minorticks_off()
 
     runs = counted(max(len(pairs) for _, pairs in found), "run")
     return Drawn(

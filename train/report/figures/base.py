@@ -48,7 +48,6 @@ _STYLE: dict[Any, Any] = {
     "lines.linewidth": 1.4,
     "lines.markersize": 4.5,
     "patch.linewidth": 0.6,
-    "hatch.linewidth": 0.5,
     "grid.color": "0.85",
     "grid.linewidth": 0.5,
     "legend.frameon": False,
@@ -84,12 +83,11 @@ class Saved:
 
 @dataclass(frozen=True)
 class Look:
-    """How a variant is drawn: colour, marker, line and hatch all differ, so that each alone is enough."""
+    """How a variant is drawn: colour, marker and line all differ, so that each alone is enough."""
 
     colour: str
     marker: str
     line: Any  # as matplotlib's linestyle
-    hatch: str
     filled: bool
 
     @property
@@ -111,13 +109,13 @@ class OfVariant(Protocol):
 
 # Colours: Okabe and Ito (2008), which colour-blind readers can tell apart; without yellow, too pale on white.
 _LOOKS = (
-    ("#000000", "o", "-", ""),
-    ("#E69F00", "s", "--", "////"),
-    ("#0072B2", "^", "-.", "...."),
-    ("#CC79A7", "D", ":", "xxxx"),
-    ("#009E73", "v", (0, (6, 1, 1, 1, 1, 1)), "\\\\\\\\"),
-    ("#D55E00", "P", (0, (8, 2)), "++++"),
-    ("#56B4E9", "X", (0, (3, 1)), "oooo"),
+    ("#000000", "o", "-"),
+    ("#E69F00", "s", "--"),
+    ("#0072B2", "^", "-."),
+    ("#CC79A7", "D", ":"),
+    ("#009E73", "v", (0, (6, 1, 1, 1, 1, 1))),
+    ("#D55E00", "P", (0, (8, 2))),
+    ("#56B4E9", "X", (0, (3, 1))),
 )
 
 
@@ -198,8 +196,13 @@ def panels(figure: Figure, n: int, columns: int, **options: Any) -> Iterator[lis
     rows = -(-n // columns)
     grid = figure.subplots(rows, columns, squeeze=False, **options)
     flat = [axes for row in grid for axes in row]
-    for axes in flat[n:]:
-        axes.set_axis_off()
+    for index, axes in enumerate(flat):
+        if index >= n:
+            axes.set_axis_off()
+        elif index + columns >= n:
+            axes.tick_params(
+                labelbottom=True
+            )  # shared axes have labels in the last row only, which may end earlier
     yield flat[:n]
 
 
@@ -207,8 +210,15 @@ def legend_below(figure: Figure, handles: Sequence[Any], names: Sequence[str]) -
     """One legend for all panels."""
     width = figure.get_figwidth() * _MM_PER_INCH
     longest = max(map(len, names), default=0)
-    columns = max(1, min(len(names), int(width // (18 + 1.75 * longest))))  # mm of a handle and of a letter
+    columns = max(1, min(len(names), int(width // (15 + 1.55 * longest))))  # mm of a handle and of a letter
     figure.legend(handles, names, loc="outside lower center", ncols=columns, columnspacing=1.2)
+
+
+def label_below(axes: Sequence[Axes], columns: int, label: str) -> None:
+    """The same label under each panel that has none below it."""
+    for index, panel in enumerate(axes):
+        if index + columns >= len(axes):
+            panel.set_xlabel(label)
 
 
 def ink_on(colours: Colormap, position: float) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -19,6 +20,7 @@ from ser_memory.train.report.figures.base import (
     sheet,
 )
 
+_ASIDE = 1.07
 _UNITS = ((1e9, "GB"), (1e6, "MB"), (1e3, "kB"))
 
 
@@ -43,14 +45,19 @@ def against_bytes(points: Sequence[Kept], measured: str, order: Sequence[str] | 
     drawn_as = looks(order or [point.name for point in points])
     positive = [point.bytes for point in points if point.bytes > 0]
     nothing = min(positive, default=10.0) / 4
-    figure = sheet(WIDE * 0.6, 78 + 2 * len(points))
+    figure = sheet(WIDE * 0.75, 72 + 2 * len(points))
     axes = figure.subplots()
     handles = []
+    same = Counter(point.bytes for point in points)
+    before: Counter[float] = Counter()
     for point in points:
+        # Points with the same bytes would hide each other.
+        aside = _ASIDE ** (before[point.bytes] - (same[point.bytes] - 1) / 2)
+        before[point.bytes] += 1
         look = drawn_as[point.name]
         mean, spread = mean_and_spread(point.values)
         axes.errorbar(
-            point.bytes or nothing,
+            (point.bytes or nothing) * aside,
             mean,
             yerr=spread,
             color=look.colour,
@@ -78,7 +85,7 @@ def against_bytes(points: Sequence[Kept], measured: str, order: Sequence[str] | 
         f"Points of {plain} against the bytes that a variant keeps: {extremes(means)}. {most.name} keeps most, "
         f"{size(most.bytes)}.",
         f"{plain} against the bytes that are kept for later stages, logarithmic: mean over the seeds, bars show "
-        "one standard deviation to either side.",
+        "one standard deviation to either side. Points with the same bytes are drawn side by side.",
     )
 
 

@@ -9,6 +9,7 @@ from ser_memory.train.report.figures.base import WIDE, Drawn, counted, in_style,
 
 _SIGNIFICANT = 0.05
 _LINE = 5.0  # mm per row
+_COLUMNS = (8, 48)  # pt from the axes to the p values
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,7 @@ def forest(rows: Sequence[Difference], measured: str, against: str, level: float
         raise ValueError("there is no difference to draw")
     figure = sheet(WIDE, 22 + _LINE * len(rows))
     axes = figure.subplots()
+    beside = axes.get_yaxis_transform()
     for place, row in enumerate(rows):
         holds = row.holm is not None and row.holm < _SIGNIFICANT
         axes.hlines(place, row.low, row.high, color="black", linewidth=1.2)
@@ -45,16 +47,31 @@ def forest(rows: Sequence[Difference], measured: str, against: str, level: float
             color="#0072B2" if holds else "black",
             markerfacecolor="#0072B2" if holds else "white",
         )
-        for column, value in ((1.02, row.p), (1.13, row.holm)):
-            axes.text(column, place, p_value(value), transform=axes.get_yaxis_transform(), va="center")
-    for column, heading in ((1.02, "p"), (1.13, "p (Holm)")):
-        axes.text(column, -0.9, heading, transform=axes.get_yaxis_transform(), va="center", weight="bold")
+        for offset, value in zip(_COLUMNS, (row.p, row.holm), strict=True):
+            axes.annotate(
+                p_value(value),
+                (1, place),
+                (offset, 0),
+                xycoords=beside,
+                textcoords="offset points",
+                va="center",
+            )
+    for offset, heading in zip(_COLUMNS, ("p", "Holm's p"), strict=True):
+        axes.annotate(
+            heading,
+            (1, -0.9),
+            (offset, 0),
+            xycoords=beside,
+            textcoords="offset points",
+            va="center",
+            weight="bold",
+        )
     axes.axvline(0, color="0.4", linewidth=0.8, linestyle="--", zorder=0)
     axes.set_yticks(range(len(rows)), [row.label for row in rows])
     axes.set_ylim(len(rows) - 0.4, -1.3)
     axes.tick_params(axis="y", length=0)
     axes.spines["left"].set_visible(False)
-    axes.set_xlabel(f"difference in {measured} from {against}")
+    axes.set_xlabel(f"difference from {against}: {measured}")
     axes.grid(axis="x")
     axes.set_axisbelow(True)
 

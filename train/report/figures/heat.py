@@ -85,10 +85,11 @@ def stage_by_corpus(
             axes.set_yticks(range(len(stages)), list(stages.values()))
             axes.spines[:].set_visible(False)
             axes.tick_params(length=0)
+        for axes in grid[::columns]:
+            axes.set_ylabel("after stage")
         figure.colorbar(
             image, ax=grid, label=f"{measure(metric, dimension)}, {split} split", aspect=30, pad=0.02
         )
-    figure.supylabel("after stage", fontsize="medium")
 
     first, last = next(iter(sizes)), max(stages)
     ends = {name: means[name, last, first] for name in present if (name, last, first) in means}

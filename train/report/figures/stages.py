@@ -12,6 +12,7 @@ from ser_memory.train.report.figures.base import (
     counted,
     extremes,
     in_style,
+    label_below,
     legend_below,
     looks,
     mean_and_spread,
@@ -52,7 +53,7 @@ def along_stages(
     present = [name for name in drawn_as if any(key[1] == name for key in values)]
     bands = len(present) <= _MOST_BANDS
 
-    figure = sheet(WIDE, 68 + 4 * (len(present) // 3))
+    figure = sheet(WIDE, 70 + 4 * (len(present) // 3))
     with panels(figure, len(sizes), min(len(sizes), 3), sharey=True, sharex=True) as grid:
         for axes, (corpus, n) in zip(grid, sizes.items(), strict=True):
             trained = list(sizes).index(corpus) + 1
@@ -87,11 +88,9 @@ def along_stages(
             axes.grid(axis="y")
             axes.set_axisbelow(True)
         grid[0].set_ylabel(measure(metric, dimension))
+        label_below(grid, min(len(sizes), 3), "after stage")
         handles = [grid[0].lines[index] for index in range(len(present))]
-    figure.supxlabel("stage after which it is measured", fontsize="medium")
-    legend_below(
-        figure, [*handles, Patch(color="0.92")], [*present, "the stage that trains on the panel's corpus"]
-    )
+    legend_below(figure, [*handles, Patch(color="0.92")], [*present, "stage of this corpus"])
 
     seeds = len({row.seed for row in shown})
     first, last = next(iter(sizes)), max(stages)
