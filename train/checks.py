@@ -12,7 +12,7 @@ from ser_memory.common.labels import to_bins
 from ser_memory.common.variation import flat_splits, same_in_all
 from ser_memory.train.corpora import Corpus
 from ser_memory.train.results import Result
-from ser_memory.train.settings import NO_SAMPLER, Experiment, Variant
+from ser_memory.train.settings import NO_SAMPLER, POOLED, Experiment, Variant
 from ser_memory.train.trainer import remembered
 
 _BY_SPEAKER = ("speaker", "speaker-emotion")
@@ -25,29 +25,35 @@ _ZERO = 1e-6  # of a CCC: the predictions differ by rounding, if at all
 def before_training(experiment: Experiment, corpora: Sequence[Corpus]) -> list[str]:
     """Sentences about splits, samplers and memories that cannot do what they are there for."""
     found: list[str] = []
-    for corpus in corpora:
-        found += flat_splits(corpus.name, _labels(corpus), corpus.dimensions)
+    for corpus in corpora[:-1]:
+        found += _whole(experiment, corpus)
+    for fold in _folds(corpora):
+        found += flat_splits(fold.title, _labels(fold), fold.dimensions)
     for number, corpus in enumerate(corpora[:-1], start=1):
-        found += _samplers(experiment, corpus)
-        found += _memories(experiment, corpus, number)
+        for fold in corpus.each_fold:
+            found += _samplers(experiment, fold)
+            found += _memories(experiment, fold, number)
     return found
 
 
 def after_training(results: Iterable[Result], corpora: Sequence[Corpus]) -> list[str]:
     """A sentence about figures that are 0 because a model predicts one value for a whole split."""
     flat = {
-        (corpus.name, split, dimension)
-        for corpus in corpora
-        for split, labels in _labels(corpus).items()
-        for dimension in same_in_all(labels, corpus.dimensions)
+        (fold.title, split, dimension)
+        for fold in _folds(corpora)
+        for split, labels in _labels(fold).items()
+        for dimension in same_in_all(labels, fold.dimensions)
     }
+    named = {corpus.name: corpus for corpus in corpora}
     zero = {
         f"{result.dimension} of {result.corpus} {result.split} at stage {result.stage_name}, "
-        f"{result.strategy if result.stage > 1 else 'all strategies'}, seed {result.seed}": None
+        f"{result.strategy if result.stage > 1 else 'all strategies'}, seed {result.seed}"
+        f"{f', fold {result.fold}' if result.fold else ''}": None
         for result in results
         if result.metric == "ccc"
+        and result.fold != POOLED
         and abs(result.value) < _ZERO
-        and (result.corpus, result.split, result.dimension) not in flat
+        and (named[result.corpus].at(result.fold).title, result.split, result.dimension) not in flat
     }
     if not zero:
         return []
@@ -58,8 +64,26 @@ def after_training(results: Iterable[Result], corpora: Sequence[Corpus]) -> list
     ]
 
 
+def _folds(corpora: Iterable[Corpus]) -> list[Corpus]:
+    """Every corpus in each of its folds."""
+    return [fold for corpus in corpora for fold in corpus.each_fold]
+
+
 def _labels(corpus: Corpus) -> dict[str, npt.NDArray[np.float32]]:
     return {split: samples.targets.cpu().numpy() for split, samples in corpus.splits.items()}
+
+
+def _whole(experiment: Experiment, corpus: Corpus) -> list[str]:
+    """Memories that are as large as their corpus, since they forget nothing and hide nothing."""
+    sizes = dict.fromkeys(variant.memory_size for variant in experiment.variants if variant.memory_size)
+    found = []
+    for fold in corpus.each_fold:
+        held = len(fold.splits["train"])
+        whole = [size for size in sizes if size >= held]
+        which = f" of {listing(whole)} utterances" if whole and len(sizes) > 1 else ""
+        if whole:
+            found.append(f"The memory{which} of {fold.title} holds all of its {held} training utterances.")
+    return found
 
 
 def _samplers(experiment: Experiment, corpus: Corpus) -> list[str]:
@@ -76,13 +100,13 @@ def _samplers(experiment: Experiment, corpus: Corpus) -> list[str]:
     by_speaker = [name for name in _BY_SPEAKER if name in chosen]
     if by_speaker and known < 2:  # noqa: PLR2004
         found.append(
-            f"The training split of {corpus.name} has {known or 'no'} known speaker{'' if known == 1 else 's'}: the "
+            f"The training split of {corpus.title} has {known or 'no'} known speaker{'' if known == 1 else 's'}: the "
             f"sampler {listing(by_speaker)} cannot spread its memory over speakers."
         )
     by_emotion = [name for name in _BY_EMOTION if name in chosen]
     if by_emotion and len(np.unique(to_bins(train.targets.cpu().numpy()), axis=0)) == 1:
         found.append(
-            f"The training split of {corpus.name} is in one cell of {' and '.join(corpus.dimensions)}: the sampler "
+            f"The training split of {corpus.title} is in one cell of {' and '.join(corpus.dimensions)}: the sampler "
             f"{listing(by_emotion)} cannot spread its memory over emotions."
         )
     return found
@@ -109,7 +133,7 @@ def _memories(experiment: Experiment, corpus: Corpus, number: int) -> list[str]:
                 which = f"{variant.sampler}, {variant.memory_size} utterances, seed {seed}"
                 found.setdefault(" and ".join(flat), []).append(which)
     return [
-        f"The memory of {corpus.name} has the same {names} in all of its utterances ({'; '.join(which[:3])}"
+        f"The memory of {corpus.title} has the same {names} in all of its utterances ({'; '.join(which[:3])}"
         f"{'; ...' if len(which) > 3 else ''}): its CCC of {names} is always 0, so it keeps nothing of it. "  # noqa: PLR2004
         "Choose a larger --memory-size or another --sampler."
         for names, which in found.items()

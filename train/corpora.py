@@ -7,7 +7,9 @@ memory once, however many train on it, and one larger than memory can be trained
 from __future__ import annotations
 
 import hashlib
+import json
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -17,32 +19,63 @@ import torch
 from torch import Tensor
 
 from ser_memory.common.cache import EMBEDDINGS, ENCODER_ATTRIBUTES, SUFFIX, FeatureCache, Version, cache_path
-from ser_memory.common.conventions import DIMENSIONS, UNKNOWN
+from ser_memory.common.conventions import DIMENSIONS, UNKNOWN, in_split_order
 from ser_memory.common.errors import SerError, UsageError, listing
 from ser_memory.common.labels import to_unit
 from ser_memory.common.machine import memory
 from ser_memory.common.manifests import extraction_of
+from ser_memory.common.protocols import NEEDED, NO_SPLIT, Splits
 from ser_memory.common.reporting import notice
-from ser_memory.train.samples import UNKNOWN_SPEAKER, WINDOW, Samples
+from ser_memory.train.samples import UNKNOWN_SPEAKER, Samples
 from ser_memory.train.settings import DataSettings
+from ser_memory.train.splits import Division, check_splits, division_of, refuse_unequal_folds, splits_of
+
+Digests = tuple[Mapping[str, str], ...]  # of each fold the digest of every split
 
 WEIGHTED = "weighted"  # all cached layers, with weights that are learned
 
 
 @dataclass(frozen=True)
 class Corpus:
-    """One cache, by split."""
+    """One cache, by split; with folds, `folds` has it once for each, and the splits are those of the first."""
 
     name: str
     splits: dict[str, Samples]  # train, validation, test, test2, ...
     speakers: tuple[str, ...]  # names, by code
-    digest: str  # of what training and evaluation see of it
+    digests: Mapping[str, str]  # of each split: of what training and evaluation see of its utterances
     dimensions: tuple[str, ...] = DIMENSIONS  # columns of the targets
+    fold: str = ""  # "1", "2", ..., or "" without folds
+    folds: tuple[Corpus, ...] = ()
+
+    @property
+    def digest(self) -> str:
+        """Of all that training and evaluation see of it, in all folds."""
+        told = json.dumps([dict(fold.digests) for fold in self.each_fold], sort_keys=True)
+        return hashlib.sha256(told.encode()).hexdigest()
+
+    def at(self, fold: str) -> Corpus:
+        """The corpus in one fold: "1", "2", ...; without folds itself, whichever fold others are in."""
+        return self.folds[int(fold) - 1] if self.folds else self
+
+    @property
+    def each_fold(self) -> tuple[Corpus, ...]:
+        """The corpus in every fold; without folds itself."""
+        return self.folds or (self,)
+
+    @property
+    def title(self) -> str:
+        """Its name, and its fold if it is one."""
+        return f"fold {self.fold} of {self.name}" if self.fold else self.name
 
     @property
     def evaluated(self) -> dict[str, Samples]:
         """The splits that results are given for: all but train."""
         return {split: samples for split, samples in self.splits.items() if split != "train"}
+
+    @property
+    def tested(self) -> dict[str, Samples]:
+        """The test splits: all but those that training sees."""
+        return {split: samples for split, samples in self.splits.items() if split not in NEEDED}
 
 
 @dataclass(frozen=True)
@@ -57,7 +90,9 @@ class Source:
     layer: str | None = None  # the number of a cached layer, WEIGHTED for all, None for the last states
     device: str = "cpu"
     streamed: bool = False  # the embeddings are more than memory should hold
-    digests: tuple[str, ...] = ()  # of the corpora, if they are known already
+    divisions: tuple[Division, ...] = ()  # how each corpus is split; without them by the column `split`
+    # Of each corpus and fold the digests of its splits, if they are known already.
+    digests: tuple[Digests, ...] = ()
     versions: tuple[Version, ...] = ()  # of the files that were checked; another one is refused
     dimensions: tuple[str, ...] = DIMENSIONS  # columns of the targets
 
@@ -65,11 +100,18 @@ class Source:
 def source_of(data: DataSettings, device: str, memory_share: float) -> Source:
     """The source of checked caches; embeddings beyond a share of this machine's memory are streamed, with a notice.
 
-    Raises SerError or UsageError in one sentence as `open_caches` does.
+    Raises SerError or UsageError in one sentence as `open_caches` does, and for splits that cannot be used.
     """
     source = Source(data.folder, data.stages, data.label_scale, data.layer, device)
     caches = open_caches(source)
-    source = replace(source, versions=tuple(cache.version for cache in caches if cache.version))
+    divisions = tuple(
+        division_of(cache, name, data.protocols.get(name))
+        for name, cache in zip(data.stages, caches, strict=True)
+    )
+    checked = zip(caches, data.stages, divisions, strict=True)
+    refuse_unequal_folds({name: check_splits(cache, name, each) for cache, name, each in checked})
+    versions = tuple(cache.version for cache in caches if cache.version)
+    source = replace(source, divisions=divisions, versions=versions)
     size = sum(_bytes_used(cache, source.layer) for cache in caches)
     if size <= memory_share * memory():
         return source
@@ -111,31 +153,27 @@ def open_caches(source: Source) -> list[FeatureCache]:
 
 
 def load_corpora(source: Source) -> list[Corpus]:
-    """The corpora of caches that `open_caches` has checked.
+    """The corpora of caches that `source_of` has checked.
 
-    Raises SerError when one lacks a train or validation split, or the layer asked for, or is not the file that was
-    checked.
+    Raises SerError when one lacks the layer asked for, or is not the file that was checked.
     """
     unknown = (None,) * len(source.names)
-    digests, versions = source.digests or unknown, source.versions or unknown
+    facts = (source.divisions or (Division(),) * len(source.names), source.digests or unknown)
     return [
-        _load(name, FeatureCache(cache_path(source.folder, name), version), source, digest)
-        for name, digest, version in zip(source.names, digests, versions, strict=True)
+        _load(name, FeatureCache(cache_path(source.folder, name), version), source, division, digests)
+        for name, version, division, digests in zip(
+            source.names, source.versions or unknown, *facts, strict=True
+        )
     ]
 
 
-def _load(name: str, cache: FeatureCache, source: Source, digest: str | None) -> Corpus:
+def _load(
+    name: str, cache: FeatureCache, source: Source, division: Division, digests: Digests | None
+) -> Corpus:
     targets = np.stack([_scaled(cache, name, source.label_scale) for name in source.dimensions], axis=1)
     names = cache.read("speaker")
     speakers = sorted(set(names) - {UNKNOWN})
     codes = {speaker: code for code, speaker in enumerate(speakers)}
-    splits = cache.read("split")
-    present = list(cache.describe())
-    for needed in ("train", "validation"):
-        if needed not in present:
-            raise SerError(
-                f"{cache.path} has no {needed} split, which a stage needs; it has {listing(present)}."
-            )
     acoustic, text = _of_layer(cache, source.layer), cache.mapped("text")
     # A GPU gets its own copy, unless that would be too much; a CPU reads the mapped file.
     device = torch.device("cpu" if source.streamed else source.device)
@@ -147,14 +185,31 @@ def _load(name: str, cache: FeatureCache, source: Source, digest: str | None) ->
         speakers=torch.tensor([codes.get(speaker, UNKNOWN_SPEAKER) for speaker in names], device=device),
         streamed=source.streamed,
     )
-    where = {split: torch.from_numpy(np.flatnonzero(splits == split)).to(device) for split in present}
-    return Corpus(
-        name,
-        {split: _part(everything, index) for split, index in where.items()},
-        tuple(speakers),
-        digest or _digest(cache, targets, names, splits, acoustic, text),
-        source.dimensions,
+    folds = [_rows_by_split(splits) for splits in splits_of(cache, name, division)]
+    if digests is None:
+        each = _digests_of_rows(targets, names, acoustic, text)
+        digests = tuple(
+            {split: hashlib.sha256(each[rows].tobytes()).hexdigest() for split, rows in fold.items()}
+            for fold in folds
+        )
+    has_folds = division.protocol is not None and division.protocol.has_folds
+    made = tuple(
+        Corpus(
+            name,
+            {split: _part(everything, torch.from_numpy(rows).to(device)) for split, rows in fold.items()},
+            tuple(speakers),
+            digest,
+            source.dimensions,
+            str(number) if has_folds else "",
+        )
+        for number, (fold, digest) in enumerate(zip(folds, digests, strict=True), start=1)
     )
+    return replace(made[0], fold="", folds=made) if has_folds else made[0]
+
+
+def _rows_by_split(splits: Splits) -> dict[str, npt.NDArray[np.int64]]:
+    """The rows of each split, rising; those in no split are left out."""
+    return {split: np.flatnonzero(splits == split) for split in in_split_order(splits) if split != NO_SPLIT}
 
 
 def _part(whole: Samples, rows: Tensor) -> Samples:
@@ -175,15 +230,18 @@ def _scaled(cache: FeatureCache, dimension: str, label_scale: str) -> npt.NDArra
     return to_unit(ratings, *(observed if label_scale == "observed" else declared))
 
 
-def _digest(cache: FeatureCache, *columns: npt.NDArray[np.generic]) -> str:
-    """Of a cache's fingerprint and of what is in it, every row."""
-    digest = hashlib.sha256(cache.info.fingerprint.encode())
-    for column in columns:
-        digest.update(f"{column.shape}".encode())
-        for start in range(0, len(column), WINDOW):
-            part = column[start : start + WINDOW]
-            digest.update("\0".join(part).encode() if column.dtype == object else part.tobytes())
-    return digest.hexdigest()
+def _digests_of_rows(
+    targets: npt.NDArray[np.float64], speakers: npt.NDArray[np.object_], *embeddings: npt.NDArray[np.float32]
+) -> npt.NDArray[np.uint8]:
+    """(N, 32) SHA-256 of all that training and evaluation see of each utterance."""
+    made = np.empty((len(targets), hashlib.sha256().digest_size), np.uint8)
+    for row, (target, speaker) in enumerate(zip(targets, speakers, strict=True)):
+        digest = hashlib.sha256(target.tobytes())
+        for values in embeddings:
+            digest.update(np.ascontiguousarray(values[row]).data)
+        digest.update(speaker.encode())
+        made[row] = np.frombuffer(digest.digest(), np.uint8)
+    return made
 
 
 def _of_layer(cache: FeatureCache, layer: str | None) -> npt.NDArray[np.float32]:

@@ -30,6 +30,7 @@ class Line:
     steps: int  # per epoch
     step: float  # seconds, of one stack
     seconds: float  # at most, of one stack for all epochs
+    memory_size: int = 0
 
     @property
     def total(self) -> float:
@@ -39,8 +40,8 @@ class Line:
 
 def print_estimate(settings: Settings) -> None:
     """Print what is left to train and how long it takes at most."""
-    source, corpora = load(settings)
-    experiment, device = settings.experiment, torch.device(source.device)
+    experiment, source, corpora = load(settings)
+    device = torch.device(source.device)
     store = Store(settings.trained)
     trainer = Trainer(experiment, corpora, store, device)
     todo = plan(experiment, trainer, store)
@@ -48,6 +49,7 @@ def print_estimate(settings: Settings) -> None:
         say("Everything is finished already: without --dry-run the tables are printed at once.")
         return
     jobs = jobs_of(settings.machine.jobs) if device.type == "cpu" else 1
+    sizes = {variant.memory_size for variant in experiment.variants if variant.memory_size}
     lines = estimate(experiment, trainer, todo)
     table(
         f"To train, on {_where(jobs, device)}",
@@ -55,7 +57,7 @@ def print_estimate(settings: Settings) -> None:
         [
             [
                 stage_name(experiment.stages[: line.number]),
-                line.strategy if line.number > 1 else "all",
+                _label(line, several=len(sizes) > 1),
                 str(line.runs), str(line.steps), f"{1e3 * line.step:.1f}", clock(line.total / min(jobs, line.runs)),
             ]
             for line in lines
@@ -69,12 +71,12 @@ def print_estimate(settings: Settings) -> None:
 
 
 def estimate(experiment: Experiment, trainer: Trainer, todo: Plan) -> list[Line]:
-    """A line for every stage and strategy that has something to train."""
-    alike: dict[tuple[int, str], list[Run]] = {}
+    """A line for every stage, strategy and size of memory that has something to train."""
+    alike: dict[tuple[int, str, int], list[Run]] = {}
     for number, run in todo.untrained:
-        alike.setdefault((number, run.strategy), []).append(run)
+        alike.setdefault(_kind(number, run), []).append(run)
     with one_core_each(), torch.inference_mode():
-        return [_line(trainer, experiment, runs, number) for (number, _), runs in alike.items()]
+        return [_line(trainer, experiment, runs, number) for (number, *_), runs in alike.items()]
 
 
 def duration(lines: Sequence[Line], todo: Plan, jobs: int) -> float:
@@ -82,14 +84,28 @@ def duration(lines: Sequence[Line], todo: Plan, jobs: int) -> float:
 
     They share all work, but the stages of one run follow each other and cannot be shared.
     """
-    seconds = {(line.number, line.strategy): line.seconds for line in lines}
-    first = {run.seed: seconds[1, run.strategy] for number, run in todo.untrained if number == 1}
+    seconds = {(line.number, line.strategy, line.memory_size): line.seconds for line in lines}
+    first = {run: seconds[_kind(1, run)] for number, run in todo.untrained if number == 1}
     chains: dict[Run, float] = {}
     for number, run in todo.untrained:
         if number > 1:
-            chains[run] = chains.get(run, first.get(run.seed, 0.0)) + seconds[number, run.strategy]
+            before = sum(
+                first.get(each, 0.0) for each in {Run(None, run.seed, fold) for fold in ("", run.fold)}
+            )
+            chains[run] = chains.get(run, before) + seconds[_kind(number, run)]
     longest = max([*first.values(), *chains.values()])
     return max(longest, sum(line.total for line in lines) / jobs)
+
+
+def _kind(number: int, run: Run) -> tuple[int, str, int]:
+    """What runs have in common that take equally long in stage `number`."""
+    return number, run.strategy, run.variant.memory_size if run.variant else 0
+
+
+def _label(line: Line, several: bool) -> str:
+    if line.number == 1:
+        return "all"
+    return f"{line.strategy} ({line.memory_size})" if several and line.memory_size else line.strategy
 
 
 def _where(jobs: int, device: torch.device) -> str:
@@ -99,12 +115,12 @@ def _where(jobs: int, device: torch.device) -> str:
 
 
 def _line(trainer: Trainer, experiment: Experiment, runs: Sequence[Run], number: int) -> Line:
-    stack = runs if trainer.device.type != "cpu" else runs[:1]
+    stack = [run for run in runs if run.fold == runs[0].fold] if trainer.device.type != "cpu" else runs[:1]
     start = trainer.initial(stack)
     kept = [trainer.keep(stack, earlier, start)[0] for earlier in range(1, number)]
     training = trainer.training(stack, number, start, kept)
     batches = list(training.strategy.batches())
-    validation = trainer.corpora[number - 1].splits["validation"]
+    validation = trainer.corpus(stack, number).splits["validation"]
     training.step(batches[0])
     step = _timed(lambda: [training.step(index) for index in batches[:_STEPS]]) / min(_STEPS, len(batches))
     epoch = len(batches) * step + _timed(lambda: training.validate(validation))
@@ -116,6 +132,7 @@ def _line(trainer: Trainer, experiment: Experiment, runs: Sequence[Run], number:
         len(batches),
         step,
         epoch * experiment.training.epochs,
+        _kind(number, runs[0])[2],
     )
 
 

@@ -13,16 +13,16 @@ import torch
 
 from ser_memory.common.errors import SerError, listing
 from ser_memory.common.interruption import InterruptedRunError, on_signals
-from ser_memory.common.machine import cores, resolve_device
+from ser_memory.common.machine import cores, one_core_each, resolve_device
 from ser_memory.common.manifests import stage_name
 from ser_memory.common.reporting import notice, progress
 from ser_memory.train.checks import after_training, before_training
 from ser_memory.train.corpora import Corpus, Source, load_corpora, source_of
 from ser_memory.train.engines import engine_for
 from ser_memory.train.engines.contract import WorkerKilledError
-from ser_memory.train.results import Result, StageResult, tabulate
+from ser_memory.train.results import Outcomes, Result, StageResult, tabulate
 from ser_memory.train.run_folder import RunFolder
-from ser_memory.train.settings import Experiment, Run, Settings
+from ser_memory.train.settings import POOLED, Experiment, Run, Settings
 from ser_memory.train.store import Store
 from ser_memory.train.trainer import Trainer
 
@@ -63,11 +63,11 @@ class Plan:
 
 def train(settings: Settings) -> TrainedRun:
     """Train an experiment, or continue it. Raises SerError or UsageError; finished stages are kept in any case."""
-    experiment, (source, corpora) = settings.experiment, load(settings)
+    experiment, source, corpora = load(settings)
     device, store = torch.device(source.device), Store(settings.trained)
     trainer = Trainer(experiment, corpora, store, device)
     todo = plan(experiment, trainer, store)
-    folder = _run_folder(settings, _facts(source, corpora))
+    folder = _run_folder(settings, experiment, _facts(source, corpora))
     engine = engine_for(experiment, source, store, trainer, jobs_of(settings.machine.jobs))
     outcomes, failures = dict(todo.finished), list[Failure]()
     with folder.alone(), on_signals(engine.stop) as received:
@@ -87,6 +87,7 @@ def train(settings: Settings) -> TrainedRun:
             kept = _kept(todo, trainer, store)
             again = f"run the same command with --output {folder.path} and fewer --jobs"
             raise SerError(f"{error} {kept[0].upper()}{kept[1:]}: {again}.") from None
+        outcomes |= pooled(experiment, trainer, outcomes)
         folder.write(outcomes)
         if received:
             raise _interrupted(received[0], _kept(todo, trainer, store), folder)
@@ -97,33 +98,55 @@ def train(settings: Settings) -> TrainedRun:
     return TrainedRun(folder.path, results, failures)
 
 
-def load(settings: Settings) -> tuple[Source, list[Corpus]]:
-    """The corpora of the settings' stages, and the source from which other processes can load the same."""
+def load(settings: Settings) -> tuple[Experiment, Source, list[Corpus]]:
+    """The experiment of the settings, its corpora, and the source from which other processes can load the same."""
     device = resolve_device(settings.machine.device)
     source = source_of(settings.data, str(device), settings.machine.memory_share)
     corpora = load_corpora(source)
-    _note_whole_memories(settings.experiment, corpora[:-1])
-    for line in (*settings.without_effect, *before_training(settings.experiment, corpora)):
+    experiment = replace(settings.experiment, folds=tuple(len(corpus.folds) for corpus in corpora))
+    for line in (*settings.without_effect, *before_training(experiment, corpora)):
         notice(line)
-    return replace(source, digests=tuple(corpus.digest for corpus in corpora)), corpora
+    digests = tuple(tuple(fold.digests for fold in corpus.each_fold) for corpus in corpora)
+    return experiment, replace(source, digests=digests), corpora
 
 
 def plan(experiment: Experiment, trainer: Trainer, store: Store) -> Plan:
     """Compare an experiment with what is finished."""
     keys = trainer.keys
-    firsts = [Run(None, seed) for seed in experiment.seeds]
-    later = [Run(variant, seed) for seed in experiment.seeds for variant in experiment.variants]
+    firsts = experiment.first_stages
+    order = itertools.product(experiment.seeds, experiment.fold_names, experiment.variants)
+    later = [Run(variant, seed, fold) for seed, fold, variant in order]
     numbers = range(2, len(experiment.stages) + 1)
     stages = [(run, 1) for run in firsts] + [(run, number) for number in numbers for run in later]
-    results = {stage: store.result(keys.of(*stage), keys.evaluated) for stage in stages}
+    results = {stage: store.result(keys.of(*stage), keys.evaluated(stage[0])) for stage in stages}
     lacking = {run for (run, _), result in results.items() if result is None}
-    untrained = [(number, run) for run, number in stages if store.record(keys.of(run, number)) is None]
+    different = {
+        keys.of(run, number): (number, run) for run, number in reversed(stages)
+    }  # folds may share stages
+    untrained = [stage for key, stage in reversed(different.items()) if store.record(key) is None]
     return Plan(
         tuple(run for run in firsts + later if run in lacking),
         tuple(untrained),
         {stage: result for stage, result in results.items() if result is not None},
-        len(stages) - len(untrained),
+        len(different) - len(untrained),
     )
+
+
+def pooled(
+    experiment: Experiment, trainer: Trainer, outcomes: Outcomes
+) -> dict[tuple[Run, int], StageResult]:
+    """The figures over all folds together, for every stage that is there in all of them."""
+    if not experiment.has_folds:
+        return {}
+    found: dict[tuple[Run, int], StageResult] = {}
+    with one_core_each(), torch.inference_mode():
+        for variant, seed in itertools.product((None, *experiment.variants), experiment.seeds):
+            runs = [Run(variant, seed, fold) for fold in experiment.fold_names]
+            for number in range(2, len(experiment.stages) + 1) if variant else [1]:
+                stages = [(experiment.first_stage(run) if number == 1 else run, number) for run in runs]
+                if all(stage in outcomes for stage in stages):
+                    found[Run(variant, seed, POOLED), number] = trainer.pooled(runs, number)
+    return found
 
 
 def jobs_of(wanted: int | None) -> int:
@@ -133,9 +156,9 @@ def jobs_of(wanted: int | None) -> int:
     return min(wanted or cores(), cores())
 
 
-def _run_folder(settings: Settings, facts: Mapping[str, object]) -> RunFolder:
+def _run_folder(settings: Settings, experiment: Experiment, facts: Mapping[str, object]) -> RunFolder:
     """The folder that was asked for, or that of an interrupted run of the same experiment, or a new one."""
-    experiment, named = settings.experiment, settings.machine.output
+    named = settings.machine.output
     name = f"{datetime.now():%Y%m%d-%H%M%S}-{settings.strategies.short_name}"
     names = itertools.chain([name], (f"{name}-{number}" for number in itertools.count(2)))
     new = next(_RUNS / each for each in names if not (_RUNS / each).exists())  # two may begin in one second
@@ -158,16 +181,8 @@ def _facts(source: Source, corpora: Sequence[Corpus]) -> dict[str, object]:
         "device": source.device,
         "digests": {corpus.name: corpus.digest for corpus in corpora},
         "cache": str(source.folder),
+        "protocols": dict(zip(source.names, (each.name for each in source.divisions), strict=True)),
     }
-
-
-def _note_whole_memories(experiment: Experiment, earlier: Sequence[Corpus]) -> None:
-    """Report memories that are as large as their corpus, since they forget nothing and hide nothing."""
-    size = max(variant.memory_size for variant in experiment.variants)
-    for corpus in earlier:
-        held = len(corpus.splits["train"])
-        if size >= held:
-            notice(f"The memory of {corpus.name} holds all of its {held} training utterances.")
 
 
 def _kept(todo: Plan, trainer: Trainer, store: Store) -> str:
@@ -190,6 +205,7 @@ def _described(failures: Sequence[Failure], experiment: Experiment) -> str:
     ordered = sorted(failures, key=lambda failure: (failure.stage, failure.run.seed, failure.run.strategy))
     places = [
         f"{failure.run.strategy if failure.run.variant else 'all strategies'} with seed {failure.run.seed} "
+        f"{f'in fold {failure.run.fold} ' if failure.run.fold else ''}"
         f"at stage {stage_name(experiment.stages[: failure.stage])}"
         for failure in ordered
     ]

@@ -9,6 +9,7 @@ from dataclasses import asdict
 
 import torch
 
+from ser_memory.common.protocols import NEEDED
 from ser_memory.train.corpora import Corpus
 from ser_memory.train.model import Architecture
 from ser_memory.train.settings import Experiment, Run
@@ -27,8 +28,7 @@ class Fingerprints:
         device: torch.device,
     ) -> None:
         self._experiment = experiment
-        self._digests = [corpus.digest for corpus in corpora]
-        self._streamed = [corpus.splits["train"].streamed for corpus in corpora]
+        self._corpora = corpora
         self._common = {
             "method": METHOD,
             "torch": torch.__version__,
@@ -36,17 +36,42 @@ class Fingerprints:
             "architecture": asdict(architecture),
             "training": asdict(experiment.training),
         }
-        # The same model has other figures on other corpora.
-        self.evaluated = _digest({"names": [corpus.name for corpus in corpora], "digests": self._digests})
 
     def of(self, run: Run, number: int) -> str:
-        """The fingerprint of stage `number` (from 1) of a run: of everything that determined it."""
-        read = {"corpora": self._digests[:number], "streamed": self._streamed[:number]}
-        facts = {**self._common, "seed": run.seed, **read}
+        """The fingerprint of stage `number` (from 1) of a run: of everything that determined it.
+
+        Of the corpora that is what trains and validates; test labels may be corrected.
+        """
+        read = [corpus.at(run.fold) for corpus in self._corpora[:number]]
+        facts = {
+            **self._common,
+            "seed": run.seed,
+            "corpora": [[corpus.digests[split] for split in NEEDED] for corpus in read],
+            "streamed": [corpus.splits["train"].streamed for corpus in read],
+        }
         if number > 1 and run.variant is not None:
             options = self._experiment.options_of(run.strategy)
             facts |= {"variant": asdict(run.variant), "options": asdict(options)}
+            facts["remembered"] = self._experiment.stages[
+                : number - 1
+            ]  # names that the record of a memory has
         return _digest(facts)
+
+    def evaluated(self, run: Run) -> str:
+        """The fingerprint of what a run is evaluated on: the same model has other figures on other utterances."""
+        folds = self._experiment.evaluated_in(run)
+        return _digest([[fold, *map(_evaluated, self._in_fold(fold))] for fold in folds])
+
+    def pooled(self, runs: Sequence[Run], number: int) -> str:
+        """The fingerprint of what runs of different folds come to together."""
+        return _digest([self.of(run, number) for run in runs])
+
+    def _in_fold(self, fold: str) -> list[Corpus]:
+        return [corpus.at(fold) for corpus in self._corpora]
+
+
+def _evaluated(corpus: Corpus) -> list[object]:
+    return [corpus.name, {split: corpus.digests[split] for split in corpus.evaluated}]
 
 
 def _digest(facts: object) -> str:

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import astuple, dataclass, field, fields
+from dataclasses import astuple, dataclass, field, fields, replace
 from pathlib import Path
 
 from ser_memory.common.conventions import DIMENSIONS
 from ser_memory.common.errors import SerError, listing
 from ser_memory.common.files import write_whole
 from ser_memory.common.manifests import stage_name
-from ser_memory.train.settings import NO_SAMPLER, Experiment, Run
+from ser_memory.train.settings import NO_SAMPLER, POOLED, Experiment, Run
 
 RESULTS, MEMORY = "results.csv", "memory.csv"
 
@@ -27,6 +28,7 @@ class Figure:
     metric: str  # ccc or uar
     value: float
     n: int  # utterances
+    fold: str = ""  # "1", "2", ..., POOLED, or "" without folds
 
 
 @dataclass(frozen=True)
@@ -60,7 +62,7 @@ class Outcome:
 
 Outcomes = Mapping[
     tuple[Run, int], StageResult
-]  # by run and stage from 1; the first stage is of Run(None, seed)
+]  # by run and stage from 1; also of a run whose fold is POOLED
 
 
 @dataclass(frozen=True)
@@ -79,16 +81,39 @@ class Result:
     metric: str
     value: float
     n: int
+    fold: str = ""  # "1", "2", ..., POOLED, or "" without folds
 
 
 def tabulate(experiment: Experiment, outcomes: Outcomes) -> list[Result]:
-    """All figures that are there, ordered by variant, seed, stage, corpus and split."""
+    """All figures that are there, ordered by variant, seed, fold, stage, corpus and split."""
     return [
-        Result(**vars(run.variant), seed=run.seed, stage=number, stage_name=name, **vars(figure))
-        for run in experiment.runs
-        for number, name, result in _stages(experiment, outcomes, run)
+        Result(**vars(variant), seed=seed, stage=number, stage_name=name, **vars(figure))
+        for variant in experiment.variants
+        for seed in experiment.seeds
+        for fold in (*experiment.fold_names, *([POOLED] if experiment.has_folds else []))
+        for number, name, result in _stages(experiment, outcomes, Run(variant, seed, fold))
         for figure in result.figures
+        if figure.fold == fold
     ]
+
+
+def overall(results: Iterable[Result]) -> list[Result]:
+    """One figure of all folds: the pooled one where there is one, else the mean over the folds; without folds all rows.
+
+    The mean is of figures on `n` utterances each, or so many on average if the folds differ in size.
+    """
+    alike: dict[Result, list[Result]] = {}
+    for result in results:
+        alike.setdefault(replace(result, value=0.0, n=0, fold=""), []).append(result)
+    return [_overall(same) for same in alike.values()]
+
+
+def _overall(folds: Sequence[Result]) -> Result:
+    pooled = [result for result in folds if result.fold == POOLED]
+    if pooled or len(folds) == 1:
+        return replace((pooled or folds)[0], fold="")
+    value = math.fsum(result.value for result in folds) / len(folds)
+    return replace(folds[0], value=value, n=round(sum(result.n for result in folds) / len(folds)), fold="")
 
 
 def write_results(path: Path, results: Iterable[Result]) -> None:
@@ -108,9 +133,10 @@ def read_results(path: Path) -> list[Result]:
         with path.open(newline="", encoding="utf-8") as file:
             reader = csv.DictReader(file)
             absent = [name for name in columns if name not in (reader.fieldnames or [])]
-            if absent:
+            if absent and absent != ["fold"]:  # which older versions did not write
                 raise SerError(f"{path} has no column {listing(absent)}: give a results.csv of ser-train.")
-            return [Result(**{name: kinds.get(name, str)(row[name]) for name in columns}) for row in reader]
+            there = [name for name in columns if name not in absent]
+            return [Result(**{name: kinds.get(name, str)(row[name]) for name in there}) for row in reader]
     except FileNotFoundError:
         raise SerError(f"There is no {path}: give the folder of a run of ser-train.") from None
     except OSError as error:
@@ -131,14 +157,14 @@ def write_memory(path: Path, experiment: Experiment, outcomes: Outcomes) -> None
         if variant is not None and variant.sampler != NO_SAMPLER and last is not None:
             for held in last.memory:
                 key = (variant.sampler, variant.memory_size, run.seed)
-                rows[*key, held.corpus, *held.bins, held.speaker, held.n] = None
-    _write(path, ["sampler", "memory_size", "seed", "corpus", *bins, "speaker", "n"], rows)
+                rows[*key, held.corpus, *held.bins, held.speaker, held.n, run.fold] = None
+    _write(path, ["sampler", "memory_size", "seed", "corpus", *bins, "speaker", "n", "fold"], rows)
 
 
 def _stages(experiment: Experiment, outcomes: Outcomes, run: Run) -> Iterator[tuple[int, str, StageResult]]:
     """The stages of a run that are there: number, name, and what it came to."""
     for number in range(1, len(experiment.stages) + 1):
-        result = outcomes.get((run.first if number == 1 else run, number))
+        result = outcomes.get((experiment.first_stage(run) if number == 1 else run, number))
         if result is not None:
             yield number, stage_name(experiment.stages[:number]), result
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,6 +15,7 @@ from ser_memory.train.memory.samplers import SAMPLERS
 from ser_memory.train.strategies import STRATEGIES, option_classes
 
 NO_SAMPLER = "none"  # of a strategy that keeps no memory
+POOLED = "pooled"  # in place of a fold: the test predictions of all folds together
 DEFAULT_SEEDS = 5
 
 
@@ -31,6 +33,11 @@ class DataSettings(Options):
     cache: Path | None = option(
         None, folder=True, unset="$SER_CACHE, else cache", help="Folder of the caches."
     )
+    protocol: tuple[str, ...] = option(
+        (),
+        unset="that of the cache",
+        help="CORPUS=NAME: a split protocol of the corpus's manifest, perhaps with folds; repeatable.",
+    )
     layer: str | None = option(
         None,
         help="For caches with several layers: the number of one, or weighted for a learned mixture of all.",
@@ -47,6 +54,21 @@ class DataSettings(Options):
             raise UsageError(f"--stages {','.join(self.stages)!r} has an empty name between its commas.")
         if len(set(self.stages)) != len(self.stages):
             raise UsageError(f"--stages {','.join(self.stages)} must name different caches, each once.")
+        named = [item.partition("=") for item in self.protocol]
+        for item, (corpus, _, name) in zip(self.protocol, named, strict=True):
+            if not (corpus and name):
+                raise UsageError(f"--protocol {item!r} must be CORPUS=NAME, such as iemocap=sessions.")
+            if corpus not in self.stages:
+                raise UsageError(
+                    f"--protocol {item}: {corpus} is not among the --stages {', '.join(self.stages)}."
+                )
+            if [other for other, _, _ in named].count(corpus) > 1:
+                raise UsageError(f"--protocol gives {corpus} twice: a corpus has one protocol.")
+
+    @property
+    def protocols(self) -> dict[str, str]:
+        """The protocol that was asked for, by corpus."""
+        return {corpus: name for corpus, _, name in (item.partition("=") for item in self.protocol)}
 
     @property
     def folder(self) -> Path:
@@ -67,7 +89,9 @@ class StrategySettings(Options):
     sampler: tuple[str, ...] = option(
         ("random",), help=f"How the memory is chosen: {', '.join(SAMPLERS)}; repeatable."
     )
-    memory_size: int = option(1000, minimum=1, help="Training utterances kept from each earlier corpus.")
+    memory_size: tuple[int, ...] = option(
+        (1000,), minimum=1, help="Training utterances kept from each earlier corpus; repeatable."
+    )
     seeds: int | None = option(None, minimum=1, unset=str(DEFAULT_SEEDS), help="Train seeds 0 to N - 1.")
     seed: tuple[int, ...] = option((), minimum=0, help="Train this seed; repeatable, instead of --seeds.")
 
@@ -93,15 +117,15 @@ class StrategySettings(Options):
 
     @property
     def variants(self) -> tuple[Variant, ...]:
-        """Each strategy once per sampler, or once if it keeps no memory; `gem:random` names its own sampler."""
+        """Each strategy once per sampler and size, or once without a memory; `gem:random` names its own sampler."""
         made: dict[Variant, None] = {}
         for item in self.strategy:
             strategy, _, own = item.partition(":")
-            with_memory = STRATEGIES[strategy].earlier == "memory"
-            for sampler in [own] if own else self.sampler:
-                made[Variant(strategy, sampler, self.memory_size) if with_memory else Variant(strategy)] = (
-                    None
-                )
+            if STRATEGIES[strategy].earlier != "memory":
+                made[Variant(strategy)] = None
+                continue
+            memories = itertools.product([own] if own else self.sampler, self.memory_size)
+            made |= dict.fromkeys(Variant(strategy, sampler, size) for sampler, size in memories)
         return tuple(made)
 
     @property
@@ -248,20 +272,21 @@ class Variant:
 
 @dataclass(frozen=True)
 class Run:
-    """One variant with one seed. The first stage is the same for all variants and belongs to none of them."""
+    """One variant with one seed, in one fold. The first stage is the same for all variants and belongs to none of them."""
 
     variant: Variant | None
     seed: int
-
-    @property
-    def first(self) -> Run:
-        """The first stage of this run's seed."""
-        return Run(None, self.seed)
+    # "1", "2", ..., or "" without folds, also of a first stage that all folds share; POOLED names them all.
+    fold: str = ""
 
     @property
     def strategy(self) -> str:
         """The strategy that trains; the first stage is plain training."""
         return self.variant.strategy if self.variant else "finetune"
+
+    def follows(self, first: Run) -> bool:
+        """Whether these are later stages, and `first` is the first stage that they begin from."""
+        return self.variant is not None and self.seed == first.seed and first.fold in ("", self.fold)
 
 
 @dataclass(frozen=True)
@@ -275,11 +300,42 @@ class Experiment:
     options: tuple[
         Options, ...
     ] = ()  # of the strategies; those of a class that is not there have their defaults
+    folds: tuple[int, ...] = ()  # of the corpus of each stage, 0 for one without; empty: none has any
+
+    @property
+    def has_folds(self) -> bool:
+        """Whether any corpus has folds."""
+        return any(self.folds)
+
+    @property
+    def fold_names(self) -> tuple[str, ...]:
+        """ "1", "2", ...; or only "" if no corpus has folds."""
+        return tuple(str(number + 1) for number in range(max(self.folds, default=0))) or ("",)
 
     @property
     def runs(self) -> list[Run]:
-        """Every variant with every seed."""
-        return [Run(variant, seed) for variant in self.variants for seed in self.seeds]
+        """Every variant with every seed in every fold."""
+        return [
+            Run(variant, seed, fold)
+            for variant in self.variants
+            for seed in self.seeds
+            for fold in self.fold_names
+        ]
+
+    @property
+    def first_stages(self) -> list[Run]:
+        """The first stage of every seed: in every fold if its corpus has folds, otherwise once for all folds."""
+        each = (self.first_stage(Run(None, seed, fold)) for seed in self.seeds for fold in self.fold_names)
+        return list(dict.fromkeys(each))
+
+    def first_stage(self, run: Run) -> Run:
+        """The first stage that a run begins from."""
+        own = run.fold == POOLED or any(self.folds[:1])
+        return Run(None, run.seed, run.fold if own else "")
+
+    def evaluated_in(self, run: Run) -> tuple[str, ...]:
+        """The folds in which a run is evaluated: its own, or all of them if they share it."""
+        return (run.fold,) if run.fold else self.fold_names
 
     def options_of(self, strategy: str) -> Any:
         """The options that a strategy uses, an instance of its `options`."""

@@ -103,11 +103,14 @@ class Store:
 
     def result(self, key: str, evaluated: str) -> StageResult | None:
         """The result of a stage on the corpora with the digest `evaluated`; None if a part of it does not exist."""
-        record = self.record(key)
-        figures = self._cached(self._figures_path(key, evaluated), _read_figures)
+        record, figures = self.record(key), self.figures(key, evaluated)
         return (
             None if record is None or figures is None else StageResult(record.scores, record.memory, figures)
         )
+
+    def figures(self, key: str, evaluated: str) -> list[Figure] | None:
+        """The figures that were kept for a key and the corpora with the digest `evaluated`."""
+        return self._cached(self._figures_path(key, evaluated), _read_figures)
 
     def has_begun(self, key: str) -> bool:
         """Whether anything of a stage is kept."""

@@ -13,7 +13,7 @@ from torch import Tensor
 from ser_memory.common.reporting import Advance
 from ser_memory.train.corpora import Corpus
 from ser_memory.train.dropout import Dropout
-from ser_memory.train.evaluation import evaluate
+from ser_memory.train.evaluation import evaluate, evaluate_pooled
 from ser_memory.train.fingerprints import Fingerprints
 from ser_memory.train.loop import PausedError, Training
 from ser_memory.train.memory.contents import choose, contents
@@ -48,13 +48,16 @@ class Trainer:
     def carry_out(self, runs: Sequence[Run], advance: Advance) -> list[Outcome]:
         """Train what is missing of a stack of runs, and evaluate all of it.
 
-        The stack is of first stages, or of runs of one strategy whose first stages are in the store. `advance`
+        The stack is of first stages, or of runs of one strategy whose first stages are in the store; all are in one
+        fold. `advance`
         gets the epochs that are done. Returns an outcome per run, in order. Raises PausedError if `pause` said so;
         what was trained until then is kept in the store.
         """
         if runs[0].variant is None:
             return self._stages(runs, [1], torch.empty(0), advance)
-        parameters = self._store.parameters([self.keys.of(run.first, 1) for run in runs]).to(self.device)
+        parameters = self._store.parameters(
+            [self.keys.of(self._experiment.first_stage(run), 1) for run in runs]
+        ).to(self.device)
         return self._stages(runs, range(2, len(self.corpora) + 1), parameters, advance)
 
     def _stages(
@@ -101,7 +104,7 @@ class Trainer:
         if len(states) == len(paused) and len({float(state.tensors["step"]) for state in states}) == 1:
             training.restore(states)
         try:
-            trained = training.run(self.corpora[number - 1].splits["validation"], advance, self.pause)
+            trained = training.run(self.corpus(runs, number).splits["validation"], advance, self.pause)
         except PausedError:
             for place, state in zip(places, training.states(), strict=True):
                 self._store.pause(keys[place], state)
@@ -113,12 +116,13 @@ class Trainer:
 
     def _results(self, runs: Sequence[Run], number: int, parameters: Tensor) -> list[StageResult]:
         """The results of a finished stage of a stack; measured here if they do not exist for these corpora."""
-        keys, evaluated = [self.keys.of(run, number) for run in runs], self.keys.evaluated
+        keys, evaluated = [self.keys.of(run, number) for run in runs], self.keys.evaluated(runs[0])
         found = [self._store.result(key, evaluated) for key in keys]
         there = [result for result in found if result is not None]
         if len(there) == len(found):
             return there
-        measured = evaluate(self.network, self.network.unpack(parameters), self.corpora)
+        folds = self._experiment.evaluated_in(runs[0])
+        measured = evaluate(self.network, self.network.unpack(parameters), self.corpora, folds)
         results = []
         for key, figures in zip(keys, measured, strict=True):
             self._store.save_figures(key, evaluated, figures)
@@ -127,6 +131,20 @@ class Trainer:
                 raise self._store.removed(key)
             results.append(StageResult(record.scores, record.memory, figures))
         return results
+
+    def pooled(self, runs: Sequence[Run], number: int) -> StageResult:
+        """The figures of one run over all its folds together: `runs` are its finished ones, in the order of the folds."""
+        key, evaluated = self.keys.pooled(runs, number), self.keys.evaluated(Run(None, runs[0].seed))
+        figures = self._store.figures(key, evaluated)
+        if figures is None:
+            parameters = [self._store.parameters([self.keys.of(run, number)]).to(self.device) for run in runs]
+            figures = evaluate_pooled(self.network, [*map(self.network.unpack, parameters)], self.corpora)
+            self._store.save_figures(key, evaluated, figures)
+        return StageResult([], [], figures)
+
+    def corpus(self, runs: Sequence[Run], number: int) -> Corpus:
+        """The corpus of stage `number` (from 1), in the fold of a stack."""
+        return self.corpora[number - 1].at(runs[0].fold)
 
     def initial(self, runs: Sequence[Run]) -> Tensor:
         """(R, P) parameters before anything is learned."""
@@ -140,7 +158,7 @@ class Trainer:
             self.network,
             start,
             OBJECTIVES[settings.loss],
-            self.corpora[number - 1].splits["train"],
+            self.corpus(runs, number).splits["train"],
             kept,
             settings.batch_size,
             Dropout(
@@ -155,7 +173,7 @@ class Trainer:
 
     def keep(self, runs: Sequence[Run], number: int, parameters: Tensor) -> tuple[Kept, list[list[Held]]]:
         """What a stack's strategy carries on from stage `number`, and what each run's memory of it holds."""
-        strategy, corpus = STRATEGIES[runs[0].strategy], self.corpora[number - 1]
+        strategy, corpus = STRATEGIES[runs[0].strategy], self.corpus(runs, number)
         train = corpus.splits["train"]
         allowed: Samples | None = train if strategy.earlier == "corpora" else None
         held: list[list[Held]] = [[] for _ in runs]

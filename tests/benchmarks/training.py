@@ -319,7 +319,7 @@ def print_steps(folder: Path, rows: list[int], batch: int) -> None:
 def steps_of_ours(folder: Path, strategy: str, size: int, batch: int) -> list[float]:
     """Milliseconds per step on one core in the second and third stage."""
     source = Source(folder, NAMES)
-    (variant,) = StrategySettings(strategy=(strategy,), memory_size=size).variants
+    (variant,) = StrategySettings(strategy=(strategy,), memory_size=(size,)).variants
     experiment = Experiment((variant,), NAMES, (0,), TrainingSettings(batch_size=batch))
     with one_core_each(), torch.inference_mode(), tempfile.TemporaryDirectory() as trained:
         trainer = Trainer(experiment, load_corpora(source), Store(Path(trained)), torch.device("cpu"))

@@ -113,7 +113,7 @@ class TestStrategy:
             assert torch.equal(was.targets, now.targets)
 
     def test_a_whole_experiment(self, name: str, tmp_path: Path) -> None:
-        store, chosen = Store(tmp_path), StrategySettings(strategy=(name,), memory_size=10)
+        store, chosen = Store(tmp_path), StrategySettings(strategy=(name,), memory_size=(10,))
         experiment = Experiment(chosen.variants, STAGES, (0,), QUICK)
         trainer = Trainer(experiment, corpora(), store, torch.device("cpu"))
         engine = engine_for(experiment, Source(tmp_path, STAGES), store, trainer, jobs=1)

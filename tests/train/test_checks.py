@@ -35,7 +35,7 @@ assert caches  # the fixture
 
 
 def experiment(**strategies: Any) -> Experiment:
-    chosen = StrategySettings(**strategies)
+    chosen = StrategySettings.take(strategies)
     return Experiment(chosen.variants, STAGES, chosen.chosen_seeds, TrainingSettings())
 
 

@@ -95,7 +95,7 @@ def test_results_name_everything(caches: Path, tmp_path: Path) -> None:
     first = rows(tmp_path / "r")[0]
     assert list(first) == [
         "strategy", "sampler", "memory_size", "seed", "stage", "stage_name",
-        "corpus", "split", "dimension", "metric", "value", "n",
+        "corpus", "split", "dimension", "metric", "value", "n", "fold",
     ]  # fmt: skip
     assert list(first.values())[:6] == ["gem", "random", "20", "4", "1", "P"]
     assert {row["split"]: row["n"] for row in rows(tmp_path / "r")} == {"validation": "20", "test": "25"}
@@ -111,7 +111,7 @@ def test_memory_csv_tells_what_is_remembered(caches: Path, tmp_path: Path) -> No
     with (tmp_path / "r/memory.csv").open() as file:
         held = list(csv.DictReader(file))
     assert list(held[0]) == [
-        "sampler", "memory_size", "seed", "corpus", "activation_bin", "valence_bin", "speaker", "n",
+        "sampler", "memory_size", "seed", "corpus", "activation_bin", "valence_bin", "speaker", "n", "fold",
     ]  # fmt: skip
     per_memory: Counter[tuple[str, str, str]] = Counter()
     speakers: Counter[str] = Counter()

@@ -30,7 +30,7 @@ CLOSE = 2e-3  # processors round differently, and three stages let that grow
 
 def measured(folder: Path) -> dict[str, list[float]]:
     """Of every strategy's last stage: validation CCC after each epoch, and the length of the parameter vector."""
-    chosen = StrategySettings(strategy=tuple(STRATEGIES), sampler=("speaker-emotion",), memory_size=12)
+    chosen = StrategySettings(strategy=tuple(STRATEGIES), sampler=("speaker-emotion",), memory_size=(12,))
     training = TrainingSettings(epochs=3, patience=3, batch_size=16, learning_rate=1e-3)
     experiment = Experiment(chosen.variants, STAGES, (7,), training)
     store = Store(folder)

@@ -118,7 +118,13 @@ def test_every_strategy_trains_any_number_of_dimensions(name: str, heads: tuple[
     before = training.validate(validation)
     for run, trained in enumerate(training.run(validation)):
         assert max(trained.scores) > before[run] + 0.05
-    corpus = Corpus("a", {"validation": validation, "test": validation}, ("a",), "a")
+    corpus = Corpus(
+        "a",
+        {"validation": validation, "test": validation},
+        ("a",),
+        {},
+        tuple(head.dimension for head in heads),
+    )
     figures = evaluate(training.stage.network, training.parameters, [corpus])
     assert {figure.dimension for figure in figures[0]} == {head.dimension for head in heads}
 

@@ -380,7 +380,7 @@ class TestStacks:
         chosen = StrategySettings(
             strategy=("finetune", "gem", "experience-replay", "ewc"),
             sampler=("random", "speaker"),
-            memory_size=10,
+            memory_size=(10,),
         )
         training = TrainingSettings(batch_size=16, epochs=3, patience=2, learning_rate=1e-3)
         return Experiment(chosen.variants, STAGES, self.seeds, training)
@@ -463,7 +463,7 @@ def test_stopped_after_every_epoch_it_comes_to_the_same(
     engine: type[Inline | Stacked], tmp_path: Path
 ) -> None:
     """A stack that is paused continues as a stack, to the bit."""
-    chosen = StrategySettings(strategy=("gem", "ewc"), memory_size=10)
+    chosen = StrategySettings(strategy=("gem", "ewc"), memory_size=(10,))
     training = TrainingSettings(batch_size=16, epochs=3, patience=2, learning_rate=1e-3)
     experiment, made, device = (
         Experiment(chosen.variants, STAGES, (0, 1), training),

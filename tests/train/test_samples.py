@@ -60,7 +60,7 @@ def test_a_cache_is_sized_by_the_layers_that_are_read(
     write_caches(tmp_path, acoustic_layers="7,9")
     rows = 60 + 20 + 25
     size = 4 * rows * (times * ACOUSTIC_WIDTH + TEXT_WIDTH)
-    data = DataSettings(("iemocap",), tmp_path, layer)
+    data = DataSettings(("iemocap",), tmp_path, layer=layer)
     for room, streamed in ((size, False), (size - 1, True)):
         monkeypatch.setattr(train_corpora, "memory", lambda room=room: room)
         assert source_of(data, "cpu", memory_share=1.0).streamed == streamed

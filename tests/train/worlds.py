@@ -66,7 +66,7 @@ def corpora(splits: dict[str, int] | None = None) -> list[Corpus]:
             name,
             {split: samples(n, 10 * i + j) for j, (split, n) in enumerate((splits or SPLITS).items())},
             tuple("abcde"),
-            name,
+            {split: f"{name} {split}" for split in splits or SPLITS},
         )
         for i, name in enumerate(STAGES)
     ]
@@ -109,8 +109,14 @@ def begin(
     return Training(stage, kind(stage, kind.options.take(options or {})), loop)
 
 
-def write_caches(folder: Path, splits: dict[str, int] | None = None, **changes: Any) -> None:
-    """A cache per stage whose labels follow the features through a rotation of the corpus's own."""
+def write_caches(
+    folder: Path, splits: dict[str, int] | None = None, sessions: int = 0, **changes: Any
+) -> None:
+    """A cache per stage whose labels follow the features through a rotation of the corpus's own.
+
+    No speaker is in two splits. With `sessions`, the utterances are of so many, each with two speakers of its own and
+    unknown ones; without, they have none, as in older files of the format.
+    """
     for seed, (name, (low, high)) in enumerate(SCALES.items()):
         random = np.random.default_rng(seed)
         names = [split for split, n in (splits or SPLITS).items() for _ in range(n)]
@@ -132,12 +138,17 @@ def write_caches(folder: Path, splits: dict[str, int] | None = None, **changes: 
         if changes.get("acoustic_layers"):  # the first layer is what a cache without layers holds
             acoustic = np.stack([acoustic, random.standard_normal(acoustic.shape)], axis=1)
         ratings = low + (hidden + 1) / 2 * (high - low)
+        speakers = [f"{'' if split == 'train' else split}{i % 4}" for i, split in enumerate(names)]
+        later: dict[str, Any] = {}
+        if sessions:
+            later = {"session": [str(i % sessions + 1) for i in range(n)], "release_split": names}
+            speakers = [f"{session}{'FM'[i // sessions % 2]}" for i, session in enumerate(later["session"])]
         write_cache(
             folder / f"{name}.h5",
             CacheInfo(**{**facts, **changes}),
             {
                 "id": [f"{name}-{i}" for i in range(n)],
-                "speaker": [str(i % 4) if i % 5 else "Unknown" for i in range(n)],
+                "speaker": [speaker if i % 5 else "Unknown" for i, speaker in enumerate(speakers)],
                 "gender": ["Unknown"] * n,
                 "split": names,
                 "transcript": [""] * n,
@@ -147,5 +158,6 @@ def write_caches(folder: Path, splits: dict[str, int] | None = None, **changes: 
                 "dominance": np.full(n, np.nan),
                 "acoustic": acoustic,
                 "text": text,
+                **later,
             },
         )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Protocol
 
 from ser_memory.common.errors import SerError
@@ -18,16 +18,16 @@ class WorkerKilledError(SerError):
 class Engine(Protocol):
     """Decides who trains what, when and where.
 
-    A task is a run: `Run(None, seed)` is the first stage of a seed, `Run(variant, seed)` are all later stages of that
-    variant. The later stages of a seed begin when its first stage is in the store. The result of a task does
-    not depend on the engine.
+    A task is a run: without a variant, it is the first stage of a seed, in one fold or shared by all; with one, it is
+    all later stages of that variant. These begin when the first stage that they follow is in the store. The result of
+    a task does not depend on the engine.
     """
 
     def run(self, tasks: Sequence[Run], advance: Advance) -> Iterator[tuple[Run, Outcome]]:
         """Carry out the tasks and yield each with its outcome, in the order in which they end.
 
-        `advance` gets the number of epochs done, and those that early stopping spares. The later stages of a seed
-        whose first stage failed are left out, and after `stop` everything that has not ended. Raises SerError if a
+        `advance` gets the number of epochs done, and those that early stopping spares. The later stages that
+        follow a first stage which failed are left out, and after `stop` everything that has not ended. Raises SerError if a
         task cannot be carried out.
         """
 
@@ -40,6 +40,13 @@ def first_stages(tasks: Sequence[Run]) -> list[Run]:
     return [task for task in tasks if task.variant is None]
 
 
-def later_stages(tasks: Sequence[Run], seed: int) -> list[Run]:
-    """The tasks that are later stages of a seed."""
-    return [task for task in tasks if task.variant is not None and task.seed == seed]
+def later_stages(tasks: Sequence[Run], firsts: Iterable[Run]) -> list[Run]:
+    """The tasks that follow one of the first stages."""
+    return [task for task in tasks if any(task.follows(first) for first in firsts)]
+
+
+def at_once(tasks: Sequence[Run]) -> list[Run]:
+    """The tasks that can begin at once, first stages before others."""
+    firsts = first_stages(tasks)
+    later = later_stages(tasks, firsts)
+    return [*firsts, *(task for task in tasks if task.variant is not None and task not in later)]

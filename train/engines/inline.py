@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from ser_memory.common.machine import one_core_each
 from ser_memory.common.reporting import Advance
-from ser_memory.train.engines.contract import first_stages, later_stages
+from ser_memory.train.engines.contract import at_once, later_stages
 from ser_memory.train.loop import PausedError
 from ser_memory.train.results import Outcome
 from ser_memory.train.settings import Run
@@ -14,7 +14,7 @@ from ser_memory.train.trainer import Trainer
 
 
 class Inline:
-    """Trains each seed's first stage and then its variants."""
+    """Trains each first stage, and then what follows it."""
 
     def __init__(self, trainer: Trainer) -> None:
         self._trainer = trainer
@@ -22,15 +22,13 @@ class Inline:
         trainer.pause = lambda: self._stopped
 
     def run(self, tasks: Sequence[Run], advance: Advance) -> Iterator[tuple[Run, Outcome]]:
-        firsts = {task.seed: task for task in first_stages(tasks)}
-        for seed in dict.fromkeys(task.seed for task in [*firsts.values(), *tasks]):
-            chain = [*filter(None, [firsts.get(seed)]), *later_stages(tasks, seed)]
-            for task in chain:
-                outcome = self._one(task, advance)
+        for task in at_once(tasks):
+            for each in (task, *later_stages(tasks, [task])):
+                outcome = self._one(each, advance)
                 if outcome is None:
                     return
-                yield task, outcome
-                if task.variant is None and outcome.failed:
+                yield each, outcome
+                if each is task and outcome.failed:
                     break
 
     def stop(self) -> None:

@@ -26,7 +26,7 @@ from ser_memory.common.errors import SerError
 from ser_memory.common.machine import one_core_each
 from ser_memory.common.reporting import Advance, spare
 from ser_memory.train.corpora import Source, load_corpora
-from ser_memory.train.engines.contract import WorkerKilledError, first_stages, later_stages
+from ser_memory.train.engines.contract import WorkerKilledError, at_once, later_stages
 from ser_memory.train.loop import PausedError
 from ser_memory.train.results import Outcome
 from ser_memory.train.settings import Experiment, Run
@@ -35,7 +35,7 @@ from ser_memory.train.trainer import Trainer
 
 
 class Processes:
-    """Trains first stages, and as soon as one is there, the variants of its seed."""
+    """Trains first stages, and as soon as one is there, what follows it."""
 
     def __init__(
         self, experiment: Experiment, source: Source, store: Path, jobs: int, turn: float = 2.0
@@ -50,9 +50,7 @@ class Processes:
         self._stopped = self._context.Event()
 
     def run(self, tasks: Sequence[Run], advance: Advance) -> Iterator[tuple[Run, Outcome]]:
-        firsts = first_stages(tasks)
-        waiting = {task.seed for task in firsts}
-        ready = deque([*firsts, *(task for task in tasks if task.seed not in waiting)])
+        ready = deque(at_once(tasks))
         if not tasks:
             return
         with self._workers(min(self._jobs, len(tasks))) as workers:
@@ -75,7 +73,7 @@ class Processes:
                         ready.append(task)
                         continue
                     if task.variant is None and not message.failed:
-                        ready += later_stages(tasks, task.seed)
+                        ready += later_stages(tasks, [task])
                     yield task, message
 
     def stop(self) -> None:

@@ -2,47 +2,57 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
 from ser_memory.common.console import say, table
 from ser_memory.common.errors import listing
 from ser_memory.train.report.statistics import SIGNIFICANT, differs
-from ser_memory.train.results import Result
-from ser_memory.train.settings import NO_SAMPLER
+from ser_memory.train.results import Result, overall
+from ser_memory.train.settings import NO_SAMPLER, POOLED, Variant
 
 BASELINE = "finetune"
 RANDOM = "random"
 _SPLIT = "test"
 
 
-Values = dict[tuple[int, tuple[str, str], str], dict[int, float]]  # stage, variant, corpus -> seed -> value
+Values = dict[tuple[int, Variant, str], dict[int, float]]  # stage, variant, corpus -> seed -> value
 
 
 def print_tables(results: Sequence[Result]) -> None:
     """Test figures of every stage, strategy and corpus: mean and standard deviation over seeds.
 
     One table per measure and dimension. A star marks p < 0.05 in a two-sided paired t-test over the seeds
-    against fine-tuning at the same stage, a dagger against the same strategy with a random memory. A plus or minus
-    behind it tells whether the figure is higher or lower.
+    against fine-tuning at the same stage, a dagger against the same strategy with a random memory of the same size. A
+    plus or minus behind it tells whether the figure is higher or lower.
+
+    With folds, the figure of a seed is over the test predictions of all folds together, for corpora that have folds,
+    and the mean over the folds for the others. A second table then has the mean and standard deviation over the folds.
     """
-    shown = [result for result in results if result.split == _SPLIT]
+    tested = [result for result in results if result.split == _SPLIT]
+    shown = overall(tested)
     if not shown:
         say("No corpus has a test split; results.csv has the validation figures.")
         return
     corpora = {result.corpus: result.n for result in shown}
+    folded = dict.fromkeys(result.corpus for result in tested if result.fold == POOLED)
     seeds = len({result.seed for result in shown})
     for metric in ("ccc", "uar"):
         for dimension in dict.fromkeys(result.dimension for result in shown):
-            part = [result for result in shown if (result.metric, result.dimension) == (metric, dimension)]
+            part, each = (
+                [result for result in some if (result.metric, result.dimension) == (metric, dimension)]
+                for some in (shown, tested)
+            )
             table(
-                f"{metric.upper()} of {dimension}, test split: mean{' ± standard deviation' if seeds > 1 else ''} "
-                f"over {seeds} seed{'s' if seeds > 1 else ''}",
+                f"{metric.upper()} of {dimension}, test split{_over_folds(tested, folded)}: "
+                f"mean{' ± standard deviation' if seeds > 1 else ''} over {seeds} seed{'s' if seeds > 1 else ''}",
                 ["stage", "strategy", *(f"{corpus} (n={n})" for corpus, n in corpora.items())],
                 list(_lines(part, list(corpora))),
                 left=2,
             )
+            if folded:
+                _print_folds(f"{metric.upper()} of {dimension}", each, list(folded), seeds)
     _explain(shown, seeds)
     others = {
         f"{result.corpus} {result.split}" for result in results if result.split not in (_SPLIT, "validation")
@@ -51,35 +61,93 @@ def print_tables(results: Sequence[Result]) -> None:
         say(f"In results.csv, not shown here: validation, {listing(sorted(others))}.")
 
 
+def _over_folds(tested: Sequence[Result], folded: Mapping[str, None]) -> str:
+    """How the figures of several folds become one, for the title."""
+    folds = len({result.fold for result in tested} - {"", POOLED})
+    others = dict.fromkeys(result.corpus for result in tested if result.fold and result.corpus not in folded)
+    told = [f"{listing(folded)} over the predictions of all {folds} folds"] if folded else []
+    told += [f"{listing(others)} the mean over {folds} folds"] if others else []
+    return f" ({'; '.join(told)})" if told else ""
+
+
+def _print_folds(what: str, tested: Sequence[Result], corpora: Sequence[str], seeds: int) -> None:
+    """How much a figure differs between the folds of these corpora."""
+    values: dict[tuple[int, Variant, str], dict[str, list[float]]] = {}
+    for result in tested:
+        if result.fold not in ("", POOLED):
+            folds = values.setdefault((result.stage, _variant(result), result.corpus), {})
+            folds.setdefault(result.fold, []).append(result.value)
+    means = {place: [float(np.mean(value)) for value in folds.values()] for place, folds in values.items()}
+
+    def cell(stage: int, variant: Variant, corpus: str) -> str:
+        found = means.get((stage, variant, corpus), [])
+        return f"{np.mean(found):.3f} ± {np.std(found, ddof=1):.3f}" if len(found) > 1 else "-"
+
+    table(
+        f"The same by fold: mean ± standard deviation over the folds{' of the mean over the seeds' if seeds > 1 else ''} "
+        f"({what})",
+        ["stage", "strategy", *corpora],
+        [[*names, *(cell(stage, variant, corpus) for corpus in corpora)]
+         for stage, variant, names in _places(tested)],
+        left=2,
+    )  # fmt: skip
+
+
 def _explain(shown: Sequence[Result], seeds: int) -> None:
     later = [result for result in shown if result.stage > 1]
     test = "(two-sided paired t-test over the seeds)"
     if seeds > 1 and {BASELINE} < {result.strategy for result in later}:
         say(f"*+ higher, *- lower than {BASELINE} at the same stage, p < {SIGNIFICANT:g} {test}.")
     if seeds > 1 and {RANDOM} < {result.sampler for result in later} - {NO_SAMPLER}:
-        say(f"†+ higher, †- lower than the same strategy with a {RANDOM} memory, p < {SIGNIFICANT:g} {test}.")
+        of_the_size = " of the same size" if len(_sizes(later)) > 1 else ""
+        say(
+            f"†+ higher, †- lower than the same strategy with a {RANDOM} memory{of_the_size}, p < {SIGNIFICANT:g} {test}."
+        )
     say("CCC: concordance, 1 at best. UAR: mean recall of low, middle and high, each a third of the scale.")
 
 
 def _lines(part: Sequence[Result], corpora: Sequence[str]) -> Iterable[list[str]]:
     """A line per stage and variant; the first stage, which all variants share, once."""
     values: Values = {}
-    stages: dict[int, str] = {}
-    variants: dict[tuple[str, str], None] = {}
     for result in part:
-        variant = (result.strategy, result.sampler)
-        values.setdefault((result.stage, variant, result.corpus), {})[result.seed] = result.value
-        stages[result.stage], variants[variant] = result.stage_name, None
-    several = len({sampler for _, sampler in variants} - {NO_SAMPLER}) > 1
+        place = (result.stage, _variant(result), result.corpus)
+        values.setdefault(place, {})[result.seed] = result.value
+    several = len(_samplers(part)) > 1
+    for stage, variant, names in _places(part):
+        yield [*names, *(_cell(values, stage, variant, corpus, several) for corpus in corpora)]
+
+
+def _places(part: Sequence[Result]) -> Iterable[tuple[int, Variant, list[str]]]:
+    """Every stage and variant, with their names for a line; the first stage once."""
+    stages = {result.stage: result.stage_name for result in part}
+    variants = list(dict.fromkeys(map(_variant, part)))
+    samplers, sizes = len(_samplers(part)) > 1, len(_sizes(part)) > 1
     for stage, stage_name in stages.items():
-        for variant in list(variants)[:1] if stage == 1 else variants:
-            strategy, sampler = variant
-            label = f"{strategy} ({sampler})" if several and sampler != NO_SAMPLER else strategy
-            cells = [_cell(values, stage, variant, corpus, several) for corpus in corpora]
-            yield [stage_name, "all" if stage == 1 else label, *cells]
+        for variant in variants[:1] if stage == 1 else variants:
+            yield stage, variant, [stage_name, "all" if stage == 1 else _label(variant, samplers, sizes)]
 
 
-def _cell(values: Values, stage: int, variant: tuple[str, str], corpus: str, samplers: bool) -> str:
+def _label(variant: Variant, samplers: bool, sizes: bool) -> str:
+    """The strategy, and what of its memory tells it from others."""
+    if variant.sampler == NO_SAMPLER or not (samplers or sizes):
+        return variant.strategy
+    told = [variant.sampler] * samplers + [str(variant.memory_size)] * sizes
+    return f"{variant.strategy} ({', '.join(told)})"
+
+
+def _variant(result: Result) -> Variant:
+    return Variant(result.strategy, result.sampler, result.memory_size)
+
+
+def _samplers(part: Sequence[Result]) -> set[str]:
+    return {result.sampler for result in part} - {NO_SAMPLER}
+
+
+def _sizes(part: Sequence[Result]) -> set[int]:
+    return {result.memory_size for result in part if result.sampler != NO_SAMPLER}
+
+
+def _cell(values: Values, stage: int, variant: Variant, corpus: str, samplers: bool) -> str:
     marks = 4 if samplers else 2  # room for them, so that the figures stand below each other
     ours = values.get((stage, variant, corpus), {})
     if not ours:
@@ -87,12 +155,10 @@ def _cell(values: Values, stage: int, variant: tuple[str, str], corpus: str, sam
     mean = float(np.mean(list(ours.values())))
     if len(ours) < 2:  # noqa: PLR2004
         return f"{mean:.3f}" + " " * marks
-    strategy, sampler = variant
+    random = Variant(variant.strategy, RANDOM, variant.memory_size)
     marked = {
-        "*": differs(ours, values.get((stage, (BASELINE, NO_SAMPLER), corpus), {})),
-        "†": differs(ours, values.get((stage, (strategy, RANDOM), corpus), {}))
-        if sampler != NO_SAMPLER
-        else 0,
+        "*": differs(ours, values.get((stage, Variant(BASELINE), corpus), {})),
+        "†": differs(ours, values.get((stage, random, corpus), {})) if variant.sampler != NO_SAMPLER else 0,
     }
     shown = "".join(f"{mark}{'+' if sign > 0 else '-'}" for mark, sign in marked.items() if sign)
     return f"{mean:.3f} ± {np.std(list(ours.values()), ddof=1):.3f}{shown:{marks}}"
