@@ -47,7 +47,9 @@ def main(runs: Sequence[Path], **options: Any) -> None:
     found = labelled([load_run(folder) for folder in runs])
     splits = dict.fromkeys(row.split for run in found.values() for row in run.results)
     if settings.split not in splits:
-        raise SerError(f"There are no figures of the split {settings.split!r}: there are those of {listing(splits)}.")
+        raise SerError(
+            f"There are no figures of the split {settings.split!r}: there are those of {listing(splits)}."
+        )
     output = settings.output or runs[0] / "report"
     if settings.figure:
         drawn = dict(write_figures(found, output, settings.split, settings.figure))
@@ -64,7 +66,7 @@ def main(runs: Sequence[Path], **options: Any) -> None:
 
 def _command(runs: Sequence[Path], options: dict[str, Any]) -> str:
     typed = [f"--{name} {shlex.quote(str(value))}" for name, value in options.items()
-             if value is not None and name in ("against", "output") or (name == "split" and value != "test")]  # fmt: skip
+             if (value is not None and name in ("against", "output")) or (name == "split" and value != "test")]  # fmt: skip
     return " ".join(["ser-report", *(shlex.quote(str(run)) for run in runs), *typed])
 
 

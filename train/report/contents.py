@@ -12,14 +12,12 @@ from ser_memory.common.errors import listing
 from ser_memory.train.report import summary, tables
 from ser_memory.train.report.data import Predictions, RunData
 from ser_memory.train.report.published import Published, beside
-from ser_memory.train.report.summary import FINETUNE, Row, Runs
+from ser_memory.train.report.summary import Row, Runs
 from ser_memory.train.report.tables import Named
 from ser_memory.train.results import overall
 from ser_memory.train.settings import Variant
 
-NO_TESTS = (
-    "Fewer than three seeds: a test over seeds would say next to nothing, so there is none. Train with --seeds 5."
-)
+NO_TESTS = "Fewer than three seeds: a test over seeds would say next to nothing, so there is none. Train with --seeds 5."
 FOLDS = (
     "Folds: the figure of a corpus with folds is over the pooled test predictions of all folds. That of another corpus is "
     "the mean over the models of all folds."
@@ -76,7 +74,10 @@ def differences(runs: Mapping[str, RunData], split: str = summary.TEST) -> list[
 
 
 def _described(label: str, run: RunData) -> Iterator[str]:
-    seeds, folds = sorted({row.seed for row in run.results}), sorted({row.fold for row in run.results} - {"", "pooled"})
+    seeds, folds = (
+        sorted({row.seed for row in run.results}),
+        sorted({row.fold for row in run.results} - {"", "pooled"}),
+    )
     stages = list(dict.fromkeys(row.stage_name for row in run.results))
     strategies = listing(dict.fromkeys(row.strategy for row in run.results))
     start = f"{label}: " if label else ""
@@ -101,7 +102,9 @@ def _unfinished(run: RunData) -> str:
         for seed in experiment.get("seeds", ())
         for stage in range(1, len(experiment.get("stages", ())) + 1)
     ]
-    there = {(Variant(row.strategy, row.sampler, row.memory_size), row.seed, row.stage) for row in run.results}
+    there = {
+        (Variant(row.strategy, row.sampler, row.memory_size), row.seed, row.stage) for row in run.results
+    }
     lacking = [each for each in planned if each not in there]
     names = [f"{tables.name_of(variant)} seed {seed} stage {stage}" for variant, seed, stage in lacking]
     return (
@@ -155,7 +158,9 @@ def _transfer(runs: Runs, split: str) -> Chapter | None:
         ),
     ):  # fmt: skip
         if rows:
-            parts.append(Chapter(heading, words, tables.matrices(name, rows, heading.lower(), [tables.MARKS])))
+            parts.append(
+                Chapter(heading, words, tables.matrices(name, rows, heading.lower(), [tables.MARKS]))
+            )
     return Chapter("Forgetting and transfer", parts=parts) if parts else None
 
 
@@ -245,11 +250,7 @@ def _joined(folds: Sequence[npt.NDArray[np.float32]]) -> list[npt.NDArray[np.flo
 
 
 def _costs(runs: Mapping[str, RunData]) -> Chapter | None:
-    measured = {
-        label: [row for row in run.costs if row.seconds is not None and row.kept_bytes is not None]
-        for label, run in runs.items()
-    }
-    rows = summary.costs(measured)
+    rows = summary.costs({label: run.costs for label, run in runs.items()})
     if not rows:
         return None
     stages = {row.stage: row.stage_name for run in runs.values() for row in run.results}

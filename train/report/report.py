@@ -6,6 +6,7 @@ import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ser_memory.common.console import say, table
 from ser_memory.common.files import write_whole
@@ -19,6 +20,10 @@ from ser_memory.train.report.published import Published
 from ser_memory.train.report.summary import Row
 from ser_memory.train.report.tables import Named
 from ser_memory.train.results import overall
+
+if TYPE_CHECKING:  # they load matplotlib, which waits until the first figure is drawn
+    from ser_memory.train.report.figures.base import Drawn, Saved
+    from ser_memory.train.report.figures.forest import Difference
 
 PAGE = "index.html"
 _PRINTED = ("strategies-", "samplers-", "forgetting-", "backward-", "costs", "published")
@@ -41,7 +46,6 @@ def write_report(
 
     Each file is written whole. Raises SerError if a file of a run is damaged, OSError if one cannot be written.
     """
-    from ser_memory.train.report.figures.base import Saved
     from ser_memory.train.report.page import Section, page, reproduction
 
     found = chapters(runs, split, against)
@@ -62,7 +66,11 @@ def write_report(
         )
 
     # A chapter whose tables and figures a run has no data for is left out.
-    sections = [made for made in map(section, found) if made.paragraphs or made.tables or made.figures or made.sections]
+    sections = [
+        made
+        for made in map(section, found)
+        if made.paragraphs or made.tables or made.figures or made.sections
+    ]
     content = page(_title(runs), _lead(split), [*sections, reproduction(list(runs.values()), command)])
     write_whole(output / PAGE, content)
     _print(named)
@@ -73,7 +81,7 @@ def write_report(
 
 def write_figures(
     runs: Mapping[str, RunData], folder: Path, split: str, wanted: Sequence[str] = ()
-) -> Iterator[tuple[str, "Saved"]]:  # noqa: F821, UP037  matplotlib is loaded when the first figure is drawn
+) -> Iterator[tuple[str, Saved]]:
     """Draw and save the figures one after the other; `wanted` names some kinds, else all are drawn."""
     from ser_memory.train.report.figures.base import save
 
@@ -90,14 +98,14 @@ def kind_of(name: str) -> str:
     return name.partition("-")[0]
 
 
-def _drawn(run: RunData, label: str, split: str, wanted: Sequence[str]) -> Iterator[tuple[str, "Drawn"]]:  # noqa: F821, UP037
+def _drawn(run: RunData, label: str, split: str, wanted: Sequence[str]) -> Iterator[tuple[str, Drawn]]:
     from ser_memory.train.report.figures.gallery import figures_of
 
     every = itertools.chain(figures_of(run, overall(run.results), split), _forests(run, label, split))
     return (pair for pair in every if not wanted or kind_of(pair[0]) in wanted)
 
 
-def _forests(run: RunData, label: str, split: str) -> Iterator[tuple[str, "Drawn"]]:  # noqa: F821, UP037
+def _forests(run: RunData, label: str, split: str) -> Iterator[tuple[str, Drawn]]:
     """The tests against fine-tuning after the last stage, a figure per dimension."""
     from ser_memory.train.report.figures.forest import forest
 
@@ -110,7 +118,7 @@ def _forests(run: RunData, label: str, split: str) -> Iterator[tuple[str, "Drawn
         yield f"forest-{dimension}", forest([_difference(row) for row in rows], measured, "finetune")
 
 
-def _difference(row: Row) -> "Difference":  # noqa: F821, UP037
+def _difference(row: Row) -> Difference:
     from ser_memory.train.report.figures.forest import Difference
 
     test = row.test
@@ -131,7 +139,11 @@ def _write_table(named: Named, folder: Path) -> list[Path]:
 
 def _title(runs: Mapping[str, RunData]) -> str:
     stages = next(iter(runs.values())).config.get("experiment", {}).get("stages", ())
-    return f"What is forgotten, and what a memory saves: {stage_name(stages)}" if stages else "A report of ser-train"
+    return (
+        f"What is forgotten, and what a memory saves: {stage_name(stages)}"
+        if stages
+        else "A report of ser-train"
+    )
 
 
 def _lead(split: str) -> list[str]:

@@ -25,5 +25,8 @@ class ReportSettings(Options):
         help="CSV of published figures to put beside ours: strategy, stage_name, corpus, dimension, metric, value.",
     )
     figure: tuple[str, ...] = option(
-        (), choices=FIGURES, unset="everything", help="Draw only figures of this kind, and no page; repeatable."
+        (),
+        choices=FIGURES,
+        unset="everything",
+        help="Draw only figures of this kind, and no page; repeatable.",
     )

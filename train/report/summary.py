@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -16,6 +15,7 @@ import numpy.typing as npt
 from ser_memory.common.conventions import DIMENSIONS, UNKNOWN
 from ser_memory.common.manifests import stage_name
 from ser_memory.common.metrics import ccc, uar
+from ser_memory.train.report.data import CostRow
 from ser_memory.train.report.statistics import (
     FEWEST_GROUPS,
     RESAMPLES,
@@ -373,29 +373,6 @@ def _group(name: str, dimension: str, x: npt.NDArray[np.float64], y: npt.NDArray
     )
 
 
-class CostRow(Protocol):
-    """What one stage of one run took, and what it kept for later stages."""
-
-    @property
-    def strategy(self) -> str: ...
-    @property
-    def sampler(self) -> str: ...
-    @property
-    def memory_size(self) -> int: ...
-    @property
-    def seed(self) -> int: ...
-    @property
-    def stage(self) -> int: ...
-    @property
-    def seconds(self) -> float: ...
-    @property
-    def memory_bytes(self) -> int: ...
-    @property
-    def parameter_bytes(self) -> int: ...
-    @property
-    def other_bytes(self) -> int: ...
-
-
 @dataclass(frozen=True)
 class Cost:
     """What a stage of a variant took and kept, over its seeds."""
@@ -417,21 +394,20 @@ class Cost:
 
 
 def costs(runs: Mapping[str, Iterable[CostRow]]) -> list[Cost]:
-    """COSTS of every variant and stage of each run, in the order in which they first appear."""
+    """COSTS of every variant and stage of each run that was measured, in the order in which they first appear."""
     found: dict[tuple[str, Variant, int], list[CostRow]] = {}
     for label, rows in runs.items():
-        for row in rows:
+        for row in (row for row in rows if row.kept_bytes is not None and row.seconds is not None):
             variant = Variant(row.strategy, row.sampler, row.memory_size)
             found.setdefault((label, variant, row.stage), []).append(row)
-    return [
-        Cost(
-            *key,
-            len(rows),
-            float(np.mean([row.seconds for row in rows])),
-            _deviation([row.seconds for row in rows]),
-            max(row.memory_bytes for row in rows),
-            max(row.parameter_bytes for row in rows),
-            max(row.other_bytes for row in rows),
-        )
-        for key, rows in found.items()
-    ]
+    return [_cost(*key, rows) for key, rows in found.items()]
+
+
+def _cost(label: str, variant: Variant, stage: int, rows: Sequence[CostRow]) -> Cost:
+    seconds = [row.seconds for row in rows if row.seconds is not None]
+    return Cost(
+        label, variant, stage, len({row.seed for row in rows}), float(np.mean(seconds)), _deviation(seconds),
+        max(row.memory_bytes or 0 for row in rows),
+        max(row.parameter_bytes or 0 for row in rows),
+        max(row.other_bytes or 0 for row in rows),
+    )  # fmt: skip

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from ser_memory.train.report import summary
 from ser_memory.train.report.formats import ABSENT, Cell, Table, number, title_of
@@ -135,7 +134,10 @@ def sampled(corpus: str, split: str, stage_name: str, n: int, rows: Sequence[Sam
     for row in rows:
         parts.setdefault((row.metric, row.dimension), []).append(row)
     for (metric, dimension), part in parts.items():
-        notes = [summary.SAMPLING_NOISE, *dict.fromkeys(row.speakers.note for row in part if row.speakers.note)]
+        notes = [
+            summary.SAMPLING_NOISE,
+            *dict.fromkeys(row.speakers.note for row in part if row.speakers.note),
+        ]
         headings = (
             "strategy", f"{metric.upper()}", "95% over utterances", "95% over speakers", "difference from finetune",
             "95% over utterances", "95% over speakers", "seeds",

@@ -29,12 +29,15 @@ def labelled(runs: Sequence[RunData]) -> dict[str, RunData]:
     flat = [_options(run.config) for run in runs]
     # An option that not all of them have belongs to a strategy that not all of them train.
     names = [
-        name for name in flat[0] if all(name in one for one in flat) and len({str(one[name]) for one in flat}) > 1
+        name
+        for name in flat[0]
+        if all(name in one for one in flat) and len({str(one[name]) for one in flat}) > 1
     ]
     labels = [", ".join(f"{name.replace('_', '-')} {one[name]}" for name in names) for one in flat]
     if not names or len(set(labels)) < len(labels):
         labels = [
-            f"{run.folder.name}{f' ({label})' if label else ''}" for run, label in zip(runs, labels, strict=True)
+            f"{run.folder.name}{f' ({label})' if label else ''}"
+            for run, label in zip(runs, labels, strict=True)
         ]
     if len(set(labels)) < len(labels):
         labels = [str(run.folder) for run in runs]

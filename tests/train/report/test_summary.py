@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from ser_memory.common.errors import SerError
 from ser_memory.common.manifests import stage_name
 from ser_memory.common.metrics import ccc, uar
 from ser_memory.train.report import summary
+from ser_memory.train.report.data import CostRow
 from ser_memory.train.report.published import beside, read_published
 from ser_memory.train.report.statistics import holm, paired
 from ser_memory.train.report.summary import (
@@ -305,25 +306,25 @@ def test_intervals_of_every_variant() -> None:
     assert all(row.utterances_difference is None for row in few)
 
 
-@dataclass(frozen=True)
-class Spent:
-    strategy: str
-    sampler: str
-    memory_size: int
-    seed: int
-    stage: int
-    seconds: float
-    memory_bytes: int
-    parameter_bytes: int = 0
-    other_bytes: int = 0
+def spent(
+    strategy: str,
+    sampler: str,
+    size: int,
+    seed: int,
+    seconds: float | None,
+    memory: int | None,
+    others: int = 0,
+) -> CostRow:
+    return CostRow(strategy, sampler, size, seed, 2, "P+M", seconds, memory, others, 0)
 
 
 def test_costs() -> None:
     rows = [
-        Spent("gem", "random", 100, 0, 2, 3.0, 1000),
-        Spent("gem", "random", 100, 1, 2, 5.0, 1200),
-        Spent("gem", "speaker", 100, 0, 2, 4.0, 900),
-        Spent("ewc", "none", 0, 0, 2, 2.0, 0, 500, 20),
+        spent("gem", "random", 100, 0, 3.0, 1000),
+        spent("gem", "random", 100, 1, 5.0, 1200),
+        spent("gem", "speaker", 100, 0, 4.0, 900),
+        spent("gem", "speaker", 100, 1, None, None),  # of an older store
+        spent("ewc", "none", 0, 0, 2.0, 0, 520),
     ]
     gem, _, ewc = costs({"night": rows})
     assert (gem.label, gem.variant, gem.stage, gem.seeds) == ("night", GEM, 2, 2)
