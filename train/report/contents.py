@@ -182,12 +182,14 @@ def _predictions(runs: Mapping[str, RunData], split: str) -> Chapter | None:
     made: dict[str, list[Named]] = {"speaker": [], "gender": []}
     for label, run in runs.items():
         for corpus, stage, values, truth in _last(run, split):
+            dimensions = values.predictions.dimensions
             for kind, named in made.items():
-                names = values.predictions.texts(corpus, split, kind)
-                for variant, predicted in values.by_variant.items():
-                    rows = summary.groups(truth, predicted, np.array(names), values.predictions.dimensions)
-                    table = tables.groups(kind, corpus, split, variant, stage, rows)
-                    named.append(_labelled(table, label))
+                names = np.array(values.predictions.texts(corpus, split, kind))
+                found = {
+                    variant: summary.groups(truth, predicted, names, dimensions)
+                    for variant, predicted in values.by_variant.items()
+                }
+                named.append(_labelled(tables.groups(kind, corpus, split, stage, found), label))
     return Chapter(
         "Predicted and true values",
         figures=["agreement"],

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from ser_memory.common.errors import listing
 from ser_memory.train.report import summary
 from ser_memory.train.report.formats import ABSENT, Cell, Table, number, title_of
 from ser_memory.train.report.published import Beside
@@ -193,27 +194,33 @@ def costs(rows: Sequence[Cost], stages: Mapping[int, str]) -> Table:
 
 
 def groups(
-    kind: str, corpus: str, split: str, variant: Variant, stage_name: str, rows: Sequence[Group]
+    kind: str, corpus: str, split: str, stage_name: str, found: Mapping[Variant, Sequence[Group]]
 ) -> Named:
-    """Figures of every speaker or gender."""
-    dimensions = list(dict.fromkeys(row.dimension for row in rows))
-    found: dict[str, dict[str, Group]] = {}
-    for row in rows:
-        found.setdefault(row.name, {})[row.dimension] = row
-    lines = tuple(
-        (
-            Cell(name),
-            Cell(f"{next(iter(of.values())).n:,}", float(next(iter(of.values())).n)),
-            *(cell for dimension in dimensions for cell in _group(of[dimension])),
-        )
-        for name, of in found.items()
-    )
+    """Figures of every speaker or gender under every variant; groups too small for a CCC are counted in a note."""
+    dimensions = list(dict.fromkeys(row.dimension for rows in found.values() for row in rows))
+    lines = []
+    left_out: dict[str, dict[str, None]] = {}
+    for variant, rows in found.items():
+        by_name: dict[str, dict[str, Group]] = {}
+        for row in rows:
+            by_name.setdefault(row.name, {})[row.dimension] = row
+        for name, of in by_name.items():
+            n = next(iter(of.values())).n
+            if all(row.ccc is None for row in of.values()):
+                left_out.setdefault(next(iter(of.values())).note, {})[name] = None
+                continue
+            figures = [cell for dimension in dimensions for cell in _group(of[dimension])]
+            lines.append((Cell(name), Cell(name_of(variant)), Cell(f"{n:,}", float(n)), *figures))
     headings = (
-        kind, "n", *(f"{what} of {dimension}" for dimension in dimensions for what in ("CCC", "UAR", "mean error")),
+        kind, "strategy", "n",
+        *(f"{what} of {dimension}" for dimension in dimensions for what in ("CCC", "UAR", "mean error")),
     )  # fmt: skip
-    title = f"{name_of(variant)} after {stage_name}, {corpus}, {split} split, by {kind}: means over the seeds"
-    notes = tuple(dict.fromkeys(f"No CCC: {row.note}." for row in rows if row.note))
-    return Named(f"{kind}-{corpus}-{file_name(name_of(variant))}", Table(title, headings, lines, notes))
+    title = f"{corpus}, {split} split, after {stage_name}, by {kind}: means over the seeds"
+    notes = [
+        f"Left out, {why}: {len(names)} ({kind} {listing(names, most=3)})." for why, names in left_out.items()
+    ]
+    notes.append("Mean error: prediction - truth; above 0, predictions are too high.")
+    return Named(f"{kind}-{corpus}", Table(title, headings, tuple(lines), tuple(notes), left=2))
 
 
 def _group(row: Group) -> tuple[Cell, Cell, Cell]:
