@@ -180,7 +180,11 @@ def in_style(draw: Callable[P, Drawn]) -> Callable[P, Drawn]:
     @functools.wraps(draw)
     def styled(*args: P.args, **kwargs: P.kwargs) -> Drawn:
         with mpl.rc_context(_STYLE):
-            return draw(*args, **kwargs)
+            drawn = draw(*args, **kwargs)
+            # Settled once: the layout would move a little at every output, and so would the bytes.
+            drawn.figure.draw_without_rendering()
+            drawn.figure.set_layout_engine("none")
+            return drawn
 
     return styled
 
