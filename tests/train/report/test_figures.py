@@ -117,9 +117,11 @@ def test_saving_writes_both_files_and_leaves_matplotlib_alone(
 
 
 def test_looks_differ_without_colour() -> None:
-    made = looks(str(number) for number in range(14))
-    assert len({look.colour for look in list(made.values())[:7]}) == 7
-    assert len({(look.marker, look.filled) for look in made.values()}) == 14
+    made = looks(str(number) for number in range(21))
+    for first in (0, 7, 14):
+        some = list(made.values())[first : first + 7]
+        assert len({look.colour for look in some}) == len({str(look.line) for look in some}) == 7
+    assert len({(look.marker, look.filled) for look in made.values()}) == 21
     assert looks(["a", "b"])["a"] == looks(["a"])["a"]
 
 
@@ -167,6 +169,25 @@ def test_the_numbers_of_the_heat_map_are_the_means(run: RunData, drawn: dict[str
             assert text.get_text() == (
                 f"({mean:.2f})" if column > row else f"{mean:.2f}"
             )  # not yet trained on
+
+
+def test_a_corpus_without_a_test_split_keeps_its_place(run: RunData) -> None:
+    rows = [row for row in run.results if (row.corpus, row.split) != (STAGES[1], "test")]
+    rows = [row for row in rows if row.strategy != "gem" or row.stage < 3]  # diverged
+    names = names_of(rows)
+    first, third = panels_of(along_stages(rows, names, "activation"))
+    assert first.get_title().startswith(STAGES[0])
+    assert third.get_title().startswith(STAGES[2])
+    for axes, stage in ((first, 1), (third, 3)):
+        (shaded,) = axes.patches
+        assert shaded.get_window_extent().intervalx == pytest.approx(
+            [axes.transData.transform((stage + side, 0))[0] for side in (-0.5, 0.5)]
+        )
+    heat = stage_by_corpus(rows, names, "activation")
+    texts = {text.get_position(): text.get_text() for text in panels_of(heat)[1].texts}
+    assert texts[1, 1].startswith("(")  # the third corpus after the second stage
+    assert texts[0, 2] == texts[1, 2] == "–"
+    assert "finetune has" in heat.alt
 
 
 def test_a_figure_of_nothing_is_refused(run: RunData) -> None:

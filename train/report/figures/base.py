@@ -29,6 +29,11 @@ NARROW, WIDE = 85.0, 170.0  # mm: one column of a printed page, and two
 SHARED = "all"  # the name of the first stage, which all variants share
 
 _MM_PER_INCH = 25.4
+_HANDLE, _LETTER, _LEGEND_LINE = (
+    15.0,
+    1.55,
+    4.3,
+)  # mm of a legend: a line's sample, a letter, the height of a line
 _SMALL = 8.0  # pt, the smallest text
 _FONT = "DejaVu Sans"  # comes with matplotlib
 _STYLE: dict[Any, Any] = {
@@ -107,25 +112,36 @@ class OfVariant(Protocol):
     def memory_size(self) -> int: ...
 
 
+class OfCorpus(Protocol):
+    """A row that belongs to a corpus."""
+
+    @property
+    def corpus(self) -> str: ...
+
+
 # Colours: Okabe and Ito (2008), which colour-blind readers can tell apart; without yellow, too pale on white.
 _LOOKS = (
-    ("#000000", "o", "-"),
-    ("#E69F00", "s", "--"),
-    ("#0072B2", "^", "-."),
-    ("#CC79A7", "D", ":"),
-    ("#009E73", "v", (0, (6, 1, 1, 1, 1, 1))),
-    ("#D55E00", "P", (0, (8, 2))),
-    ("#56B4E9", "X", (0, (3, 1))),
+    ("#000000", "-"),
+    ("#E69F00", "--"),
+    ("#0072B2", "-."),
+    ("#CC79A7", ":"),
+    ("#009E73", (0, (6, 1, 1, 1, 1, 1))),
+    ("#D55E00", (0, (8, 2))),
+    ("#56B4E9", (0, (3, 1))),
 )
+# Then the same colours and lines with other markers, so that 21 variants can be told apart.
+_MARKERS = ("o", "s", "^", "D", "v", "P", "X"), ("<", ">", "p", "*", "h", "d", "8")
 
 
 def looks(names: Iterable[str]) -> dict[str, Look]:
-    """A look for each name, by its position. After seven, markers are hollow; after fourteen, looks repeat."""
-    made: dict[str, Look] = {}
-    filled = [True] * len(_LOOKS) + [False] * len(_LOOKS)
-    for name, look, full in zip(dict.fromkeys(names), cycle(_LOOKS), cycle(filled)):
-        made[name] = Look(*look, filled=full)
-    return made
+    """A look for each name, by its position. The first seven have markers that are filled; after 21, looks repeat."""
+    kinds = [(_MARKERS[0], True), (_MARKERS[0], False), (_MARKERS[1], False)]
+    every = [
+        Look(colour, marker, line, filled)
+        for markers, filled in kinds
+        for (colour, line), marker in zip(_LOOKS, markers, strict=True)
+    ]
+    return dict(zip(dict.fromkeys(names), cycle(every)))
 
 
 def variant_of(row: OfVariant) -> Variant:
@@ -150,6 +166,11 @@ def names_of(rows: Iterable[OfVariant]) -> dict[Variant, str]:
     return named
 
 
+def trained_in(results: Iterable[OfCorpus]) -> dict[str, int]:
+    """The stage, from 1, that trains on each corpus: results.csv lists the corpora in the order of the stages."""
+    return {corpus: stage for stage, corpus in enumerate(dict.fromkeys(row.corpus for row in results), 1)}
+
+
 def measure(metric: str, dimension: str) -> str:
     """CCC of activation."""
     return f"{metric.upper()} of {dimension}"
@@ -162,6 +183,8 @@ def mean_and_spread(values: Sequence[float]) -> tuple[float, float]:
 
 def extremes(values: Mapping[str, float]) -> str:
     """`gem is highest with 0.41 and finetune lowest with 0.08`, for an alternative text."""
+    if not values:
+        return "no variant has a figure"
     ordered = sorted(values, key=lambda name: values[name])
     if len(ordered) < 2:  # noqa: PLR2004  # nothing to compare
         return " and ".join(f"{name} has {values[name]:.2f}" for name in ordered)
@@ -211,10 +234,12 @@ def panels(figure: Figure, n: int, columns: int, **options: Any) -> Iterator[lis
 
 
 def legend_below(figure: Figure, handles: Sequence[Any], names: Sequence[str]) -> None:
-    """One legend for all panels."""
-    width = figure.get_figwidth() * _MM_PER_INCH
+    """One legend for all panels; the figure grows by its height."""
+    width, height = figure.get_size_inches()
     longest = max(map(len, names), default=0)
-    columns = max(1, min(len(names), int(width // (15 + 1.55 * longest))))  # mm of a handle and of a letter
+    columns = max(1, min(len(names), int(width * _MM_PER_INCH // (_HANDLE + _LETTER * longest))))
+    rows = -(-len(names) // columns)
+    figure.set_size_inches(width, height + rows * _LEGEND_LINE / _MM_PER_INCH)
     figure.legend(handles, names, loc="outside lower center", ncols=columns, columnspacing=1.2)
 
 

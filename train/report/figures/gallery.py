@@ -32,9 +32,9 @@ def figures_of(run: RunData, results: Sequence[Result], split: str = "test") -> 
     names = names_of(results)
     dimensions = list(dict.fromkeys(row.dimension for row in shown))
     for dimension in dimensions:
-        yield f"stages-{dimension}", along_stages(shown, names, dimension, _METRIC, split)
+        yield f"stages-{dimension}", along_stages(results, names, dimension, _METRIC, split)
     for dimension in dimensions:
-        yield f"heat-{dimension}", stage_by_corpus(shown, names, dimension, _METRIC, split)
+        yield f"heat-{dimension}", stage_by_corpus(results, names, dimension, _METRIC, split)
     for dimension in dimensions:
         if points := _kept(run, shown, dimension):
             row = next(row for row in shown if row.dimension == dimension)

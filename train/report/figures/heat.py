@@ -18,6 +18,7 @@ from ser_memory.train.report.figures.base import (
     measure,
     panels,
     sheet,
+    trained_in,
     variant_of,
 )
 from ser_memory.train.results import Result
@@ -37,8 +38,8 @@ def stage_by_corpus(
 ) -> Drawn:
     """The mean over the seeds for every stage (rows) and corpus (columns), one panel per variant.
 
-    `results` are rows of results.csv without those of single folds, corpora in the order of training; `names` gives
-    each variant's name. Raises ValueError if no row has this dimension, metric and split.
+    `results` are the rows of results.csv, all corpora and splits, without those of single folds; `names` gives each
+    variant's name. Raises ValueError if no row has this dimension, metric and split.
     """
     shown = [row for row in results if (row.dimension, row.metric, row.split) == (dimension, metric, split)]
     if not shown:
@@ -49,6 +50,7 @@ def stage_by_corpus(
     means = {key: float(np.mean(found)) for key, found in values.items()}
     stages = dict(sorted({row.stage: row.stage_name for row in shown}.items()))
     sizes = {row.corpus: row.n for row in shown}
+    stage_of = trained_in(results)
     present = list(dict.fromkeys(key[0] for key in values))
     low, high = min(0.0, *means.values()), max(means.values())
     colours = mpl.colormaps[_COLOURS]
@@ -63,8 +65,10 @@ def stage_by_corpus(
             )
             image = axes.imshow(table, cmap=colours, vmin=low, vmax=high, aspect="auto", interpolation="none")
             for (row, column), value in np.ndenumerate(table):
+                here, current = list(stages)[row], stage_of[list(sizes)[column]]
+                ink = "black"
                 if np.isfinite(value):
-                    unseen = column > row
+                    unseen = current > here
                     ink = ink_on(colours, (value - low) / ((high - low) or 1.0))
                     axes.text(
                         column,
@@ -74,7 +78,9 @@ def stage_by_corpus(
                         va="center",
                         color=ink,
                     )
-                if column == row:
+                else:
+                    axes.text(column, row, "–", ha="center", va="center")
+                if current == here:
                     axes.add_patch(
                         Rectangle(
                             (column - 0.47, row - 0.45), 0.94, 0.9, fill=False, edgecolor=ink, linewidth=1.2

@@ -99,7 +99,7 @@ def _draw(
     shown = [name for name in drawn_as if any(name in runs for runs in curves.values())]
     drawn_as[SHARED] = Look("0.4", "o", "-", filled=False)  # none of a variant
     handles = {}
-    figure = sheet(WIDE if len(curves) > 1 else WIDE * 0.6, 66 + 4 * (len(shown) // 3))
+    figure = sheet(WIDE if len(curves) > 1 else WIDE * 0.6, 60)
     with panels(figure, len(curves), min(len(curves), 3), sharey=True) as grid:
         for axes, (stage, of_stage) in zip(grid, curves.items(), strict=True):
             for index, (name, runs) in enumerate(of_stage.items()):

@@ -19,6 +19,7 @@ from ser_memory.train.report.figures.base import (
     measure,
     panels,
     sheet,
+    trained_in,
     variant_of,
 )
 from ser_memory.train.results import Result
@@ -38,8 +39,8 @@ def along_stages(
 ) -> Drawn:
     """A measure after each stage: mean over the seeds, with one standard deviation to either side.
 
-    `results` are rows of results.csv without those of single folds; `names` gives each variant's name. Raises
-    ValueError if no row has this dimension, metric and split.
+    `results` are the rows of results.csv, all corpora and splits, without those of single folds; `names` gives each
+    variant's name. Raises ValueError if no row has this dimension, metric and split.
     """
     shown = [row for row in results if (row.dimension, row.metric, row.split) == (dimension, metric, split)]
     if not shown:
@@ -49,14 +50,15 @@ def along_stages(
         values.setdefault((row.corpus, names[variant_of(row)], row.stage), []).append(row.value)
     stages = dict(sorted({row.stage: row.stage_name for row in shown}.items()))
     sizes = {row.corpus: row.n for row in shown}
+    stage_of = trained_in(results)
     drawn_as = looks(names.values())
     present = [name for name in drawn_as if any(key[1] == name for key in values)]
     bands = len(present) <= _MOST_BANDS
 
-    figure = sheet(WIDE, 70 + 4 * (len(present) // 3))
+    figure = sheet(WIDE, 62 if bands else 75)
     with panels(figure, len(sizes), min(len(sizes), 3), sharey=True, sharex=True) as grid:
         for axes, (corpus, n) in zip(grid, sizes.items(), strict=True):
-            trained = list(sizes).index(corpus) + 1
+            trained = stage_of[corpus]
             if trained in stages:
                 axes.axvspan(trained - 0.5, trained + 0.5, color="0.92", linewidth=0, zorder=0)
             for index, name in enumerate(present):
