@@ -5,8 +5,7 @@ from __future__ import annotations
 import functools
 import io
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import cycle
 from pathlib import Path
@@ -25,7 +24,7 @@ from ser_memory.train.settings import NO_SAMPLER, Variant
 
 Floats = npt.NDArray[np.float64]
 
-NARROW, WIDE = 85.0, 170.0  # mm: one column of a printed page, and two
+WIDE = 170.0  # mm: the text of a printed page
 SHARED = "all"  # the name of the first stage, which all variants share
 
 _MM_PER_INCH = 25.4
@@ -217,8 +216,7 @@ def sheet(width: float, height: float) -> Figure:
     return Figure(figsize=(width / _MM_PER_INCH, height / _MM_PER_INCH), layout="constrained")
 
 
-@contextmanager
-def panels(figure: Figure, n: int, columns: int, **options: Any) -> Iterator[list[Axes]]:
+def panels(figure: Figure, n: int, columns: int, **options: Any) -> list[Axes]:
     """`n` axes in rows of `columns`; what is left of the last row stays empty. Options are those of subplots."""
     rows = -(-n // columns)
     grid = figure.subplots(rows, columns, squeeze=False, **options)
@@ -230,7 +228,7 @@ def panels(figure: Figure, n: int, columns: int, **options: Any) -> Iterator[lis
             axes.tick_params(
                 labelbottom=True
             )  # shared axes have labels in the last row only, which may end earlier
-    yield flat[:n]
+    return flat[:n]
 
 
 def legend_below(figure: Figure, handles: Sequence[Any], names: Sequence[str]) -> None:
