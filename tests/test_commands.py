@@ -71,7 +71,7 @@ def test_help_loads_no_heavy_package(script: str) -> None:
         f"from {module} import {function} as main\n"
         "try: main()\n"
         "except SystemExit: pass\n"
-        "heavy = {'torch', 'transformers', 'scipy', 'sklearn', 'soundfile'} & set(sys.modules)\n"
+        "heavy = {'torch', 'transformers', 'scipy', 'sklearn', 'soundfile', 'matplotlib', 'jinja2'} & set(sys.modules)\n"
         "sys.exit(f'loaded {heavy}' if heavy else 0)\n"
     )
     done = subprocess.run(

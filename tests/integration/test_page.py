@@ -39,7 +39,7 @@ const behind = element => {
     if (parts(colour)[3] !== 0) return colour;
   }
 };
-return [...document.querySelectorAll("h1, h2, h3, p, td, th, caption, figcaption, dt, dd, a, pre, .marks, #theme")]
+return [...document.querySelectorAll("h1, h2, h3, p, td, th, figcaption, dt, dd, a, pre, .marks, #theme")]
   .filter(element => !element.matches(".skip"))
   .map(element => {
     const [a, b] = [light(getComputedStyle(element).color), light(behind(element))];

@@ -19,9 +19,6 @@ from ser_memory.train.report.data import RunData
 from ser_memory.train.settings import NO_SAMPLER
 
 _SVG, _XLINK = "http://www.w3.org/2000/svg", "http://www.w3.org/1999/xlink"
-_PIXELS_PER_POINT = 4 / 3
-_ZOOM = 1.35  # how much wider than in print a figure may become on a screen
-_LEGIBLE = 0.8  # how much smaller; below that, it scrolls in its box
 _REFERENCE = re.compile(r"#([A-Za-z0-9_.-]+)")
 
 
@@ -101,6 +98,7 @@ def page(title: str, lead: Sequence[str], sections: Sequence[Section]) -> str:
         anchors=_anchors(sections),
         numbers=_Numbers(),
         drawing=_drawing,
+        room_for_marks=_room_for_marks,
         version=__version__,
     )
 
@@ -147,12 +145,11 @@ def inline_svg(svg: str, prefix: str, alt: str) -> str:
                 del element.attrib[name]
             else:
                 element.set(name, f"{prefix}-{text}" if name == "id" else _refer(text, prefix))
-    width = float(root.attrib.pop("width").removesuffix("pt")) * _PIXELS_PER_POINT
-    root.attrib.pop("height")
+    del root.attrib["height"]
+    root.set("style", f"--print: {root.attrib.pop('width')}")
     root.set("id", prefix)
     root.set("role", "img")
     root.set("aria-label", alt)
-    root.set("style", f"min-width: {_LEGIBLE * width:.0f}px; max-width: {_ZOOM * width:.0f}px")
     return ElementTree.tostring(root, encoding="unicode")
 
 
@@ -166,6 +163,11 @@ def _refer(text: str, prefix: str) -> str:
 def _drawing(picture: Picture, number: int) -> Markup:
     # Markup: the SVG is a figure of this program, whose texts are escaped already.
     return Markup(inline_svg(picture.svg, f"figure-{number}", picture.alt))
+
+
+def _room_for_marks(table: Table) -> int:
+    """Characters of the longest marks of a table, kept free in all of its numbers so that their digits line up."""
+    return max((len(cell.marks) for row in table.rows for cell in row), default=0)
 
 
 class _Numbers:

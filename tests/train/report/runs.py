@@ -212,15 +212,16 @@ def _write_epochs_and_costs(folder: Path, runs: Sequence[_Run], reached: Sequenc
             random = np.random.default_rng([run.seed, stage, own, int(run.fold or 0), 7])
             columns = (*run.columns, stage, STAGE_NAMES[stage - 1])
             n = int(random.integers(12, 26))
-            final = 0.6 - 0.05 * _RETENTION[run.variant.strategy] + random.normal(0, 0.01)
+            strategy = "finetune" if stage == 1 else run.variant.strategy
+            final = 0.6 - 0.05 * _RETENTION[strategy] + random.normal(0, 0.01)
             for epoch in range(1, n + 1):
                 score = final * (1 - np.exp(-epoch / 4)) + random.normal(0, 0.008)
                 bent = float(np.clip(0.2 + 0.6 * np.exp(-epoch / 6) + random.normal(0, 0.03), 0, 1))
-                shown = bent if run.variant.strategy == "gem" and stage > 1 else ""
+                shown = bent if strategy == "gem" else ""
                 epochs.append((*columns, epoch, score, shown, run.fold))
             memory = stage * run.variant.memory_size * 4 * (768 + 768 + 2)
             parameters = 4 * 650_000 * 2 if run.variant.strategy == "ewc" else 0
-            factor = {"gem": 2.5, "experience-replay": 1.3}.get(run.variant.strategy, 1.0)
+            factor = {"gem": 2.5, "experience-replay": 1.3}.get(strategy, 1.0)
             costs.append((*columns, factor * 0.4 * n, memory, parameters, 0, run.fold))
     stage_columns = (*_RUN, "stage", "stage_name")
     _write(folder / "epochs.csv", (*stage_columns, "epoch", "validation_ccc", "bent_share", "fold"), epochs)

@@ -60,27 +60,27 @@ def predicted_against_true(shown: Sequence[Panel], dimension: str, where: str) -
     rows = -(-len(shown) // columns)
     figure = sheet(WIDE, 10 + rows * 54)
     scores = {}
-    with panels(figure, len(shown), columns, sharex=True, sharey=True) as grid:
-        for axes, (panel, pairs), count in zip(grid, found, counts, strict=True):
-            image = axes.imshow(
-                np.ma.masked_equal(count.T, 0),
-                cmap=_COLOURS,
-                norm=scale,
-                origin="lower",
-                extent=(-limit, limit, -limit, limit),
-                interpolation="none",
-            )
-            axes.plot([-limit, limit], [-limit, limit], color="0.3", linewidth=0.8, linestyle="--")
-            mean, spread = mean_and_spread([ccc(*pair) for pair in pairs])
-            scores[panel.name] = mean
-            about = f" ± {spread:.2f}" if len(pairs) > 1 else ""
-            axes.set_title(f"{panel.name}\nCCC {mean:.2f}{about}, n = {_utterances(pairs)}")
-            axes.set_xticks([-1, 0, 1])
-            axes.set_yticks([-1, 0, 1])
-        label_below(grid, columns, f"true {dimension}")
-        for axes in grid[::columns]:
-            axes.set_ylabel(f"predicted {dimension}")
-        bar = figure.colorbar(image, ax=grid, label="utterances per cell and run", aspect=30, pad=0.02)
+    grid = panels(figure, len(shown), columns, sharex=True, sharey=True)
+    for axes, (panel, pairs), count in zip(grid, found, counts, strict=True):
+        image = axes.imshow(
+            np.ma.masked_equal(count.T, 0),
+            cmap=_COLOURS,
+            norm=scale,
+            origin="lower",
+            extent=(-limit, limit, -limit, limit),
+            interpolation="none",
+        )
+        axes.plot([-limit, limit], [-limit, limit], color="0.3", linewidth=0.8, linestyle="--")
+        mean, spread = mean_and_spread([ccc(*pair) for pair in pairs])
+        scores[panel.name] = mean
+        about = f" ± {spread:.2f}" if len(pairs) > 1 else ""
+        axes.set_title(f"{panel.name}\nCCC {mean:.2f}{about}, n = {_utterances(pairs)}")
+        axes.set_xticks([-1, 0, 1])
+        axes.set_yticks([-1, 0, 1])
+    label_below(grid, columns, f"true {dimension}")
+    for axes in grid[::columns]:
+        axes.set_ylabel(f"predicted {dimension}")
+    bar = figure.colorbar(image, ax=grid, label="utterances per cell and run", aspect=30, pad=0.02)
     bar.ax.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
     bar.ax.yaxis.set_major_formatter(FuncFormatter(lambda count, _: f"{count:g}"))
     bar.ax.minorticks_off()

@@ -5,8 +5,7 @@ from __future__ import annotations
 import functools
 import io
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import cycle
 from pathlib import Path
@@ -25,10 +24,15 @@ from ser_memory.train.settings import NO_SAMPLER, Variant
 
 Floats = npt.NDArray[np.float64]
 
-NARROW, WIDE = 85.0, 170.0  # mm: one column of a printed page, and two
+WIDE = 170.0  # mm: the text of a printed page
 SHARED = "all"  # the name of the first stage, which all variants share
 
 _MM_PER_INCH = 25.4
+_HANDLE, _LETTER, _LEGEND_LINE = (
+    15.0,
+    1.55,
+    4.3,
+)  # mm of a legend: a line's sample, a letter, the height of a line
 _SMALL = 8.0  # pt, the smallest text
 _FONT = "DejaVu Sans"  # comes with matplotlib
 _STYLE: dict[Any, Any] = {
@@ -107,25 +111,36 @@ class OfVariant(Protocol):
     def memory_size(self) -> int: ...
 
 
+class OfCorpus(Protocol):
+    """A row that belongs to a corpus."""
+
+    @property
+    def corpus(self) -> str: ...
+
+
 # Colours: Okabe and Ito (2008), which colour-blind readers can tell apart; without yellow, too pale on white.
 _LOOKS = (
-    ("#000000", "o", "-"),
-    ("#E69F00", "s", "--"),
-    ("#0072B2", "^", "-."),
-    ("#CC79A7", "D", ":"),
-    ("#009E73", "v", (0, (6, 1, 1, 1, 1, 1))),
-    ("#D55E00", "P", (0, (8, 2))),
-    ("#56B4E9", "X", (0, (3, 1))),
+    ("#000000", "-"),
+    ("#E69F00", "--"),
+    ("#0072B2", "-."),
+    ("#CC79A7", ":"),
+    ("#009E73", (0, (6, 1, 1, 1, 1, 1))),
+    ("#D55E00", (0, (8, 2))),
+    ("#56B4E9", (0, (3, 1))),
 )
+# Then the same colours and lines with other markers, so that 21 variants can be told apart.
+_MARKERS = ("o", "s", "^", "D", "v", "P", "X"), ("<", ">", "p", "*", "h", "d", "8")
 
 
 def looks(names: Iterable[str]) -> dict[str, Look]:
-    """A look for each name, by its position. After seven, markers are hollow; after fourteen, looks repeat."""
-    made: dict[str, Look] = {}
-    filled = [True] * len(_LOOKS) + [False] * len(_LOOKS)
-    for name, look, full in zip(dict.fromkeys(names), cycle(_LOOKS), cycle(filled)):
-        made[name] = Look(*look, filled=full)
-    return made
+    """A look for each name, by its position. The first seven have markers that are filled; after 21, looks repeat."""
+    kinds = [(_MARKERS[0], True), (_MARKERS[0], False), (_MARKERS[1], False)]
+    every = [
+        Look(colour, marker, line, filled)
+        for markers, filled in kinds
+        for (colour, line), marker in zip(_LOOKS, markers, strict=True)
+    ]
+    return dict(zip(dict.fromkeys(names), cycle(every)))
 
 
 def variant_of(row: OfVariant) -> Variant:
@@ -150,6 +165,11 @@ def names_of(rows: Iterable[OfVariant]) -> dict[Variant, str]:
     return named
 
 
+def trained_in(results: Iterable[OfCorpus]) -> dict[str, int]:
+    """The stage, from 1, that trains on each corpus: results.csv lists the corpora in the order of the stages."""
+    return {corpus: stage for stage, corpus in enumerate(dict.fromkeys(row.corpus for row in results), 1)}
+
+
 def measure(metric: str, dimension: str) -> str:
     """CCC of activation."""
     return f"{metric.upper()} of {dimension}"
@@ -162,6 +182,8 @@ def mean_and_spread(values: Sequence[float]) -> tuple[float, float]:
 
 def extremes(values: Mapping[str, float]) -> str:
     """`gem is highest with 0.41 and finetune lowest with 0.08`, for an alternative text."""
+    if not values:
+        return "no variant has a figure"
     ordered = sorted(values, key=lambda name: values[name])
     if len(ordered) < 2:  # noqa: PLR2004  # nothing to compare
         return " and ".join(f"{name} has {values[name]:.2f}" for name in ordered)
@@ -180,7 +202,11 @@ def in_style(draw: Callable[P, Drawn]) -> Callable[P, Drawn]:
     @functools.wraps(draw)
     def styled(*args: P.args, **kwargs: P.kwargs) -> Drawn:
         with mpl.rc_context(_STYLE):
-            return draw(*args, **kwargs)
+            drawn = draw(*args, **kwargs)
+            # Settled once: the layout would move a little at every output, and so would the bytes.
+            drawn.figure.draw_without_rendering()
+            drawn.figure.set_layout_engine("none")
+            return drawn
 
     return styled
 
@@ -190,8 +216,7 @@ def sheet(width: float, height: float) -> Figure:
     return Figure(figsize=(width / _MM_PER_INCH, height / _MM_PER_INCH), layout="constrained")
 
 
-@contextmanager
-def panels(figure: Figure, n: int, columns: int, **options: Any) -> Iterator[list[Axes]]:
+def panels(figure: Figure, n: int, columns: int, **options: Any) -> list[Axes]:
     """`n` axes in rows of `columns`; what is left of the last row stays empty. Options are those of subplots."""
     rows = -(-n // columns)
     grid = figure.subplots(rows, columns, squeeze=False, **options)
@@ -203,14 +228,16 @@ def panels(figure: Figure, n: int, columns: int, **options: Any) -> Iterator[lis
             axes.tick_params(
                 labelbottom=True
             )  # shared axes have labels in the last row only, which may end earlier
-    yield flat[:n]
+    return flat[:n]
 
 
 def legend_below(figure: Figure, handles: Sequence[Any], names: Sequence[str]) -> None:
-    """One legend for all panels."""
-    width = figure.get_figwidth() * _MM_PER_INCH
+    """One legend for all panels; the figure grows by its height."""
+    width, height = figure.get_size_inches()
     longest = max(map(len, names), default=0)
-    columns = max(1, min(len(names), int(width // (15 + 1.55 * longest))))  # mm of a handle and of a letter
+    columns = max(1, min(len(names), int(width * _MM_PER_INCH // (_HANDLE + _LETTER * longest))))
+    rows = -(-len(names) // columns)
+    figure.set_size_inches(width, height + rows * _LEGEND_LINE / _MM_PER_INCH)
     figure.legend(handles, names, loc="outside lower center", ncols=columns, columnspacing=1.2)
 
 

@@ -20,7 +20,8 @@ from ser_memory.train.report.figures.base import (
     sheet,
 )
 
-_ASIDE = 1.07
+_FEW = 6
+_ASIDE, _FAR = 1.07, 1.5  # factors between points of the same bytes: next to each other, and at most in all
 _UNITS = ((1e9, "GB"), (1e6, "MB"), (1e3, "kB"))
 
 
@@ -45,14 +46,15 @@ def against_bytes(points: Sequence[Kept], measured: str, order: Sequence[str] | 
     drawn_as = looks(order or [point.name for point in points])
     positive = [point.bytes for point in points if point.bytes > 0]
     nothing = min(positive, default=10.0) / 4
-    figure = sheet(WIDE * 0.75, 72 + 2 * len(points))
+    figure = sheet(WIDE * 0.75 if len(points) <= _FEW else WIDE, 65)
     axes = figure.subplots()
     handles = []
     same = Counter(point.bytes for point in points)
     before: Counter[float] = Counter()
     for point in points:
         # Points with the same bytes would hide each other.
-        aside = _ASIDE ** (before[point.bytes] - (same[point.bytes] - 1) / 2)
+        step = min(_ASIDE, _FAR ** (1 / same[point.bytes]))
+        aside = step ** (before[point.bytes] - (same[point.bytes] - 1) / 2)
         before[point.bytes] += 1
         look = drawn_as[point.name]
         mean, spread = mean_and_spread(point.values)

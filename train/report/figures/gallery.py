@@ -32,9 +32,9 @@ def figures_of(run: RunData, results: Sequence[Result], split: str = "test") -> 
     names = names_of(results)
     dimensions = list(dict.fromkeys(row.dimension for row in shown))
     for dimension in dimensions:
-        yield f"stages-{dimension}", along_stages(shown, names, dimension, _METRIC, split)
+        yield f"stages-{dimension}", along_stages(results, names, dimension, _METRIC, split)
     for dimension in dimensions:
-        yield f"heat-{dimension}", stage_by_corpus(shown, names, dimension, _METRIC, split)
+        yield f"heat-{dimension}", stage_by_corpus(results, names, dimension, _METRIC, split)
     for dimension in dimensions:
         if points := _kept(run, shown, dimension):
             row = next(row for row in shown if row.dimension == dimension)
@@ -72,22 +72,38 @@ def _agreement(run: RunData, predictions: Predictions, split: str) -> Iterator[t
     """For each dimension and corpus: the predictions of all variants after the last stage."""
     names = names_of(run.results)
     last = len(predictions.stages)
-    rows: dict[str, list[int]] = {}
+    rows: dict[str, dict[int, list[int]]] = {}  # of each variant and seed: one, or one per fold
     for index, made in enumerate(predictions.runs):
         if (variant := variant_of(made)) in names:
-            rows.setdefault(names[variant], []).append(index)
+            rows.setdefault(names[variant], {}).setdefault(made.seed, []).append(index)
     stage_name = next((row.stage_name for row in run.results if row.stage == last), f"stage {last}")
     for corpus in [name for name, splits in predictions.splits.items() if split in splits]:
         truth, after = predictions.truth(corpus, split), predictions.after(corpus, split, last)
+        made_by = {name: _joined(after, list(of_seed.values())) for name, of_seed in rows.items()}
         for column, dimension in enumerate(predictions.dimensions):
             found = [
-                Panel(name, truth[:, column], after[indices, :, column])
-                for name, indices in rows.items()
-                if np.isfinite(truth[:, column] + after[indices, :, column]).any()
+                Panel(name, truth[:, column], made[:, :, column])
+                for name, made in made_by.items()
+                if np.isfinite(truth[:, column] + made[:, :, column]).any()
             ]
             if found:
                 where = f"{corpus}, {split} split, after {stage_name}"
                 yield f"agreement-{corpus}-{dimension}", predicted_against_true(found, dimension, where)
+
+
+def _joined(after: npt.NDArray[np.float32], groups: Sequence[Sequence[int]]) -> npt.NDArray[np.float32]:
+    """(R, N, K) predictions of the groups, each the runs of one seed.
+
+    The folds of a corpus have no utterance in common and become one run: CCC is of all their predictions together.
+    Runs that predict the same utterances, such as those of folds of another corpus, stay apart.
+    """
+    joined: list[npt.NDArray[np.float32]] = []
+    for group in groups:
+        runs = after[list(group)]
+        if (np.isfinite(runs).any(axis=2).sum(axis=0) <= 1).all():
+            runs = np.fmax.reduce(runs, axis=0, keepdims=True)
+        joined.extend(runs)
+    return np.stack(joined)
 
 
 def _held(run: RunData, size: int) -> dict[str, dict[str, npt.NDArray[np.float64]]]:

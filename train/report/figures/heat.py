@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-import matplotlib as mpl
 import numpy as np
+import numpy.typing as npt
+from matplotlib.image import AxesImage
 from matplotlib.patches import Rectangle
 
 from ser_memory.train.report.figures.base import (
@@ -18,6 +19,7 @@ from ser_memory.train.report.figures.base import (
     measure,
     panels,
     sheet,
+    trained_in,
     variant_of,
 )
 from ser_memory.train.results import Result
@@ -37,8 +39,8 @@ def stage_by_corpus(
 ) -> Drawn:
     """The mean over the seeds for every stage (rows) and corpus (columns), one panel per variant.
 
-    `results` are rows of results.csv without those of single folds, corpora in the order of training; `names` gives
-    each variant's name. Raises ValueError if no row has this dimension, metric and split.
+    `results` are the rows of results.csv, all corpora and splits, without those of single folds; `names` gives each
+    variant's name. Raises ValueError if no row has this dimension, metric and split.
     """
     shown = [row for row in results if (row.dimension, row.metric, row.split) == (dimension, metric, split)]
     if not shown:
@@ -49,47 +51,26 @@ def stage_by_corpus(
     means = {key: float(np.mean(found)) for key, found in values.items()}
     stages = dict(sorted({row.stage: row.stage_name for row in shown}.items()))
     sizes = {row.corpus: row.n for row in shown}
+    stage_of = trained_in(results)
     present = list(dict.fromkeys(key[0] for key in values))
     low, high = min(0.0, *means.values()), max(means.values())
-    colours = mpl.colormaps[_COLOURS]
 
     columns = min(len(present), _COLUMNS)
     rows = -(-len(present) // columns)
     figure = sheet(WIDE, 22 + rows * (10 + 8 * len(stages)))
-    with panels(figure, len(present), columns, sharex=True, sharey=True) as grid:
-        for axes, name in zip(grid, present, strict=True):
-            table = np.array(
-                [[means.get((name, stage, corpus), np.nan) for corpus in sizes] for stage in stages]
-            )
-            image = axes.imshow(table, cmap=colours, vmin=low, vmax=high, aspect="auto", interpolation="none")
-            for (row, column), value in np.ndenumerate(table):
-                if np.isfinite(value):
-                    unseen = column > row
-                    ink = ink_on(colours, (value - low) / ((high - low) or 1.0))
-                    axes.text(
-                        column,
-                        row,
-                        f"({value:.2f})" if unseen else f"{value:.2f}",
-                        ha="center",
-                        va="center",
-                        color=ink,
-                    )
-                if column == row:
-                    axes.add_patch(
-                        Rectangle(
-                            (column - 0.47, row - 0.45), 0.94, 0.9, fill=False, edgecolor=ink, linewidth=1.2
-                        )
-                    )
-            axes.set_title(name)
-            axes.set_xticks(range(len(sizes)), list(sizes), rotation=20, ha="right", rotation_mode="anchor")
-            axes.set_yticks(range(len(stages)), list(stages.values()))
-            axes.spines[:].set_visible(False)
-            axes.tick_params(length=0)
-        for axes in grid[::columns]:
-            axes.set_ylabel("after stage")
-        figure.colorbar(
-            image, ax=grid, label=f"{measure(metric, dimension)}, {split} split", aspect=30, pad=0.02
-        )
+    grid = panels(figure, len(present), columns, sharex=True, sharey=True)
+    for axes, name in zip(grid, present, strict=True):
+        table = np.array([[means.get((name, stage, corpus), np.nan) for corpus in sizes] for stage in stages])
+        image = axes.imshow(table, cmap=_COLOURS, vmin=low, vmax=high, aspect="auto", interpolation="none")
+        _write_cells(image, table, list(stages), [stage_of[corpus] for corpus in sizes])
+        axes.set_title(name)
+        axes.set_xticks(range(len(sizes)), list(sizes), rotation=20, ha="right", rotation_mode="anchor")
+        axes.set_yticks(range(len(stages)), list(stages.values()))
+        axes.spines[:].set_visible(False)
+        axes.tick_params(length=0)
+    for axes in grid[::columns]:
+        axes.set_ylabel("after stage")
+    figure.colorbar(image, ax=grid, label=f"{measure(metric, dimension)}, {split} split", aspect=30, pad=0.02)
 
     first, last = next(iter(sizes)), max(stages)
     ends = {name: means[name, last, first] for name in present if (name, last, first) in means}
@@ -103,3 +84,21 @@ def stage_by_corpus(
         f"{measure(metric, dimension)} on the {split} split, mean of {counted(seeds, 'seed')} ({told}). A frame marks "
         "the corpus of the stage; numbers in brackets are of corpora that no stage has trained on yet.",
     )
+
+
+def _write_cells(
+    image: AxesImage, table: npt.NDArray[np.float64], stages: Sequence[int], trained: Sequence[int]
+) -> None:
+    """The number of each cell: rows are after `stages`, columns are corpora that the stages `trained` train on."""
+    axes, (low, high) = image.axes, image.get_clim()
+    for (row, column), value in np.ndenumerate(table):
+        text, ink = "–", "black"
+        if np.isfinite(value):
+            text = f"({value:.2f})" if trained[column] > stages[row] else f"{value:.2f}"
+            ink = ink_on(image.get_cmap(), (value - low) / ((high - low) or 1.0))
+        axes.text(column, row, text, ha="center", va="center", color=ink)
+        if trained[column] == stages[row]:
+            frame = Rectangle(
+                (column - 0.47, row - 0.45), 0.94, 0.9, fill=False, edgecolor=ink, linewidth=1.2
+            )
+            axes.add_patch(frame)

@@ -99,31 +99,31 @@ def _draw(
     shown = [name for name in drawn_as if any(name in runs for runs in curves.values())]
     drawn_as[SHARED] = Look("0.4", "o", "-", filled=False)  # none of a variant
     handles = {}
-    figure = sheet(WIDE if len(curves) > 1 else WIDE * 0.6, 66 + 4 * (len(shown) // 3))
-    with panels(figure, len(curves), min(len(curves), 3), sharey=True) as grid:
-        for axes, (stage, of_stage) in zip(grid, curves.items(), strict=True):
-            for index, (name, runs) in enumerate(of_stage.items()):
-                look = drawn_as[name]
-                for run in runs:
-                    axes.plot(list(run), list(run.values()), color=look.colour, linewidth=0.4, alpha=0.35)
-                together = [epoch for epoch in runs[0] if all(epoch in run for run in runs)]
-                spacing = max(1, len(together) // 4)
-                means = [_mean([run[epoch] for run in runs]) for epoch in together]
-                (handles[name],) = axes.plot(
-                    together,
-                    means,
-                    color=look.colour,
-                    linestyle=look.line,
-                    marker=look.marker,
-                    markerfacecolor=look.face,
-                    markevery=(index % spacing, spacing),  # not all at the same epochs
-                )
-            axes.set_title(f"stage {stages[stage]}" + (" (shared by all)" if SHARED in of_stage else ""))
-            axes.xaxis.set_major_locator(MaxNLocator(nbins=5, integer=True))
-            axes.set_ylim(low, high)
-            axes.grid(axis="y")
-        grid[0].set_ylabel(label)
-        label_below(grid, min(len(curves), 3), "epoch")
+    figure = sheet(WIDE if len(curves) > 1 else WIDE * 0.6, 60)
+    grid = panels(figure, len(curves), min(len(curves), 3), sharey=True)
+    for axes, (stage, of_stage) in zip(grid, curves.items(), strict=True):
+        for index, (name, runs) in enumerate(of_stage.items()):
+            look = drawn_as[name]
+            for run in runs:
+                axes.plot(list(run), list(run.values()), color=look.colour, linewidth=0.4, alpha=0.35)
+            together = [epoch for epoch in runs[0] if all(epoch in run for run in runs)]
+            spacing = max(1, len(together) // 4)
+            means = [_mean([run[epoch] for run in runs]) for epoch in together]
+            (handles[name],) = axes.plot(
+                together,
+                means,
+                color=look.colour,
+                linestyle=look.line,
+                marker=look.marker,
+                markerfacecolor=look.face,
+                markevery=(index % spacing, spacing),  # not all at the same epochs
+            )
+        axes.set_title(f"stage {stages[stage]}" + (" (shared by all)" if SHARED in of_stage else ""))
+        axes.xaxis.set_major_locator(MaxNLocator(nbins=5, integer=True))
+        axes.set_ylim(low, high)
+        axes.grid(axis="y")
+    grid[0].set_ylabel(label)
+    label_below(grid, min(len(curves), 3), "epoch")
     if shown:
         legend_below(figure, [handles[name] for name in shown], shown)
     return figure, stages

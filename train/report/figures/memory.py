@@ -12,6 +12,7 @@ from ser_memory.common.labels import N_BINS
 from ser_memory.train.report.figures.base import WIDE, Drawn, in_style, ink_on, sheet
 
 _COLOURS = "cividis"
+_FEW = 5  # with more columns, a long name takes two lines
 _BINS = ("low", "mid", "high")
 
 Cells = Mapping[str, npt.NDArray[np.floating]]  # corpus -> (3, 3) utterances by activation and valence bin
@@ -37,7 +38,8 @@ def memory_cells(held: Mapping[str, Cells], beside: Mapping[str, Cells] | None =
     high = max(float(share.max()) for share in shares.values())
     colours = mpl.colormaps[_COLOURS]
 
-    figure = sheet(min(WIDE, 45 + 26 * len(columns)), 16 + 31 * len(corpora))
+    cell = min(26.0, (WIDE - 45) / len(columns))  # mm, of three by three cells with their labels
+    figure = sheet(45 + cell * len(columns), 22 + (cell + 5) * len(corpora))
     grid = figure.subplots(len(corpora), len(columns), squeeze=False, sharex=True, sharey=True)
     for row, corpus in enumerate(corpora):
         for column, name in enumerate(columns):
@@ -55,7 +57,8 @@ def memory_cells(held: Mapping[str, Cells], beside: Mapping[str, Cells] | None =
                 ink = ink_on(colours, float(value) / (high or 1.0))
                 axes.text(valence, activation, f"{value:.0f}", ha="center", va="center", color=ink)
             total = float(np.sum(columns[name][corpus]))
-            axes.set_title(f"{name}\nn = {total:,.0f}" if row == 0 else f"n = {total:,.0f}")
+            heading = name.replace("-", "-\n") if len(columns) > _FEW else name
+            axes.set_title(f"{heading}\nn = {total:,.0f}" if row == 0 else f"n = {total:,.0f}")
         grid[row][0].set_ylabel(f"{corpus}\nactivation")
     figure.colorbar(image, ax=grid, label="share of cell (%)", aspect=30, pad=0.02)
     figure.supxlabel("valence", fontsize="medium")

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from matplotlib.axes import Axes
+from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
 from ser_memory.train.report.figures.base import (
     WIDE,
     Drawn,
+    Look,
     counted,
     extremes,
     in_style,
@@ -19,11 +22,14 @@ from ser_memory.train.report.figures.base import (
     measure,
     panels,
     sheet,
+    trained_in,
     variant_of,
 )
 from ser_memory.train.results import Result
 from ser_memory.train.settings import Variant
 
+_COLUMNS = 3
+_SHADE = "0.92"
 _MOST_BANDS = 4  # more of them hide each other: then each point gets a bar
 _SIDEWAYS = 0.4  # of the distance between two stages, over which the variants' bars are spread
 
@@ -38,67 +44,46 @@ def along_stages(
 ) -> Drawn:
     """A measure after each stage: mean over the seeds, with one standard deviation to either side.
 
-    `results` are rows of results.csv without those of single folds; `names` gives each variant's name. Raises
-    ValueError if no row has this dimension, metric and split.
+    `results` are the rows of results.csv, all corpora and splits, without those of single folds; `names` gives each
+    variant's name. Raises ValueError if no row has this dimension, metric and split.
     """
     shown = [row for row in results if (row.dimension, row.metric, row.split) == (dimension, metric, split)]
     if not shown:
         raise ValueError(f"no result has {metric} of {dimension} on the split {split}")
-    values: dict[tuple[str, str, int], list[float]] = {}
+    values: dict[str, dict[str, dict[int, list[float]]]] = {}  # corpus -> name -> stage -> by seed
     for row in shown:
-        values.setdefault((row.corpus, names[variant_of(row)], row.stage), []).append(row.value)
+        of_corpus = values.setdefault(row.corpus, {})
+        of_corpus.setdefault(names[variant_of(row)], {}).setdefault(row.stage, []).append(row.value)
     stages = dict(sorted({row.stage: row.stage_name for row in shown}.items()))
     sizes = {row.corpus: row.n for row in shown}
-    drawn_as = looks(names.values())
-    present = [name for name in drawn_as if any(key[1] == name for key in values)]
+    stage_of = trained_in(results)
+    present = {
+        name: look
+        for name, look in looks(names.values()).items()
+        if any(name in found for found in values.values())
+    }
     bands = len(present) <= _MOST_BANDS
 
-    figure = sheet(WIDE, 70 + 4 * (len(present) // 3))
-    with panels(figure, len(sizes), min(len(sizes), 3), sharey=True, sharex=True) as grid:
-        for axes, (corpus, n) in zip(grid, sizes.items(), strict=True):
-            trained = list(sizes).index(corpus) + 1
-            if trained in stages:
-                axes.axvspan(trained - 0.5, trained + 0.5, color="0.92", linewidth=0, zorder=0)
-            for index, name in enumerate(present):
-                look = drawn_as[name]
-                line = {
-                    stage: values[corpus, name, stage] for stage in stages if (corpus, name, stage) in values
-                }
-                means, spreads = zip(*map(mean_and_spread, line.values()), strict=True) if line else ((), ())
-                shift = 0.0 if bands or len(present) == 1 else _SIDEWAYS * (index / (len(present) - 1) - 0.5)
-                # All start at the one point of the stage that they share.
-                where = [stage + (shift if stage > 1 else 0.0) for stage in line]
-                axes.plot(
-                    where,
-                    means,
-                    color=look.colour,
-                    marker=look.marker,
-                    linestyle=look.line,
-                    markerfacecolor=look.face,
-                )
-                low = [mean - spread for mean, spread in zip(means, spreads, strict=True)]
-                high = [mean + spread for mean, spread in zip(means, spreads, strict=True)]
-                if bands:
-                    axes.fill_between(where, low, high, color=look.colour, alpha=0.15, linewidth=0)
-                else:
-                    axes.vlines(where, low, high, color=look.colour, linewidth=0.8)
-            axes.set_title(f"{corpus} ({split}, n = {n:,})")
-            axes.set_xticks(list(stages), list(stages.values()))
-            axes.set_xlim(0.5, len(stages) + 0.5)
-            axes.grid(axis="y")
-            axes.set_axisbelow(True)
-        grid[0].set_ylabel(measure(metric, dimension))
-        label_below(grid, min(len(sizes), 3), "after stage")
-        handles = [grid[0].lines[index] for index in range(len(present))]
-    legend_below(figure, [*handles, Patch(color="0.92")], [*present, "stage of this corpus"])
+    columns = min(len(sizes), _COLUMNS)
+    figure = sheet(WIDE, (62 if bands else 75) * -(-len(sizes) // columns))
+    grid = panels(figure, len(sizes), columns, sharey=True, sharex=True)
+    for axes, (corpus, n) in zip(grid, sizes.items(), strict=True):
+        if (trained := stage_of[corpus]) in stages:
+            axes.axvspan(trained - 0.5, trained + 0.5, color=_SHADE, linewidth=0, zorder=0)
+        handles = _draw_lines(axes, values[corpus], present, bands)
+        axes.set_title(f"{corpus} ({split}, n = {n:,})")
+        axes.set_xticks(list(stages), list(stages.values()))
+        axes.set_xlim(0.5, len(stages) + 0.5)
+        axes.grid(axis="y")
+        axes.set_axisbelow(True)
+    for axes in grid[::columns]:
+        axes.set_ylabel(measure(metric, dimension))
+    label_below(grid, columns, "after stage")
+    legend_below(figure, [*handles, Patch(color=_SHADE)], [*present, "stage of this corpus"])
 
     seeds = len({row.seed for row in shown})
     first, last = next(iter(sizes)), max(stages)
-    ends = {
-        name: mean_and_spread(values[first, name, last])[0]
-        for name in present
-        if (first, name, last) in values
-    }
+    ends = {name: mean_and_spread(line[last])[0] for name, line in values[first].items() if last in line}
     spread = "bands" if bands else "bars"
     return Drawn(
         figure,
@@ -108,3 +93,31 @@ def along_stages(
         f"{measure(metric, dimension)} on the {split} split after each stage: mean of {counted(seeds, 'seed')}, "
         f"{spread} show one standard deviation to either side. All variants share the first stage.",
     )
+
+
+def _draw_lines(
+    axes: Axes, values: Mapping[str, Mapping[int, Sequence[float]]], looks: Mapping[str, Look], bands: bool
+) -> list[Line2D]:
+    """A line for each look; `values` maps a name and a stage to the figures of the seeds."""
+    drawn = []
+    for index, (name, look) in enumerate(looks.items()):
+        line = dict(sorted(values.get(name, {}).items()))
+        summaries = [mean_and_spread(found) for found in line.values()]
+        means = [mean for mean, _ in summaries]
+        low, high = ([mean + side * spread for mean, spread in summaries] for side in (-1, 1))
+        shift = 0.0 if bands or len(looks) == 1 else _SIDEWAYS * (index / (len(looks) - 1) - 0.5)
+        # All start at the one point of the stage that they share.
+        where = [stage + (shift if stage > 1 else 0.0) for stage in line]
+        drawn += axes.plot(
+            where,
+            means,
+            color=look.colour,
+            marker=look.marker,
+            linestyle=look.line,
+            markerfacecolor=look.face,
+        )
+        if bands:
+            axes.fill_between(where, low, high, color=look.colour, alpha=0.15, linewidth=0)
+        else:
+            axes.vlines(where, low, high, color=look.colour, linewidth=0.8)
+    return drawn
