@@ -1,4 +1,4 @@
-"""ser-demo: simulated releases -> ser-extract -> ser-train. The one module that calls both stages."""
+"""ser-demo: simulated releases -> ser-extract -> ser-train -> ser-report. The one module that calls both stages."""
 
 from __future__ import annotations
 
@@ -46,11 +46,12 @@ Examples:
 def main(output: Path, seeds: int) -> None:
     """Show forgetting, and what a memory changes: simulated corpora through both stages, offline.
 
-    Runs the real ser-extract and ser-train on simulated releases, and prints the commands it runs.
+    Runs the real ser-extract, ser-train and ser-report on simulated releases, and prints the commands it runs.
     What an earlier demonstration left in the folder is used again.
     """
     from ser_memory.extract.cli import main as ser_extract
     from ser_memory.train.cli import main as ser_train
+    from ser_memory.train.report.cli import main as ser_report
 
     say(EXPLANATION)
     releases, (acoustic, text) = _simulated(output / "releases"), _encoders(output / "encoders")
@@ -60,13 +61,15 @@ def main(output: Path, seeds: int) -> None:
             f"--corpus {corpus} --root {_q(releases / corpus)} --cache {_q(output / 'cache')} "
             f"--acoustic-encoder {_q(acoustic)} --text-encoder {_q(text)} --device cpu",
         )
+    run = _new_run(output)
     _run(
         ser_train,
-        f"--cache {_q(output / 'cache')} --seeds {seeds} --output {_q(_new_run(output))} --device cpu {TRAINING}",
+        f"--cache {_q(output / 'cache')} --seeds {seeds} --output {_q(run)} --device cpu {TRAINING}",
     )
     say()
     say(LEGEND)
     say("The figures are of simulated speech and untrained encoders.")
+    _run(ser_report, f"{_q(run)} --quiet")
 
 
 def _simulated(folder: Path) -> Path:

@@ -1,4 +1,4 @@
-"""The page of a report in a real browser.
+"""The pages of two real runs in a real browser: that of the demonstration, and that of the paper's experiment.
 
 With SER_SCREENSHOTS set to a folder, pictures of the page go there: light, dark, at the width of a phone, and printed.
 """
@@ -6,16 +6,21 @@ With SER_SCREENSHOTS set to a folder, pictures of the page go there: light, dark
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
 
+import click
 import pytest
+from click.testing import CliRunner
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 
+from ser_memory.train.cli import main as ser_train
+from ser_memory.train.demo import TRAINING
+from ser_memory.train.demo import main as ser_demo
+from ser_memory.train.report.cli import main as ser_report
 from tests.integration.browser import PHONE, WIDE, Browser, chromium
-from tests.train.report.pages import report_of
-from tests.train.report.runs import build_run
 
 # Boxes that scroll on their own may hold more than fits; nothing else may reach beyond the window.
 _TOO_WIDE = """
@@ -51,12 +56,28 @@ return [...document.querySelectorAll("table")[0].tBodies[0].rows].map(row => row
 """
 
 
-@pytest.fixture(scope="module")
-def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("report")
-    page = folder / "index.html"
-    page.write_text(report_of(build_run(folder / "run"), folder), encoding="utf-8")
-    return page
+@pytest.fixture(scope="session")
+def demonstration(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of the demonstration, with three seeds."""
+    folder = tmp_path_factory.mktemp("demonstration")
+    carry_out(ser_demo, f"--output {shlex.quote(str(folder))} --seeds 3")
+    return folder
+
+
+@pytest.fixture(scope="session", params=["demonstration", "paper"])
+def report(request: pytest.FixtureRequest, demonstration: Path) -> Path:
+    """The page of a run."""
+    if request.param == "demonstration":
+        return demonstration / "run-1/report/index.html"
+    run, cache = (shlex.quote(str(demonstration / name)) for name in ("paper", "cache"))
+    carry_out(ser_train, f"--preset paper --cache {cache} --output {run} --seeds 3 --device cpu {TRAINING}")
+    carry_out(ser_report, run)
+    return demonstration / "paper/report/index.html"
+
+
+def carry_out(command: click.Command, arguments: str) -> None:
+    result = CliRunner().invoke(command, shlex.split(arguments))
+    assert result.exit_code == 0, result.output
 
 
 @pytest.fixture(scope="module")
@@ -105,20 +126,20 @@ def test_references_within_figures_are_found(browser: Browser, report: Path) -> 
 
 def test_a_heading_sorts_by_number_and_back(browser: Browser, report: Path) -> None:
     browser.open(report)
-    heading = browser.driver.find_elements(By.CSS_SELECTOR, "table:first-of-type thead th")[1]
+    heading = browser.driver.find_elements(By.CSS_SELECTOR, "table:first-of-type thead th")[2]
     button = heading.find_element(By.TAG_NAME, "button")
-    original = browser.run(_COLUMN, 1)
-    figures = sorted((text for text in original if text != "-"), key=lambda text: float(text.split()[0]))
-    assert original != [*figures, "-"]
+    original = browser.run(_COLUMN, 2)
+    figures = sorted(original, key=lambda text: float(text.split()[0]))
+    assert original != figures
 
     button.click()
-    assert browser.run(_COLUMN, 1) == [*figures, "-"]
+    assert browser.run(_COLUMN, 2) == figures
     assert heading.get_attribute("aria-sort") == "ascending"
     button.send_keys(Keys.ENTER)  # the keyboard does the same
-    assert browser.run(_COLUMN, 1) == [*figures[::-1], "-"]  # what has no number stays last
+    assert browser.run(_COLUMN, 2) == figures[::-1]
     assert heading.get_attribute("aria-sort") == "descending"
     button.send_keys(Keys.SPACE)
-    assert browser.run(_COLUMN, 1) == original
+    assert browser.run(_COLUMN, 2) == original
     assert heading.get_attribute("aria-sort") is None
 
 
@@ -175,8 +196,10 @@ def test_pictures_of_the_page(browser: Browser, report: Path, pictures: Path) ->
     }
     for name, (width, dark) in shown.items():
         browser.open(report, width=width, dark=dark)
-        browser.photograph(pictures / f"{name}.png")
-        assert (pictures / f"{name}.png").read_bytes().startswith(b"\x89PNG")
+        picture = pictures / f"{report.parent.parent.name}-{name}.png"
+        browser.photograph(picture)
+        assert picture.read_bytes().startswith(b"\x89PNG")
     browser.open(report, dark=True)
-    browser.print(pictures / "print.pdf")
-    assert (pictures / "print.pdf").read_bytes().startswith(b"%PDF")
+    printed = pictures / f"{report.parent.parent.name}-print.pdf"
+    browser.print(printed)
+    assert printed.read_bytes().startswith(b"%PDF")

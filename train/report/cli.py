@@ -40,7 +40,7 @@ def main(runs: Sequence[Path], **options: Any) -> None:
     # These load SciPy and more, which --help and wrong usage should not wait for.
     from ser_memory.train.report.data import load_run
     from ser_memory.train.report.published import read_published
-    from ser_memory.train.report.report import write_figures, write_report
+    from ser_memory.train.report.report import print_tables, write_figures, write_report
     from ser_memory.train.report.together import labelled
 
     against = read_published(settings.against) if settings.against else []
@@ -59,6 +59,8 @@ def main(runs: Sequence[Path], **options: Any) -> None:
             say(f"{output / name}.svg and .pdf")
         return
     report = write_report(found, output, settings.split, against, _command(runs, options))
+    if not settings.quiet:
+        print_tables(report.content)
     say(
         f"Page: {report.page} (with {len(report.tables)} files of tables and {len(report.figures)} of figures beside it)"
     )

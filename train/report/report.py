@@ -37,12 +37,13 @@ class Report:
     page: Path
     tables: tuple[Path, ...]
     figures: tuple[Path, ...]
+    content: tuple[Named, ...]  # the tables themselves
 
 
 def write_report(
     runs: Mapping[str, RunData], output: Path, split: str, against: Sequence[Published], command: str
 ) -> Report:
-    """Write tables, figures and the page of runs, each under its label, into a folder; print the main tables.
+    """Write tables, figures and the page of runs, each under its label, into a folder.
 
     Each file is written whole. Raises SerError if a file of a run is damaged, OSError if one cannot be written.
     """
@@ -73,9 +74,11 @@ def write_report(
     ]
     content = page(_title(runs), _lead(split), [*sections, reproduction(list(runs.values()), command)])
     write_whole(output / PAGE, content)
-    _print(named)
     return Report(
-        output / PAGE, tuple(written), tuple(path for picture in pictures.values() for path in picture.files)
+        output / PAGE,
+        tuple(written),
+        tuple(path for picture in pictures.values() for path in picture.files),
+        tuple(named),
     )
 
 
@@ -154,7 +157,7 @@ def _lead(split: str) -> list[str]:
     ]
 
 
-def _print(named: Sequence[Named]) -> None:
+def print_tables(named: Sequence[Named]) -> None:
     """The main tables, with the notes that they share once."""
     notes: dict[str, None] = {}
     for each in named:

@@ -24,6 +24,7 @@ class ReportSettings(Options):
         None,
         help="CSV of published figures to put beside ours: strategy, stage_name, corpus, dimension, metric, value.",
     )
+    quiet: bool = option(False, help="Print no tables, only where the page is.")
     figure: tuple[str, ...] = option(
         (),
         choices=FIGURES,

@@ -14,10 +14,10 @@ import pytest
 from ser_memory.train.report.data import RunData, load_run
 from ser_memory.train.report.figures.base import Saved, save
 from ser_memory.train.report.figures.forest import Difference, forest
+from ser_memory.train.report.formats import Cell, Table
 from ser_memory.train.report.page import Section, inline_svg, page, reproduction
 from ser_memory.train.settings import Variant
 from tests.train.report.runs import build_run
-from tests.train.report.tables import Cell, Table
 
 _HTML, _SVG, _XLINK = (
     "{http://www.w3.org/1999/xhtml}",
