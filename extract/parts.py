@@ -118,12 +118,13 @@ class Parts:
 
         The others may be hours of work, such as of the whole corpus when this was a trial.
         """
+        there = set(recordings)
         for path in self._paths(self._of_encoders):
             try:
                 told = _metadata(path)
             except (SafetensorError, OSError, KeyError, ValueError):
                 told = {}  # damaged: nothing can be lost
-            if {*told.get("recordings", ()), *told.get("refused", ())} <= set(recordings):
+            if {*told.get("recordings", ()), *told.get("refused", ())} <= there:
                 path.unlink(missing_ok=True)
         corpus = self._of_encoders.parent
         for folder in (self._of_encoders / "fresh", self._of_encoders):

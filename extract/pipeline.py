@@ -149,7 +149,7 @@ def compute_missing(
         known = Known([*stores, *parts.stores()])
         texts = missing(release, known, *bounds).texts  # without those of recordings that were refused
         parts.expect(len(texts))
-        with progress(title, len(texts), "transcripts") as advance:
+        with progress(f"{title} transcripts", len(texts), "transcripts") as advance:
             encode_transcripts(texts, plan_texts(len(texts)), parts, text, advance)
     # A recording that was not encoded and is another now may deserve a row.
     release.glimpses.refuse_changed(

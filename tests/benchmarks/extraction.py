@@ -163,11 +163,7 @@ def main() -> None:
 
 def prepare(folder: Path, utterances: int) -> tuple[str, list[Path], float]:
     """A base-size model and recordings of 3 to 30 s; the model's folder, their paths and their total seconds."""
-    from transformers import Wav2Vec2Config, Wav2Vec2FeatureExtractor, Wav2Vec2Model
-
-    torch.manual_seed(0)
-    Wav2Vec2Model(Wav2Vec2Config()).save_pretrained(folder / "model")
-    Wav2Vec2FeatureExtractor(do_normalize=True).save_pretrained(folder / "model")
+    save_base(folder / "model")
     random = np.random.default_rng(0)
     paths, total = [], 0.0
     for number, seconds in enumerate(random.uniform(3, 30, utterances)):
@@ -180,6 +176,15 @@ def prepare(folder: Path, utterances: int) -> tuple[str, list[Path], float]:
         soundfile.write(paths[-1], envelope * random.standard_normal(len(envelope)), SAMPLING_RATE)
         total += seconds
     return str(folder / "model"), paths, total
+
+
+def save_base(folder: Path) -> None:
+    """A base-size wav2vec2 with random weights."""
+    from transformers import Wav2Vec2Config, Wav2Vec2FeatureExtractor, Wav2Vec2Model
+
+    torch.manual_seed(0)
+    Wav2Vec2Model(Wav2Vec2Config()).save_pretrained(folder)
+    Wav2Vec2FeatureExtractor(do_normalize=True).save_pretrained(folder)
 
 
 def compare(
