@@ -27,8 +27,9 @@ __all__ = ["extract"]
 def extract(corpus: str | Path, *, reporter: Reporter | None = None, **options: Any) -> FeatureCache:
     """Extract pooled embeddings of a corpus into a feature cache, once, as the command ser-extract does.
 
-    A cache that already has this content is returned as it is. An extraction that was interrupted continues from
-    its finished parts. It may run in any thread, also beside an event loop; in the main thread, SIGINT and SIGTERM
+    A cache that already has this content is returned as it is. With `overwrite`, rows of the old cache whose recording,
+    transcript and encoders are the same are used again. An extraction that was interrupted continues from its finished
+    parts. It may run in any thread, also beside an event loop; in the main thread, SIGINT and SIGTERM
     end it in order.
 
     Args:
@@ -65,24 +66,7 @@ def _prepare(corpus: str, settings: ExtractionSettings) -> Extraction:
 
 
 def _run(extraction: Extraction) -> FeatureCache:
-    from ser_memory.common.machine import resolve_devices
-    from ser_memory.extract.encoders import EncoderOptions, load_acoustic, load_text
-    from ser_memory.extract.encoding import EncoderPair
     from ser_memory.extract.pipeline import extract_corpus
-    from ser_memory.extract.workers import per_core
+    from ser_memory.extract.workers import Encoders
 
-    settings = extraction.settings
-    devices = resolve_devices(settings.device)
-    options = EncoderOptions(settings.layers, settings.pooling, settings.precision)
-
-    def load_encoders() -> list[EncoderPair]:
-        pairs = [
-            EncoderPair(
-                load_acoustic(settings.acoustic_encoder, where, options),
-                load_text(settings.text_encoder, where),
-            )
-            for where in devices
-        ]
-        return per_core(pairs[0], settings.workers) if devices[0].type == "cpu" else pairs
-
-    return extract_corpus(extraction, load_encoders)
+    return extract_corpus(extraction, Encoders(extraction.settings))

@@ -290,13 +290,8 @@ def load_model(source: str, device: torch.device | str) -> Any:
     return model.to(device)
 
 
-def revision(model: Any, source: str) -> str:
-    """The hub's commit of a loaded model, or for a local folder its `digest`."""
-    return config_revision(model.config, source)
-
-
 def config_revision(config: Any, source: str, digits: int | None = None) -> str:
-    """As `revision`, from the model's configuration alone; of a commit, only the first `digits` if given."""
+    """The hub's commit of a model by its configuration, or only its first `digits`; for a local folder its `digest`."""
     commit = getattr(config, "_commit_hash", None)
     return str(commit)[:digits] if commit else digest(Path(source))
 

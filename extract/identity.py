@@ -1,4 +1,8 @@
-"""The identity of a cache: a description and a fingerprint of everything that determines its content."""
+"""Two identities: of a recording, and of a cache.
+
+A recording's is the digest of its content, by which its row is found again. A cache's is a fingerprint of everything
+that determines its content: recordings, transcripts, labels, splits, settings and encoders.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +10,7 @@ import hashlib
 import json
 import os
 import stat
+from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,15 +22,28 @@ from ser_memory.common import __version__
 from ser_memory.common.cache import CacheInfo, FeatureCache
 from ser_memory.common.conventions import SAMPLING_RATE
 from ser_memory.common.errors import SerError, listing
-from ser_memory.common.reporting import notice
+from ser_memory.common.protocols import NO_SPLIT
 from ser_memory.extract.corpora import Utterance
 from ser_memory.extract.settings import Extraction
 
 _BLOCK = 4096  # bytes
 _UNREADABLE = b"unreadable"  # in place of the digest of a recording that cannot be opened
-_COMPARED = ("split", "speaker", "gender", "transcript", "activation", "valence", "dominance")
+_COMPARED = (
+    "split",
+    "speaker",
+    "gender",
+    "transcript",
+    "activation",
+    "valence",
+    "dominance",
+    "session",
+    "release_split",
+)
 # Not in the fingerprint: names (revisions are), and what is a result of the extraction.
-_ASIDE = {"acoustic_encoder", "text_encoder", "transcriber", "created_by", "fingerprint", "dropped"}
+_RESULTS = {"created_by", "fingerprint", "dropped", "refused", "silent"}
+_ASIDE = {"acoustic_encoder", "text_encoder", "transcriber", *_RESULTS}
+# What caches of earlier versions do not have, in their attributes and of an utterance.
+_LATER, _LATER_FACTS = {"protocol", "protocols"}, {"session", "release_split"}
 
 
 class Glimpses:
@@ -36,10 +54,23 @@ class Glimpses:
 
     def __init__(self, turns: Iterable[Utterance]) -> None:
         self._seen = {turn.audio: _look(turn.audio) for turn in turns if turn.audio is not None}
+        # Recordings that begin, go on and end in the same silence look the same: these are read whole.
+        times = Counter(seen.digest for seen in self._seen.values())
+        self._whole = {
+            path: _whole(path) for path, seen in self._seen.items() if seen.state and times[seen.digest] > 1
+        }
 
     def digest(self, path: Path) -> bytes:
         """For the fingerprint; of a recording that does not exist, none, as if the release did not have it."""
+        return self._whole.get(path, self._seen[path].digest)
+
+    def at_a_glance(self, path: Path) -> bytes:
+        """The digest in the fingerprints of earlier versions, which looked at blocks of every recording."""
         return self._seen[path].digest
+
+    def recording(self, path: Path | None) -> str:
+        """The identity of a recording, 64 hexadecimal digits; "" if it could not be read."""
+        return self.digest(path).hex() if path is not None and self._seen[path].state else ""
 
     def refuse_changed(self, paths: Iterable[Path]) -> None:
         """Raise SerError if one of these recordings is not what it was. One that vanished costs only its row."""
@@ -94,6 +125,22 @@ def describe(
     return replace(info, fingerprint=_fingerprint(info, turns, glimpses, vanished))
 
 
+def earlier_fingerprint(info: CacheInfo, turns: Sequence[Utterance], glimpses: Glimpses) -> str:
+    """The fingerprint that an earlier version gave a cache with the settings and encoders of `info`.
+
+    If it is that of a cache, the release is what it was then: each utterance has the same recording and transcript.
+    """
+    facts = {key: value for key, value in vars(info).items() if key not in _ASIDE | _LATER}
+    digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode())
+    for turn in turns:
+        told = vars(turn) | {"split": "" if turn.split == NO_SPLIT else turn.split}
+        values = [value for name, value in told.items() if name not in {"audio", "listed", *_LATER_FACTS}]
+        digest.update(json.dumps(values).encode())
+        if turn.audio is not None:
+            digest.update(glimpses.at_a_glance(turn.audio))
+    return digest.hexdigest()
+
+
 def _fingerprint(
     info: CacheInfo, turns: Sequence[Utterance], glimpses: Glimpses, vanished: Collection[Path]
 ) -> str:
@@ -112,25 +159,14 @@ def _fingerprint(
     return digest.hexdigest()
 
 
-def is_made(target: Path, info: CacheInfo, turns: Sequence[Utterance]) -> bool:
-    """Whether the cache exists and has this content. Raises SerError, which says what differs, if it has another."""
-    if not target.exists():
-        return False
-    cache = FeatureCache(target)
-    found = cache.info
-    if found.fingerprint == info.fingerprint:
-        notice(f"{target} already has this content; nothing to do (--overwrite extracts it again).")
-        return True
-    aside = {"dropped", "created_by", "fingerprint"}
+def differences(cache: FeatureCache, info: CacheInfo, turns: Sequence[Utterance]) -> list[str]:
+    """In what a cache differs from the one to be made, in words, when the fingerprints do."""
+    aside = _RESULTS if cache.has("recording") else _RESULTS | _LATER
     differing = [
-        name for name, value in vars(info).items() if name not in aside and getattr(found, name) != value
+        name for name, value in vars(info).items() if name not in aside and getattr(cache.info, name) != value
     ]
-    differing += _differing_columns(cache, turns) or (
-        [] if differing else _differing_utterances(cache, turns)
-    )
-    raise SerError(
-        f"{target} exists and was made from other settings or files (it differs in "
-        f"{listing(differing)}): add --overwrite, or give another --cache."
+    return differing + (
+        _differing_columns(cache, turns) or ([] if differing else _differing_utterances(cache, turns))
     )
 
 
@@ -139,7 +175,7 @@ def _differing_columns(cache: FeatureCache, turns: Sequence[Utterance]) -> list[
     now = {turn.id: turn for turn in turns}
     ids = [str(name) for name in cache.read("id")]
     differing = []
-    for column in _COMPARED:
+    for column in filter(cache.has, _COMPARED):
         values = cache.read(column)
         count = sum(
             _as_stored(getattr(now[name], column)) != _as_stored(value)
@@ -200,3 +236,12 @@ def _look(path: Path) -> _Glimpse:
     except OSError:
         return _Glimpse(_UNREADABLE, ())
     return _Glimpse(hashlib.sha256(b"".join(blocks)).digest(), _state(status))
+
+
+def _whole(path: Path) -> bytes:
+    """SHA-256 of all of a recording; b"" if it cannot be read any more, so that it has no row."""
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").digest()
+    except OSError:
+        return b""

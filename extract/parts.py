@@ -1,4 +1,7 @@
-"""The parts of an extraction: planned, written beside the cache one by one, kept, and merged at the end."""
+"""Parts of an extraction: planned, written beside the cache one by one, kept, and merged at the end.
+
+A part names what each of its rows was computed from. So it stays of use when labels, splits or other recordings change.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,7 @@ import hashlib
 import json
 import math
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,25 +25,27 @@ from ser_memory.common.files import remove_abandoned, write_whole
 from ser_memory.common.locks import sole_access
 from ser_memory.common.reporting import notice
 from ser_memory.extract.encoding import Rows
+from ser_memory.extract.rows import ACOUSTIC_HALF, TEXT_HALF, Indices, Store, still_refused
 
 # Seconds of audio in a part: a kill costs at most the part in hand. A corpus has at least FEWEST_PARTS, unless these
 # would be shorter than SHORTEST_PART: then there would only be more files.
 LONGEST_PART, FEWEST_PARTS, SHORTEST_PART = 600.0, 20, 30.0
+_SUFFIX = ".safetensors"
+_TEXTS = 500  # in a part: some seconds of work
 
 
 @dataclass(frozen=True)
 class Part:
-    """A fixed share of the work: utterances of similar duration."""
+    """A share of the work: recordings of similar duration, or texts."""
 
-    number: int
-    places: tuple[int, ...]  # positions in the reader's order, the longest utterance first
+    places: tuple[int, ...]  # positions in the work, the longest recording first
 
 
 def plan_parts(seconds: Sequence[float], part_seconds: float | None = None) -> list[Part]:
-    """Cut utterances of these durations into parts of about `part_seconds`, the longest first.
+    """Cut recordings of these durations into parts of about `part_seconds`, the longest first.
 
     All durations are in seconds. None means a twentieth of the whole, 30 to 600 s. The plan depends on its arguments
-    only. The longest come first, so that an utterance that does not fit into memory fails at the beginning.
+    only. The longest come first, so that a recording that does not fit into memory fails at the beginning.
     """
     if part_seconds is None:
         part_seconds = min(LONGEST_PART, max(SHORTEST_PART, sum(seconds) / FEWEST_PARTS))
@@ -52,90 +57,155 @@ def plan_parts(seconds: Sequence[float], part_seconds: float | None = None) -> l
             room = part_seconds
         parts[-1].append(place)
         room -= seconds[place]
-    return [Part(number, tuple(places)) for number, places in enumerate(parts)]
+    return [Part(tuple(places)) for places in parts]
+
+
+def plan_texts(number: int) -> list[Part]:
+    """Cut so many texts into parts, in their order."""
+    return [Part(tuple(range(start, min(number, start + _TEXTS)))) for start in range(0, number, _TEXTS)]
 
 
 class Parts:
-    """The folder of one extraction's finished parts, <cache>/<corpus>.parts/<key>.
+    """The folder of the finished parts of one pair of encoders, <cache>/<corpus>.parts/<key>.
 
-    The key covers the cache's fingerprint and the plan, so parts of other settings are never used.
+    An extraction that computes everything again uses none but its own, in the folder `fresh` below it.
     """
 
-    def __init__(self, cache: Path, fingerprint: str, plan: Sequence[Part]) -> None:
-        """`cache` is the path of the cache file."""
-        key = json.dumps([fingerprint, [part.places for part in plan]])
-        self.folder = cache.with_suffix(".parts") / hashlib.sha256(key.encode()).hexdigest()[:16]
-        self.plan = plan
+    def __init__(
+        self, cache: Path, encoders: Mapping[str, Any], bounds: tuple[float, float], fresh: bool = False
+    ) -> None:
+        """`cache` is the path of the cache file, `encoders` their attributes, `bounds` the durations in seconds."""
+        key = json.dumps([encoders[name] for name in (*ACOUSTIC_HALF, *TEXT_HALF)])
+        self._of_encoders = cache.with_suffix(".parts") / hashlib.sha256(key.encode()).hexdigest()[:16]
+        self.folder = self._of_encoders / "fresh" if fresh else self._of_encoders
+        self._bounds = list(bounds)
+        self._missing = 0  # rows to be written, for a message
+        self._damaged: set[Path] = set()
 
-    def pending(self) -> list[Part]:
-        """The parts that do not exist yet or cannot be read."""
-        return [part for part in self.plan if not self._is_whole(part)]
+    def expect(self, rows: int) -> None:
+        """So many rows are going to be written: a full disk is reported with the space that they need."""
+        self._missing = rows
 
-    def write(self, part: Part, rows: Rows) -> None:
-        """Keep a finished part, whole or not at all; its places are those in the reader's order. Raises SerError."""
-        tensors: dict[str, npt.NDArray[Any]] = {
-            "places": rows.places,
-            "durations": rows.durations,
-            "acoustic": np.ascontiguousarray(rows.acoustic),
-            "text": np.ascontiguousarray(rows.text),
-        }
-        refused = json.dumps({str(place): reason for place, reason in sorted(rows.refused.items())})
-        metadata = {"refused": refused, "silent": json.dumps(sorted(rows.silent))}
+    def write(self, recordings: Sequence[str], rows: Rows) -> None:
+        """Keep finished recordings, whole or not at all; `rows.places` are places among them. Raises SerError."""
+        self._write(
+            {"durations": rows.durations, "acoustic": np.ascontiguousarray(rows.acoustic)},
+            {
+                "recordings": [recordings[place] for place in rows.places],
+                "refused": {
+                    recordings[place]: reason for place, reason in rows.refused.items() if reason != "missing"
+                },
+                "silent": [recordings[place] for place in rows.silent],
+                "bounds": self._bounds,
+            },
+        )
+
+    def write_texts(self, transcripts: Sequence[str], rows: npt.NDArray[np.float32]) -> None:
+        """Keep (n, E) rows of texts, whole or not at all. Raises SerError."""
+        self._write({"text": np.ascontiguousarray(rows)}, {"transcripts": list(transcripts)})
+
+    def count(self) -> int:
+        """The number of finished parts, without those that `stores` found damaged."""
+        return len(set(self._paths()) - self._damaged)
+
+    def stores(self) -> list[Store]:
+        """All finished parts. A damaged one is reported, and its rows are missing. Raises SerError if one cannot be read."""
+        paths = (path for path in self._paths() if path not in self._damaged)
+        return [store for path in paths if (store := self._store(path)) is not None]
+
+    def clear(self, recordings: Collection[str]) -> None:
+        """Remove the parts without a recording besides these, and the folders that are empty then.
+
+        The others may be hours of work, such as of the whole corpus when this was a trial.
+        """
+        there = set(recordings)
+        for path in self._paths(self._of_encoders):
+            try:
+                told = _metadata(path)
+            except (SafetensorError, OSError, KeyError, ValueError):
+                told = {}  # damaged: nothing can be lost
+            if {*told.get("recordings", ()), *told.get("refused", ())} <= there:
+                path.unlink(missing_ok=True)
+        corpus = self._of_encoders.parent
+        for folder in (self._of_encoders / "fresh", self._of_encoders):
+            if folder.is_dir() and not self._paths(folder):
+                shutil.rmtree(folder, ignore_errors=True)
+        if corpus.is_dir():
+            try:
+                corpus.rmdir()
+            except OSError:
+                notice(
+                    f"{corpus} holds parts with other settings, or with recordings that this cache does not have; remove "
+                    "it if you do not need them."
+                )
+
+    def _write(self, tensors: dict[str, npt.NDArray[Any]], told: dict[str, object]) -> None:
+        content = save(tensors, metadata={"content": json.dumps(told)})
+        # Named by what it is of: parts of another plan are beside it.
+        name = hashlib.sha256(json.dumps(told).encode()).hexdigest()[:16]
+        path = self.folder / f"part-{name}{_SUFFIX}"
         try:
-            write_whole(self._path(part), save(tensors, metadata=metadata))
+            write_whole(path, content)
+            self._damaged.discard(path)
         except OSError as error:
-            row = (rows.acoustic.nbytes + rows.text.nbytes) / max(1, len(rows.places))
-            needed = row * sum(len(each.places) for each in self.plan) / 1e6
+            rows = next(iter(tensors.values()))
+            needed = sum(each.nbytes for each in tensors.values()) / max(1, len(rows)) * self._missing / 1e6
             raise SerError(
                 f"A part could not be written to {self.folder} ({error.strerror}): all parts need about "
                 f"{math.ceil(needed):,} MB and the cache as much again; finished parts stay, so make room and run "
                 "the same command to continue."
             ) from error
 
-    def read(self, part: Part) -> Rows:
-        """A finished part; its places are those in the reader's order."""
-        with safe_open(self._path(part), framework="numpy") as file:
-            metadata = file.metadata()
-            refused, silent = json.loads(metadata["refused"]), json.loads(metadata.get("silent", "[]"))
-            arrays = {name: file.get_tensor(name) for name in ("places", "durations", "acoustic", "text")}
-        return Rows(
-            **arrays, refused={int(place): reason for place, reason in refused.items()}, silent=tuple(silent)
-        )
+    def _paths(self, folder: Path | None = None) -> list[Path]:
+        return sorted((folder or self.folder).rglob(f"part-*{_SUFFIX}"))
 
-    def read_all(self) -> Iterator[Rows]:
-        """All parts in the order of the plan, one at a time in memory."""
-        for part in self.plan:
-            yield self.read(part)
-
-    def clear(self) -> None:
-        """Remove the parts, and the folder of all extractions of this corpus if it is empty then."""
-        shutil.rmtree(self.folder, ignore_errors=True)
-        others = self.folder.parent
-        if others.is_dir():
-            try:
-                others.rmdir()
-            except OSError:
-                notice(f"{others} holds parts made with other settings; remove it if you do not need them.")
-
-    def _is_whole(self, part: Part) -> bool:
-        path = self._path(part)
+    def _store(self, path: Path) -> Store | None:
         try:
             path.open("rb").close()  # what cannot be opened is not damaged
-        except FileNotFoundError:
-            return False
         except OSError as error:
             raise SerError(
                 f"The finished part {path} cannot be read ({error.strerror}): solve that, then run the same command again."
             ) from error
         try:
-            self.read(part)
+            return self._opened(path)
         except (SafetensorError, OSError, KeyError, ValueError, TypeError):
             notice(f"{path} is damaged and will be made again.")
-            return False
-        return True
+            self._damaged.add(path)
+            return None
 
-    def _path(self, part: Part) -> Path:
-        return self.folder / f"part-{part.number:05d}.safetensors"
+    def _opened(self, path: Path) -> Store:
+        told = _metadata(path)
+        recordings, transcripts = told.get("recordings", []), told.get("transcripts", [])
+        with safe_open(path, framework="numpy") as file:
+            names = sorted({"acoustic", "text"}.intersection(file.keys()))
+            shapes = {name: tuple(file.get_slice(name).get_shape()) for name in names}
+            durations = file.get_tensor("durations").tolist() if "acoustic" in shapes else []
+        lengths = {"acoustic": len(recordings), "text": len(transcripts)}
+        if not shapes or any(shape[0] != lengths[name] for name, shape in shapes.items()):
+            raise ValueError(path)
+        return Store(
+            recordings,
+            durations,
+            transcripts,
+            still_refused(told.get("refused", {}), told.get("bounds") == self._bounds),
+            told.get("silent", []),
+            {name: shape[1:] for name, shape in shapes.items() if shape[0]},
+            lambda column, rows: _read(path, column, rows),
+        )
+
+
+def _metadata(path: Path) -> dict[str, Any]:
+    with safe_open(path, framework="numpy") as file:
+        told = json.loads(file.metadata()["content"])
+    if not isinstance(told, dict):
+        raise TypeError(path)
+    return told
+
+
+def _read(path: Path, column: str, rows: Indices) -> npt.NDArray[np.float32]:
+    with safe_open(path, framework="numpy") as file:
+        values: npt.NDArray[np.float32] = file.get_tensor(column)[rows]
+    return values
 
 
 @contextmanager

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 
@@ -12,10 +12,19 @@ from ser_memory.common.files import remove_abandoned
 from ser_memory.common.reporting import notice, progress
 from ser_memory.extract import audio
 from ser_memory.extract.corpora import Utterance, read_release
-from ser_memory.extract.encoding import EncoderPair, Item
-from ser_memory.extract.identity import Glimpses, describe, is_made
+from ser_memory.extract.identity import Glimpses, describe
 from ser_memory.extract.merge import merge
-from ser_memory.extract.parts import Parts, plan_parts, sole_writer
+from ser_memory.extract.parts import Parts, plan_parts, plan_texts, sole_writer
+from ser_memory.extract.reuse import (
+    Release,
+    existing,
+    is_made,
+    missing,
+    refuse_unasked,
+    silent_of,
+    store_of,
+)
+from ser_memory.extract.rows import Known, Store
 from ser_memory.extract.screening import (
     Chosen,
     Screening,
@@ -27,19 +36,18 @@ from ser_memory.extract.screening import (
 )
 from ser_memory.extract.settings import Extraction
 from ser_memory.extract.transcripts.files import read_transcripts, texts_of, with_transcripts
-from ser_memory.extract.workers import Work, encode_parts
+from ser_memory.extract.workers import Encoders, Work, encode_recordings, encode_transcripts
 
 
-def extract_corpus(
-    extraction: Extraction, load_encoders: Callable[[], Sequence[EncoderPair]]
-) -> FeatureCache:
-    """Read, screen, encode and write one corpus; encoders are loaded after the release has proved readable.
+def extract_corpus(extraction: Extraction, encoders: Encoders) -> FeatureCache:
+    """Read, screen, encode and write one corpus; an encoder is loaded if one of its rows is missing.
 
-    Finished parts of an interrupted extraction with the same settings are used, also to overwrite a cache. A cache
-    that already has this content is returned as it is unless it is to be overwritten. Raises SerError for
-    everything that the user can repair, and then leaves an existing cache and all finished parts as they are.
+    Rows of an existing cache and of finished parts are reused, unless the settings ask for fresh ones. A cache that
+    already has this content is returned as it is unless it is to be replaced. Raises SerError for everything that the
+    user can repair, and then leaves an existing cache and all finished parts as they are.
     """
     settings = extraction.settings
+    bounds = settings.min_duration, settings.max_duration
     target = cache_path(extraction.cache, extraction.manifest.name)
     with sole_writer(target) as denied:
         turns, glimpses, screened = read_corpus(extraction)
@@ -47,24 +55,26 @@ def extract_corpus(
         _refuse_nothing(extraction, chosen, screened)
         limit = settings.limit if len(chosen) < len(screened.kept) else None  # a trial, or not
         report_splits(extraction.manifest, turns, chosen, screened, trial=limit is not None)
-        pairs = load_encoders()
-        pairs[0].acoustic.refuse_beyond_window(settings.max_duration)
+        encoders.identities()[0].refuse_beyond_window(settings.max_duration)
         turns, chosen = transcribe_missing(extraction, turns, chosen, screened)
         _refuse_nothing(extraction, chosen, screened)
-        identify = partial(describe, extraction, turns, pairs[0].attributes(), limit, glimpses)
-        info = identify()
-        if not settings.overwrite and is_made(target, info, turns):
-            report_doubts(screened, chosen)
-            return FeatureCache(target)
+        release = Release(turns, chosen, glimpses)
+        identify = partial(describe, extraction, turns, encoders.attributes(), limit, glimpses)
+        info, old = identify(), existing(target, settings.replaces)
+        parts = Parts(target, encoders.attributes(), bounds, settings.fresh)
+        if old is not None and not settings.replaces:
+            if is_made(old, info, release):
+                report_doubts(screened, chosen, silent_of(old))
+                return old
+            known = Known(store_of(old, info, release, trusted=True) + parts.stores())
+            refuse_unasked(old, info, release, missing(release, known, *bounds))
         if denied is not None:
             raise denied
-        plan = plan_parts([seconds for _, seconds in chosen], extraction.part_seconds)
-        parts = Parts(target, info.fingerprint, plan)
-        encode_missing(extraction, chosen, parts, pairs, glimpses)
-        _refuse_changed(turns, chosen, glimpses)
+        stores = store_of(old, info, release) if old is not None and not settings.fresh else []
+        known = compute_missing(extraction, release, stores, parts, encoders)
         utterances = [utterance for utterance, _ in chosen]
-        silent = merge(target, info, utterances, screened, parts, without=identify)
-        parts.clear()
+        silent = merge(target, info, utterances, release.recordings, screened, known, without=identify)
+        parts.clear(release.recordings)
         report_doubts(screened, chosen, silent)
         return FeatureCache(target)
 
@@ -72,12 +82,6 @@ def extract_corpus(
 def _refuse_nothing(extraction: Extraction, chosen: Chosen, screened: Screening) -> None:
     if not chosen:
         raise SerError(f"No utterance of {extraction.root} can be used: {summary(screened)}.")
-
-
-def _refuse_changed(turns: Sequence[Utterance], chosen: Chosen, glimpses: Glimpses) -> None:
-    """Raise SerError if a recording that was not encoded is another now: it may deserve a row."""
-    encoded = {utterance.audio for utterance, _ in chosen}
-    glimpses.refuse_changed(turn.audio for turn in turns if turn.audio and turn.audio not in encoded)
 
 
 def read_corpus(extraction: Extraction) -> tuple[list[Utterance], Glimpses, Screening]:
@@ -116,21 +120,39 @@ def transcribe_missing(
     return [heard.get(turn.id, turn) for turn in turns], kept
 
 
-def encode_missing(
-    extraction: Extraction, chosen: Chosen, parts: Parts, pairs: Sequence[EncoderPair], glimpses: Glimpses
-) -> None:
-    """Encode the parts that do not exist yet."""
-    remove_abandoned(parts.folder)
-    pending = parts.pending()
-    total = sum(seconds for _, seconds in chosen)
-    left = sum(chosen[place][1] for part in pending for place in part.places)
-    if len(pending) < len(parts.plan):
-        done = len(parts.plan) - len(pending)
-        notice(f"Continuing: {done} of {len(parts.plan)} parts are in {parts.folder}.")
-    items = [Item(each.id, each.audio, each.transcript or "", seconds) for each, seconds in chosen]
+def compute_missing(
+    extraction: Extraction, release: Release, stores: Sequence[Store], parts: Parts, encoders: Encoders
+) -> Known:
+    """Compute the rows that neither these stores nor finished parts have, recordings first; returns all rows."""
     bounds = extraction.settings.min_duration, extraction.settings.max_duration
-    work = Work(items, *bounds, glimpses.refuse_changed)
-    with progress(
-        f"{extraction.manifest.title}: encoding", total, "s of audio", done=total - left
-    ) as advance:
-        encode_parts(work, pending, parts, pairs, advance)
+    remove_abandoned(parts.folder)
+    known = Known([*stores, *parts.stores()])
+    todo = missing(release, known, *bounds)
+    if parts.count():
+        notice(f"Continuing: {parts.count()} finished parts are in {parts.folder}.")
+    if stores or parts.count():
+        notice(str(todo))
+    # Both are loaded before the work, so that the second one cannot fail after hours.
+    acoustic = encoders.acoustic() if todo.items else []
+    text = encoders.text() if todo.texts else []
+    title = f"{extraction.manifest.title}: encoding"
+    if todo.items:
+        parts.expect(len(todo.items))
+        seconds = [item.seconds for item in todo.items]
+        total = sum(seconds for _, seconds in release.chosen)
+        work = Work(todo.items, todo.recordings, *bounds, release.glimpses.refuse_changed)
+        with progress(title, total, "s of audio", done=total - sum(seconds)) as advance:
+            plan = plan_parts(seconds, extraction.part_seconds)
+            encode_recordings(work, plan, parts, acoustic, advance)
+    encoded = {item.audio for item in todo.items}
+    if text:
+        known = Known([*stores, *parts.stores()])
+        texts = missing(release, known, *bounds).texts  # without those of recordings that were refused
+        parts.expect(len(texts))
+        with progress(f"{title} transcripts", len(texts), "transcripts") as advance:
+            encode_transcripts(texts, plan_texts(len(texts)), parts, text, advance)
+    # A recording that was not encoded and is another now may deserve a row.
+    release.glimpses.refuse_changed(
+        turn.audio for turn in release.turns if turn.audio and turn.audio not in encoded
+    )
+    return Known([*stores, *parts.stores()]) if encoded or text else known

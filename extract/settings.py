@@ -145,9 +145,15 @@ class OutputSettings(Options):
     )
     overwrite: bool = option(
         False,
-        help="Replace an existing cache. Finished parts of the same settings are used; to compute them again too, "
-        "remove <cache>/<corpus>.parts.",
+        help="Replace an existing cache. Its rows are used again where the recording, the transcript and the encoders "
+        "are the same; only the others are computed.",
     )
+    fresh: bool = option(False, help="Replace an existing cache, and compute every row again.")
+
+    @property
+    def replaces(self) -> bool:
+        """Whether an existing cache may be replaced."""
+        return self.overwrite or self.fresh
 
 
 @dataclass(frozen=True)

@@ -10,76 +10,186 @@ import queue
 import threading
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
+from typing import TypeVar
 
-import numpy as np
-
+from ser_memory.common.errors import SerError
 from ser_memory.common.interruption import InterruptedRunError, on_signals
-from ser_memory.common.machine import cores, one_core_each
+from ser_memory.common.machine import cores, one_core_each, resolve_devices
 from ser_memory.common.reporting import Advance
-from ser_memory.extract.encoding import Batch, EncoderPair, Item, Rows, encode, gather
+from ser_memory.extract.encoders import (
+    AcousticEncoder,
+    AcousticIdentity,
+    EncoderOptions,
+    TextEncoder,
+    TextIdentity,
+    identify_acoustic,
+    identify_text,
+    load_acoustic,
+    load_text,
+)
+from ser_memory.extract.encoding import (
+    AcousticWorker,
+    Batch,
+    Item,
+    Text,
+    encode,
+    encode_texts,
+    gather,
+    gather_texts,
+)
 from ser_memory.extract.parts import Part, Parts
+from ser_memory.extract.settings import EncoderSettings
 
-_Events = queue.SimpleQueue[float | BaseException | None]  # seconds done, a failure, the end of a worker
+_Worker = TypeVar("_Worker")
+_Events = queue.SimpleQueue[float | BaseException | None]  # work done, a failure, the end of a worker
 
 
-def per_core(pair: EncoderPair, wanted: int | None = None) -> list[EncoderPair]:
-    """Pairs for a CPU that share the encoders of one: as many as wanted, or one per core."""
-    return [EncoderPair(pair.acoustic, pair.text) for _ in range(wanted or cores())]
+class Encoders:
+    """The two encoders that the settings name: identified without their weights, loaded when a row is missing."""
+
+    def __init__(self, settings: EncoderSettings) -> None:
+        """Raises UsageError for a device that is not there."""
+        self._settings = settings
+        self._devices = resolve_devices(settings.device)
+        self._options = EncoderOptions(settings.layers, settings.pooling, settings.precision)
+        self.identities = cache(self._identify)
+
+    @property
+    def on_cpu(self) -> bool:
+        """Whether a worker is a core."""
+        return self._devices[0].type == "cpu"
+
+    def attributes(self) -> dict[str, str]:
+        """The attributes of a cache that the encoders determine. Raises SerError as the loading does."""
+        acoustic, text = self.identities()
+        return acoustic.attributes() | text.attributes()
+
+    def acoustic(self) -> list[AcousticWorker]:
+        """Workers with the acoustic encoder. Raises SerError if it cannot be loaded."""
+        name = self._settings.acoustic_encoder
+        loaded = [load_acoustic(name, device, self._options) for device in self._devices]
+        self._refuse_another(loaded[0], self.identities()[0])
+        return [AcousticWorker(encoder) for encoder in self._for_each_core(loaded)]
+
+    def text(self) -> list[TextEncoder]:
+        """The text encoder, once for each worker. Raises SerError if it cannot be loaded."""
+        loaded = [load_text(self._settings.text_encoder, device) for device in self._devices]
+        self._refuse_another(loaded[0], self.identities()[1])
+        return self._for_each_core(loaded)
+
+    def _identify(self) -> tuple[AcousticIdentity, TextIdentity]:
+        settings = self._settings
+        return identify_acoustic(settings.acoustic_encoder, self._options), identify_text(
+            settings.text_encoder
+        )
+
+    def _for_each_core(self, loaded: list[_Worker]) -> list[_Worker]:
+        return loaded[:1] * (self._settings.workers or cores()) if self.on_cpu else loaded
+
+    def _refuse_another(
+        self, loaded: AcousticEncoder | TextEncoder, identity: AcousticIdentity | TextIdentity
+    ) -> None:
+        if loaded.attributes() != identity.attributes():
+            raise SerError(f"The files of {loaded.name} were changed meanwhile: run the same command again.")
 
 
 @dataclass(frozen=True)
 class Work:
-    """What is to be encoded."""
+    """The recordings to be encoded."""
 
-    items: Sequence[Item]  # in the reader's order
+    items: Sequence[Item]
+    recordings: Sequence[str]  # the digest of each
     min_duration: float  # seconds
     max_duration: float  # seconds
     refuse_changed: Callable[[Iterable[Path]], None] = lambda _: None  # raises SerError for these recordings
 
 
-def encode_parts(
-    work: Work, pending: Sequence[Part], parts: Parts, pairs: Sequence[EncoderPair], advance: Advance
+def encode_recordings(
+    work: Work, plan: Sequence[Part], parts: Parts, workers: Sequence[AcousticWorker], advance: Advance
 ) -> None:
-    """Encode and keep the pending parts; `advance` gets the seconds of audio done.
+    """Encode and keep parts of the items; `advance` gets the seconds of audio done. Raises as `_each_part` does."""
+
+    def encode_part(part: Part, worker: AcousticWorker, stop: threading.Event, report: Advance) -> None:
+        items = [work.items[place] for place in part.places]
+        batches: list[Batch] = []
+        for batch in encode(items, worker, work.min_duration, work.max_duration):
+            batches.append(batch)
+            report(sum(items[place].seconds for place in (*batch.places, *batch.refused)))
+            if stop.is_set() and sum(map(len, batches)) < len(items):
+                return
+        rows = gather(items, batches, worker)
+        work.refuse_changed(item.audio for item in items if item.audio is not None)
+        parts.write([work.recordings[place] for place in part.places], rows)
+
+    on_cpu = all(worker.encoder.device.type == "cpu" for worker in workers)
+    _each_part(plan, workers, encode_part, parts, on_cpu, advance)
+
+
+def encode_transcripts(
+    texts: Sequence[Text],
+    plan: Sequence[Part],
+    parts: Parts,
+    workers: Sequence[TextEncoder],
+    advance: Advance,
+) -> None:
+    """Encode and keep parts of the texts; `advance` gets their number. Raises as `_each_part` does."""
+
+    def encode_part(part: Part, encoder: TextEncoder, stop: threading.Event, report: Advance) -> None:
+        some = [texts[place] for place in part.places]
+        batches = []
+        for batch in encode_texts(some, encoder):
+            batches.append(batch)
+            report(len(batch[0]))
+            if stop.is_set() and sum(len(places) for places, _ in batches) < len(some):
+                return
+        parts.write_texts([text.text for text in some], gather_texts(some, batches))
+
+    on_cpu = all(encoder.device.type == "cpu" for encoder in workers)
+    _each_part(plan, workers, encode_part, parts, on_cpu, advance)
+
+
+def _each_part(
+    plan: Sequence[Part],
+    workers: Sequence[_Worker],
+    encode_part: Callable[[Part, _Worker, threading.Event, Advance], None],
+    parts: Parts,
+    on_cpu: bool,
+    advance: Advance,
+) -> None:
+    """Give each part to a worker that is free.
 
     Raises the first worker's SerError, or InterruptedRunError on SIGINT and SIGTERM, after the others have
     stopped; finished parts are kept.
     """
     todo: queue.SimpleQueue[Part] = queue.SimpleQueue()
-    for part in pending:
+    for part in plan:
         todo.put(part)
     events: _Events = queue.SimpleQueue()
     stop = threading.Event()
 
-    def run(pair: EncoderPair) -> None:
+    def run(worker: _Worker) -> None:
         try:
             while not stop.is_set():
-                part = todo.get_nowait()
-                rows = _encode_part(work, part, pair, stop, events.put)
-                if rows is not None:
-                    audio = (work.items[place].audio for place in part.places)
-                    work.refuse_changed(path for path in audio if path is not None)
-                    parts.write(part, rows)
+                encode_part(todo.get_nowait(), worker, stop, events.put)
         except queue.Empty:
             pass
         except BaseException as error:
             events.put(error)
         events.put(None)
 
-    on_cpu = all(pair.acoustic.device.type == "cpu" for pair in pairs)
     with one_core_each() if on_cpu else nullcontext(), on_signals(stop.set) as received:
-        threads = [threading.Thread(target=run, args=(pair,), daemon=True) for pair in pairs]
+        threads = [threading.Thread(target=run, args=(worker,), daemon=True) for worker in workers]
         for thread in threads:
             thread.start()
         failure = _watch(events, len(threads), stop, advance)
     if failure is not None:
         raise failure
     if received:
-        kept = len(parts.plan) - len(parts.pending())
         raise InterruptedRunError(
-            f"Stopped as asked: {kept} of {len(parts.plan)} parts are kept in {parts.folder}; "
+            f"Stopped as asked: {parts.count()} finished parts are kept in {parts.folder}; "
             "run the same command again to continue.",
             received[0],
         )
@@ -98,21 +208,3 @@ def _watch(events: _Events, running: int, stop: threading.Event, advance: Advanc
         else:
             advance(event)
     return failure
-
-
-def _encode_part(
-    work: Work, part: Part, pair: EncoderPair, stop: threading.Event, report: Callable[[float], None]
-) -> Rows | None:
-    """All rows of a part, at their places in the reader's order; None if stopped before the end."""
-    items = [work.items[place] for place in part.places]
-    batches: list[Batch] = []
-    for batch in encode(items, pair, work.min_duration, work.max_duration):
-        batches.append(batch)
-        report(sum(items[place].seconds for place in (*batch.places, *batch.refused)))
-        if stop.is_set() and sum(map(len, batches)) < len(items):
-            return None
-    rows = gather(items, batches, pair)
-    places = np.array(part.places, np.int64)
-    refused = {part.places[place]: reason for place, reason in rows.refused.items()}
-    silent = tuple(part.places[place] for place in rows.silent)
-    return replace(rows, places=places[rows.places], refused=refused, silent=silent)

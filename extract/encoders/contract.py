@@ -34,36 +34,16 @@ class EncoderOptions:
     precision: str = "float32"  # or "bfloat16"
 
 
-class AcousticEncoder(ABC):
-    """Waveforms in, one pooled row each out; a row never depends on its batch mates."""
+@dataclass(eq=False)
+class AcousticIdentity:
+    """What an acoustic encoder determines of a cache; known without its weights."""
 
     name: str
     revision: str
     layers: tuple[int, ...] | None  # None is the last hidden states, without a layer axis
     pooling: str  # "mean" or "mean+std"
     precision: str  # "float32" or "bfloat16"
-    min_samples: int  # shorter waveforms have no frame, and so no row
-    max_samples: int | None  # the longest input of the model; None is any length
-
-    def __init__(self, options: EncoderOptions, default_pooling: str = "mean") -> None:
-        self.pooling = options.pooling or default_pooling
-        self.precision = options.precision
-
-    @property
-    @abstractmethod
-    def device(self) -> torch.device:
-        """Where the encoder computes."""
-
-    @abstractmethod
-    def _states(self, waveforms: list[Waveform]) -> list[States]:
-        """The hidden states of each layer wanted."""
-
-    def encode(self, waveforms: list[Waveform]) -> Tensor:
-        """(samples,) float32 waveforms at 16 kHz -> (B, W) float32 on the device; (B, L, W) with layers.
-
-        W is the width of the states, twice that with mean+std. On a GPU the work may still be going on at return.
-        """
-        return self._encode(waveforms, self.precision)
+    max_samples: int | None = None  # the longest input of the model; None is any length
 
     def attributes(self) -> dict[str, str]:
         """The attributes of a cache that this encoder determines."""
@@ -86,6 +66,48 @@ class AcousticEncoder(ABC):
                 f"{self.name} takes {window:g} s at most, and --max-duration is {max_duration:g}: give "
                 f"--max-duration {window:g}, or an --acoustic-encoder of the wav2vec2 family."
             )
+
+
+@dataclass(eq=False)
+class TextIdentity:
+    """What a text encoder determines of a cache; known without its weights."""
+
+    name: str
+    revision: str
+    pooling: str
+
+    def attributes(self) -> dict[str, str]:
+        """The attributes of a cache that this encoder determines."""
+        return {
+            "text_encoder": self.name,
+            "text_revision": self.revision,
+            "text_pooling": self.pooling,
+        }
+
+
+class AcousticEncoder(AcousticIdentity, ABC):
+    """Waveforms in, one pooled row each out; a row depends on its batch mates by rounding at most."""
+
+    min_samples: int  # shorter waveforms have no frame, and so no row
+
+    def __init__(self, identity: AcousticIdentity) -> None:
+        super().__init__(**vars(identity))
+
+    @property
+    @abstractmethod
+    def device(self) -> torch.device:
+        """Where the encoder computes."""
+
+    @abstractmethod
+    def _states(self, waveforms: list[Waveform]) -> list[States]:
+        """The hidden states of each layer wanted."""
+
+    def encode(self, waveforms: list[Waveform]) -> Tensor:
+        """(samples,) float32 waveforms at 16 kHz -> (B, W) float32 on the device; (B, L, W) with layers.
+
+        W is the width of the states, twice that with mean+std. On a GPU the work may still be going on at return.
+        """
+        return self._encode(waveforms, self.precision)
 
     def refuse_imprecise(self) -> None:
         """Raise SerError if the encoder's precision gives wrong rows on its device.
@@ -118,24 +140,20 @@ class AcousticEncoder(ABC):
         return torch.autocast(self.device.type, dtype=torch.bfloat16)
 
 
-class TextEncoder(ABC):
-    """Texts in, one row each out; a row never depends on its batch mates."""
+class TextEncoder(TextIdentity, ABC):
+    """Texts in, one row each out; a row depends on its batch mates by rounding at most."""
 
-    name: str
-    revision: str
-    pooling: str
+    def __init__(self, identity: TextIdentity) -> None:
+        super().__init__(**vars(identity))
+
+    @property
+    @abstractmethod
+    def device(self) -> torch.device:
+        """Where the encoder computes."""
 
     @abstractmethod
     def encode(self, texts: list[str]) -> Tensor:
         """Texts -> (B, E) float32 on the device."""
-
-    def attributes(self) -> dict[str, str]:
-        """The attributes of a cache that this encoder determines."""
-        return {
-            "text_encoder": self.name,
-            "text_revision": self.revision,
-            "text_pooling": self.pooling,
-        }
 
 
 def probe() -> list[Tensor]:

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from ser_memory.common.errors import SerError
-from ser_memory.extract.encoders.contract import EXACT, TextEncoder, relative_error
-from ser_memory.extract.huggingface import load_model, revision
+from ser_memory.extract.encoders.contract import EXACT, TextEncoder, TextIdentity, relative_error
+from ser_memory.extract.huggingface import config_revision, load_model
 
 # Two texts that begin in the same way and then differ, in letters and in digits: some vocabularies lack one of them.
 _PROBES = ["1 good day 2", "1 bad day 3"]
@@ -26,11 +26,8 @@ class BertEncoder(TextEncoder):
     for instance, mixes padding into every token). If so, a batch has texts of equal length, or one text.
     """
 
-    pooling = "last hidden state of the first token"
-
-    def __init__(self, model: Any, tokenizer: Any, name: str, revision: str) -> None:
-        self.name = name
-        self.revision = revision
+    def __init__(self, model: Any, tokenizer: Any, identity: TextIdentity) -> None:
+        super().__init__(identity)
         self._model = model
         self._tokenizer = tokenizer
         self._one_at_a_time = threading.Lock()  # a fast tokenizer refuses to be used by two threads at once
@@ -44,13 +41,26 @@ class BertEncoder(TextEncoder):
         Raises SerError for a model of another kind, and for one that gives different texts the same row:
         transformers makes up a tokenizer if the folder has none, and every word is unknown to it.
         """
-        _refuse_other_kinds(name)
+        identity = cls.identify(name)
         model = load_model(name, device)
-        encoder = cls(model, _load_tokenizer(name, model), name, revision(model, name))
+        encoder = cls(model, _load_tokenizer(name, model), identity)
         encoder._refuse_if_causal()
         encoder.batches_exactly = encoder._is_exact(_EQUAL)
         encoder.pads_exactly = encoder.batches_exactly and encoder._is_exact(_MIXED)
         return encoder
+
+    @classmethod
+    def identify(cls, name: str) -> TextIdentity:
+        """From the model's configuration alone. Raises SerError for a model of another kind."""
+        from transformers import AutoConfig
+
+        config = AutoConfig.from_pretrained(name)
+        _refuse_other_kinds(config, name)
+        return TextIdentity(name, config_revision(config, name), "last hidden state of the first token")
+
+    @property
+    def device(self) -> torch.device:
+        return cast(torch.device, self._model.device)
 
     @torch.inference_mode()
     def encode(self, texts: list[str]) -> Tensor:
@@ -94,10 +104,7 @@ class BertEncoder(TextEncoder):
             )
 
 
-def _refuse_other_kinds(name: str) -> None:
-    from transformers import AutoConfig
-
-    config = AutoConfig.from_pretrained(name)
+def _refuse_other_kinds(config: Any, name: str) -> None:
     if getattr(config, "is_encoder_decoder", False):
         raise SerError(
             f"{name} holds a {config.model_type} model, an encoder with a decoder, and no token of it represents "

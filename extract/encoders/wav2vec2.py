@@ -16,6 +16,7 @@ from ser_memory.extract.audio import Waveform
 from ser_memory.extract.encoders.contract import (
     EXACT,
     AcousticEncoder,
+    AcousticIdentity,
     EncoderOptions,
     States,
     parse_layers,
@@ -25,7 +26,7 @@ from ser_memory.extract.encoders.contract import (
     valid,
 )
 from ser_memory.extract.encoders.padding import Padding
-from ser_memory.extract.huggingface import load_model, revision
+from ser_memory.extract.huggingface import config_revision, load_model
 
 
 class Wav2Vec2Encoder(AcousticEncoder):
@@ -37,23 +38,13 @@ class Wav2Vec2Encoder(AcousticEncoder):
     one waveform at a time.
     """
 
-    max_samples = None
-
     def __init__(
-        self,
-        model: Any,
-        normalise: Callable[[Waveform], Waveform],
-        name: str,
-        revision: str,
-        options: EncoderOptions,
+        self, model: Any, normalise: Callable[[Waveform], Waveform], identity: AcousticIdentity
     ) -> None:
-        super().__init__(options)
-        self.name = name
-        self.revision = revision
+        super().__init__(identity)
         self._model = model
         self._normalise = normalise
         self._padding = Padding(model)
-        self.layers = parse_layers(options.layers, self._model.config.num_hidden_layers, name)
         self.min_samples = _samples_of_one_frame(self._model.config)
         self.pads_exactly, self.batches_exactly = self._measure_exactness()
 
@@ -83,7 +74,19 @@ class Wav2Vec2Encoder(AcousticEncoder):
             ready = feature_extractor(waveform, sampling_rate=SAMPLING_RATE, return_tensors="np")
             return cast(Waveform, ready["input_values"][0].astype(np.float32, copy=False))
 
-        return cls(model, normalise, name, revision(model, name), options)
+        return cls(model, normalise, cls.identify(name, options))
+
+    @classmethod
+    def identify(cls, name: str, options: EncoderOptions) -> AcousticIdentity:
+        """From the model's configuration alone. Raises UsageError for layers that it does not have."""
+        from transformers import AutoConfig
+
+        config = AutoConfig.from_pretrained(name)
+        # What has no such number is no model for speech, which loading it says.
+        layers = parse_layers(options.layers, getattr(config, "num_hidden_layers", 0), name)
+        return AcousticIdentity(
+            name, config_revision(config, name), layers, options.pooling or "mean", options.precision
+        )
 
     @property
     def device(self) -> torch.device:

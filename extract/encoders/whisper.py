@@ -8,8 +8,14 @@ import torch
 
 from ser_memory.common.conventions import SAMPLING_RATE
 from ser_memory.extract.audio import Waveform
-from ser_memory.extract.encoders.contract import AcousticEncoder, EncoderOptions, States, parse_layers
-from ser_memory.extract.huggingface import load_model, revision
+from ser_memory.extract.encoders.contract import (
+    AcousticEncoder,
+    AcousticIdentity,
+    EncoderOptions,
+    States,
+    parse_layers,
+)
+from ser_memory.extract.huggingface import config_revision, load_model
 
 
 class WhisperEncoder(AcousticEncoder):
@@ -21,17 +27,10 @@ class WhisperEncoder(AcousticEncoder):
 
     min_samples = 1
 
-    def __init__(
-        self, model: Any, feature_extractor: Any, name: str, revision: str, options: EncoderOptions
-    ) -> None:
-        super().__init__(options)
-        self.name = name
-        self.revision = revision
+    def __init__(self, model: Any, feature_extractor: Any, identity: AcousticIdentity) -> None:
+        super().__init__(identity)
         self._encoder = model.get_encoder()
         self._feature_extractor = feature_extractor
-        config = model.config
-        self.layers = parse_layers(options.layers, config.encoder_layers, name)
-        self.max_samples = int(feature_extractor.n_samples)
         # The second convolution of the encoder halves the spectrogram's frames.
         self._samples_per_frame = 2 * int(feature_extractor.hop_length)
 
@@ -41,7 +40,20 @@ class WhisperEncoder(AcousticEncoder):
         from transformers import AutoFeatureExtractor
 
         model = load_model(name, device)
-        return cls(model, AutoFeatureExtractor.from_pretrained(name), name, revision(model, name), options)
+        return cls(model, AutoFeatureExtractor.from_pretrained(name), cls.identify(name, options))
+
+    @classmethod
+    def identify(cls, name: str, options: EncoderOptions) -> AcousticIdentity:
+        """From the model's configuration alone. Raises UsageError for layers that it does not have."""
+        from transformers import AutoConfig, AutoFeatureExtractor
+
+        config = AutoConfig.from_pretrained(name)
+        layers = parse_layers(options.layers, config.encoder_layers, name)
+        window = int(AutoFeatureExtractor.from_pretrained(name).n_samples)
+        pooling = options.pooling or "mean"
+        return AcousticIdentity(
+            name, config_revision(config, name), layers, pooling, options.precision, window
+        )
 
     @property
     def device(self) -> torch.device:

@@ -26,22 +26,15 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from ser_memory.common.conventions import SAMPLING_RATE
-from ser_memory.extract.encoders import EncoderOptions, TextEncoder, load_acoustic, relative_error
-from ser_memory.extract.encoding import EncoderPair, Item
+from ser_memory.common.machine import cores
+from ser_memory.extract.encoders import EncoderOptions, load_acoustic, relative_error
+from ser_memory.extract.encoding import AcousticWorker, Item
 from ser_memory.extract.parts import Parts, plan_parts
-from ser_memory.extract.workers import Work, encode_parts, per_core
+from ser_memory.extract.rows import ACOUSTIC_HALF, TEXT_HALF, Known
+from ser_memory.extract.workers import Work, encode_recordings
 
 Run = Callable[[list[Path]], np.ndarray]  # recordings -> (N, 768)
 Way = tuple[str, Callable[..., Run], tuple[object, ...]]
-
-
-class NoText(TextEncoder):
-    """In place of the text encoder, so that only audio is timed."""
-
-    name = revision = pooling = "none"
-
-    def encode(self, texts: list[str]) -> torch.Tensor:
-        return torch.zeros(len(texts), 1)
 
 
 def one_at_a_time(folder: str, device: str) -> Run:
@@ -87,19 +80,21 @@ def padded(folder: str, device: str, size: int) -> Run:
 
 def ours(folder: str, device: str, precision: str) -> Run:
     """(c): parts through the workers, written to disk and read again."""
-    pair = EncoderPair(load_acoustic(folder, device, EncoderOptions(precision=precision)), NoText())
-    pairs = per_core(pair) if device == "cpu" else [pair]
+    encoder = load_acoustic(folder, device, EncoderOptions(precision=precision))
+    workers = [AcousticWorker(encoder) for _ in range(cores() if device == "cpu" else 1)]
 
     def run(paths: list[Path]) -> np.ndarray:
         seconds = [soundfile.info(path).duration for path in paths]
-        items = [Item(path.stem, path, "", length) for path, length in zip(paths, seconds, strict=True)]
+        items = [Item(path.stem, path, length) for path, length in zip(paths, seconds, strict=True)]
+        names = [path.stem for path in paths]
         with tempfile.TemporaryDirectory() as cache:
             # So small that all cores have work to the end, as in a corpus of hours.
-            parts = Parts(Path(cache) / "c.h5", "benchmark", plan_parts(seconds, 10.0))
-            encode_parts(Work(items, 0.0, 100.0), parts.plan, parts, pairs, lambda _: None)
+            parts = Parts(Path(cache) / "c.h5", dict.fromkeys((*ACOUSTIC_HALF, *TEXT_HALF), ""), (0.0, 100.0))
+            work = Work(items, names, 0.0, 100.0)
+            encode_recordings(work, plan_parts(seconds, 10.0), parts, workers, lambda _: None)
             rows = np.empty((len(paths), 768), np.float32)
-            for part in parts.read_all():
-                rows[part.places] = part.acoustic
+            for places, values in Known(parts.stores()).blocks("acoustic", names):
+                rows[places] = values
         return rows
 
     return run
@@ -168,11 +163,7 @@ def main() -> None:
 
 def prepare(folder: Path, utterances: int) -> tuple[str, list[Path], float]:
     """A base-size model and recordings of 3 to 30 s; the model's folder, their paths and their total seconds."""
-    from transformers import Wav2Vec2Config, Wav2Vec2FeatureExtractor, Wav2Vec2Model
-
-    torch.manual_seed(0)
-    Wav2Vec2Model(Wav2Vec2Config()).save_pretrained(folder / "model")
-    Wav2Vec2FeatureExtractor(do_normalize=True).save_pretrained(folder / "model")
+    save_base(folder / "model")
     random = np.random.default_rng(0)
     paths, total = [], 0.0
     for number, seconds in enumerate(random.uniform(3, 30, utterances)):
@@ -185,6 +176,15 @@ def prepare(folder: Path, utterances: int) -> tuple[str, list[Path], float]:
         soundfile.write(paths[-1], envelope * random.standard_normal(len(envelope)), SAMPLING_RATE)
         total += seconds
     return str(folder / "model"), paths, total
+
+
+def save_base(folder: Path) -> None:
+    """A base-size wav2vec2 with random weights."""
+    from transformers import Wav2Vec2Config, Wav2Vec2FeatureExtractor, Wav2Vec2Model
+
+    torch.manual_seed(0)
+    Wav2Vec2Model(Wav2Vec2Config()).save_pretrained(folder)
+    Wav2Vec2FeatureExtractor(do_normalize=True).save_pretrained(folder)
 
 
 def compare(

@@ -20,13 +20,15 @@ import numpy as np
 import soundfile
 
 from ser_memory.common.cache import CacheInfo, FeatureCache
+from ser_memory.common.machine import cores
 from ser_memory.extract.corpora import Utterance
 from ser_memory.extract.encoders import load_acoustic, load_text
-from ser_memory.extract.encoding import EncoderPair, Item, Rows
+from ser_memory.extract.encoding import AcousticWorker, Item, Rows, Text
 from ser_memory.extract.merge import merge
-from ser_memory.extract.parts import Parts, plan_parts
+from ser_memory.extract.parts import Parts, plan_parts, plan_texts
+from ser_memory.extract.rows import Known
 from ser_memory.extract.screening import Screening
-from ser_memory.extract.workers import Work, encode_parts, per_core
+from ser_memory.extract.workers import Work, encode_recordings, encode_transcripts
 from tests.models import save_acoustic, save_text
 
 INFO = CacheInfo(
@@ -43,12 +45,17 @@ def encode(utterances: int, folder: str) -> None:
     root = Path(folder)
     audio = root / "a.wav"
     turns = [Utterance(str(i), audio, "train", 3.0, 3.0, transcript="a good day") for i in range(utterances)]
-    items = [Item(turn.id, audio, "a good day", 3.0) for turn in turns]
-    pair = EncoderPair(load_acoustic(str(root / "acoustic")), load_text(str(root / "text")))
-    parts = Parts(root / f"{utterances}.h5", "scaling", plan_parts([3.0] * utterances))
+    names = [turn.id for turn in turns]
+    work = Work([Item(name, audio, 3.0) for name in names], names, 0.0, 30.0)
+    acoustic, text = load_acoustic(str(root / "acoustic")), load_text(str(root / "text"))
+    parts = Parts(root / f"{utterances}.h5", vars(INFO), (0.0, 30.0))
     start = time.perf_counter()
-    encode_parts(Work(items, 0.0, 30.0), parts.plan, parts, per_core(pair), lambda _: None)
-    merge(root / f"{utterances}.h5", INFO, turns, Screening(dropped=defaultdict(list)), parts)
+    workers = [AcousticWorker(acoustic) for _ in range(cores())]
+    encode_recordings(work, plan_parts([3.0] * utterances), parts, workers, lambda _: None)
+    texts = [Text("0", "a good day")]
+    encode_transcripts(texts, plan_texts(1), parts, [text], lambda _: None)
+    screened = Screening(dropped=defaultdict(list))
+    merge(root / f"{utterances}.h5", INFO, turns, names, screened, Known(parts.stores()))
     print(
         f"{utterances:7,} utterances encoded and merged: {time.perf_counter() - start:6.1f} s, peak {peak():,.0f} MB"
     )
@@ -58,22 +65,29 @@ def merge_rows(rows: int, folder: str) -> None:
     root = Path(folder)
     random = np.random.default_rng(0)
     seconds = random.uniform(3, 11, rows)
-    said = "as they said it " * 4
+    said = [f"as they said it {i} " * 3 for i in range(rows)]
     turns = [
-        Utterance(f"MSP-PODCAST_{i:06d}", None, "train", 4.0, 4.0, 4.0, str(i % 1400), "Female", said)
+        Utterance(f"MSP-PODCAST_{i:06d}", None, "train", 4.0, 4.0, 4.0, str(i % 1400), "Female", said[i])
         for i in range(rows)
     ]
-    parts = Parts(root / "msp-podcast.h5", "merge", plan_parts(seconds.tolist()))
-    for part in parts.plan:
-        acoustic, text = random.standard_normal((2, len(part.places), 768), np.float32)
+    names = [turn.id for turn in turns]
+    parts = Parts(root / "msp-podcast.h5", vars(INFO), (0.0, 30.0))
+    plan = plan_parts(seconds.tolist())
+    for part in plan:
+        acoustic = random.standard_normal((len(part.places), 768), np.float32)
         durations = seconds[list(part.places)].astype(np.float32)
-        parts.write(part, Rows(np.array(part.places), durations, acoustic, text, {}))
+        keys = [names[place] for place in part.places]
+        parts.write(keys, Rows(np.arange(len(keys)), durations, acoustic, {}))
+    for part in plan_texts(rows):
+        some = [said[place] for place in part.places]
+        parts.write_texts(some, random.standard_normal((len(some), 768), np.float32))
     before = peak()
     start = time.perf_counter()
-    merge(root / "msp-podcast.h5", INFO, turns, Screening(dropped=defaultdict(list)), parts)
+    screened = Screening(dropped=defaultdict(list))
+    merge(root / "msp-podcast.h5", INFO, turns, names, screened, Known(parts.stores()))
     merged = time.perf_counter() - start
     print(
-        f"{rows:7,} rows in {len(parts.plan):,} parts merged: {merged:.1f} s, peak {peak():,.0f} MB ({before:,.0f} before)"
+        f"{rows:7,} rows in {parts.count():,} parts merged: {merged:.1f} s, peak {peak():,.0f} MB ({before:,.0f} before)"
     )
     start = time.perf_counter()
     cache = FeatureCache(root / "msp-podcast.h5")

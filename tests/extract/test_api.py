@@ -72,7 +72,11 @@ def test_it_makes_the_commands_cache_and_reports_to_the_caller(
     cache = extract(**world, cache=str(tmp_path / "api"), reporter=listener)
     assert isinstance(cache, FeatureCache)
     assert cache.path == tmp_path / "api" / "iemocap.h5"
-    assert listener.labels == ["IEMOCAP: reading headers", "IEMOCAP: encoding"]
+    assert listener.labels == [
+        "IEMOCAP: reading headers",
+        "IEMOCAP: encoding",
+        "IEMOCAP: encoding transcripts",
+    ]
     extract(**world, cache=tmp_path / "api", reporter=listener)
     assert "already has this content" in listener.lines[-1]
     captured = capsys.readouterr()

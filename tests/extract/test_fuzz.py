@@ -11,12 +11,12 @@ import soundfile
 
 from ser_memory.common.cache import REASONS
 from ser_memory.extract.corpora import Utterance
-from ser_memory.extract.encoders import load_acoustic, load_text
-from ser_memory.extract.encoding import EncoderPair, Item, encode, gather
+from ser_memory.extract.encoders import load_acoustic
+from ser_memory.extract.encoding import AcousticWorker, Item, encode, gather
 from ser_memory.extract.identity import Glimpses
 from ser_memory.extract.screening import screen
 from tests.containers import CONTAINERS, LENGTH_UNKNOWN, write
-from tests.models import save_acoustic, save_text
+from tests.models import save_acoustic
 
 FILES = int(os.environ.get("SER_FUZZ_FILES", "100"))  # 2,000 and more for a long run
 RATES = (8_000, 11_025, 16_000, 22_050, 44_100, 48_000, 96_000, 192_000)
@@ -118,15 +118,11 @@ def test_every_file_ends_as_a_row_or_a_reason(tmp_path: Path) -> None:
     ]
     assert len(Glimpses(turns).digest(turns[0].audio or Path())) <= 32
     screened = screen(turns, 0.0, 30.0)
-    pair = EncoderPair(
-        load_acoustic(save_acoustic(tmp_path / "acoustic", "wav2vec2 with group norm")),
-        load_text(save_text(tmp_path / "text")),
-    )
-    items = [Item(each.id, each.audio, each.transcript or "", seconds) for each, seconds in screened.kept]
-    encoded = gather(items, list(encode(items, pair, 0.0, 30.0)), pair)
+    worker = AcousticWorker(load_acoustic(save_acoustic(tmp_path / "acoustic", "wav2vec2 with group norm")))
+    items = [Item(each.id, each.audio, seconds) for each, seconds in screened.kept]
+    encoded = gather(items, list(encode(items, worker, 0.0, 30.0)), worker)
 
     assert np.isfinite(encoded.acoustic).all()
-    assert np.isfinite(encoded.text).all()
     rows = len(encoded.places)
     ended = {name: reason for reason, ids in screened.dropped.items() for name in ids}
     ended |= {items[place].id: "row" for place in encoded.places.tolist()}

@@ -9,7 +9,7 @@ import resource
 import signal
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -22,12 +22,12 @@ from ser_memory.common import manifests
 from ser_memory.common.cache import FeatureCache
 from ser_memory.common.errors import SerError
 from ser_memory.extract.audio import Waveform
-from ser_memory.extract.encoders import AcousticEncoder, EncoderOptions, load_acoustic, load_text
-from ser_memory.extract.encoding import EncoderPair
-from ser_memory.extract.parts import Parts, plan_parts
+from ser_memory.extract.encoders import AcousticEncoder, load_acoustic
+from ser_memory.extract.encoding import AcousticWorker
+from ser_memory.extract.parts import Parts, plan_parts, plan_texts
 from ser_memory.extract.pipeline import extract_corpus
 from ser_memory.extract.settings import Extraction, ExtractionSettings
-from ser_memory.extract.workers import per_core
+from ser_memory.extract.workers import Encoders
 from tests.models import save_acoustic, save_text
 
 TURNS = 60
@@ -39,11 +39,7 @@ class Slow(AcousticEncoder):
 
     def __init__(self, encoder: AcousticEncoder, pause: float) -> None:
         self.__dict__.update(encoder.__dict__)
-        self.layers, self.min_samples, self.max_samples = (
-            encoder.layers,
-            encoder.min_samples,
-            encoder.max_samples,
-        )
+        self.min_samples = encoder.min_samples
         self._inner, self._pause = encoder, pause
 
     @property
@@ -55,6 +51,17 @@ class Slow(AcousticEncoder):
         return self._inner._states(waveforms)
 
 
+class SlowEncoders(Encoders):
+    """The encoders of the settings, the acoustic one slowed down."""
+
+    def __init__(self, settings: ExtractionSettings, pause: float) -> None:
+        super().__init__(settings)
+        self._pause = pause
+
+    def acoustic(self) -> list[AcousticWorker]:
+        return [AcousticWorker(Slow(worker.encoder, self._pause)) for worker in super().acoustic()]
+
+
 def extract(
     world: Path,
     cache: Path,
@@ -62,16 +69,24 @@ def extract(
     overwrite: bool = False,
     workers: int = 2,
     precision: str = "float32",
+    fresh: bool = False,
+    limit: int | None = None,
 ) -> FeatureCache:
     """Extract the world's corpus in small parts."""
-
-    def load() -> Sequence[EncoderPair]:
-        acoustic = load_acoustic(str(world / "acoustic"), options=EncoderOptions(precision=precision))
-        return per_core(EncoderPair(Slow(acoustic, pause), load_text(str(world / "text"))), workers)
-
-    settings = ExtractionSettings(min_duration=0.0, overwrite=overwrite)
+    settings = ExtractionSettings(
+        min_duration=0.0,
+        overwrite=overwrite,
+        fresh=fresh,
+        limit=limit,
+        acoustic_encoder=str(world / "acoustic"),
+        text_encoder=str(world / "text"),
+        precision=precision,
+        device="cpu",
+        workers=workers,
+    )
     manifest = manifests.load(str(world / "own.toml"))
-    return extract_corpus(Extraction(manifest, world, cache, settings, part_seconds=PART_SECONDS), load)
+    extraction = Extraction(manifest, world, cache, settings, part_seconds=PART_SECONDS)
+    return extract_corpus(extraction, SlowEncoders(settings, pause))
 
 
 @pytest.fixture(scope="module")
@@ -113,20 +128,28 @@ class Life:
     """
 
     def __init__(
-        self, world: Path, cache: Path, pause: float, overwrite: bool = False, largest: int = 0
+        self,
+        world: Path,
+        cache: Path,
+        pause: float,
+        overwrite: bool = False,
+        fresh: bool = False,
+        largest: int = 0,
     ) -> None:
         self._said = cache.with_name(f"{cache.name}-said-{time.monotonic_ns()}")
-        arguments = (world, cache, pause, overwrite, largest)
+        arguments = (world, cache, pause, overwrite, fresh, largest)
         self._process = multiprocessing.get_context("fork").Process(target=self._live, args=arguments)
         self._process.start()
 
-    def _live(self, world: Path, cache: Path, pause: float, overwrite: bool, largest: int) -> None:
+    def _live(
+        self, world: Path, cache: Path, pause: float, overwrite: bool, fresh: bool, largest: int
+    ) -> None:
         sys.stderr = self._said.open("w", buffering=1)
         if largest:  # bytes: a file that grows beyond fails as on a full disk
             signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
             resource.setrlimit(resource.RLIMIT_FSIZE, (largest, resource.RLIM_INFINITY))
         try:
-            extract(world, cache, pause, overwrite)
+            extract(world, cache, pause, overwrite, fresh=fresh)
         except SerError as error:
             print(error, file=sys.stderr)
             sys.exit(error.exit_code)
@@ -150,7 +173,7 @@ class Life:
 
 
 def parts(cache: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in sorted(cache.glob("own.parts/*/*.safetensors"))}
+    return {path.name: path.read_bytes() for path in sorted(cache.glob("own.parts/**/*.safetensors"))}
 
 
 def wait_until(condition: Callable[[], bool], life: Life) -> None:
@@ -194,7 +217,7 @@ def test_what_is_kept_is_not_made_again(world: Path, unbroken: bytes, tmp_path: 
     wait_until(lambda: "Continuing" in life.said, life)
     life.end(signal.SIGKILL)
     assert f"{damaged} is damaged and will be made again." in life.said
-    assert f"Continuing: {done - 1} of " in life.said
+    assert f"Continuing: {done - 1} finished parts are in " in life.said
     assert {path: path.stat().st_mtime_ns for path in others} == {path: before[path] for path in others}
     assert extract(world, cache).path.read_bytes() == unbroken
 
@@ -242,31 +265,63 @@ def test_two_at_once(world: Path, unbroken: bytes, tmp_path: Path) -> None:
     assert (cache / "own.h5").read_bytes() == unbroken
 
 
-def test_overwriting_continues_from_the_parts_that_are_there(
+def test_fresh_continues_from_its_own_parts_and_uses_no_older_row(
     world: Path, unbroken: bytes, tmp_path: Path
 ) -> None:
-    """Parts of the same settings are never thrown away, also if they were begun without --overwrite."""
     cache = tmp_path / "cache"
     life = Life(world, cache, pause=0.1)
     wait_until(lambda: len(parts(cache)) >= 3, life)
     life.end(signal.SIGKILL)
+    older = len(parts(cache))
     (cache / "own.h5").write_bytes(unbroken)
-    begun = {path: path.stat().st_mtime_ns for path in cache.glob("own.parts/*/*.safetensors")}
-    life = Life(world, cache, pause=0.1, overwrite=True)
-    wait_until(lambda: len(parts(cache)) > len(begun), life)
+    life = Life(world, cache, pause=0.1, fresh=True)
+    wait_until(lambda: len(parts(cache)) >= older + 3, life)
     life.end(signal.SIGKILL)
-    kept = parts(cache)
-    assert {path: path.stat().st_mtime_ns for path in begun} == begun
-    life = Life(world, cache, pause=0, overwrite=True)
-    assert life.end() == 0
-    assert f"Continuing: {len(kept)} of " in life.said
+    assert "reused" not in life.said
     assert (cache / "own.h5").read_bytes() == unbroken
-    # With no parts left, the whole cache is computed again.
-    life = Life(world, cache, pause=0, overwrite=True)
+    begun = {path: path.stat().st_mtime_ns for path in cache.glob("own.parts/*/fresh/*")}
+    whole = [path for path in begun if path.suffix == ".safetensors"]
+    life = Life(world, cache, pause=0.1, fresh=True)
+    wait_until(lambda: len(parts(cache)) > older + len(whole), life)
+    life.end(signal.SIGKILL)
+    assert {path: path.stat().st_mtime_ns for path in whole} == {path: begun[path] for path in whole}
+    assert f"Continuing: {len(whole)} finished parts are in {whole[0].parent}." in life.said
+    life = Life(world, cache, pause=0, fresh=True)
+    assert life.end() == 0
+    assert (cache / "own.h5").read_bytes() == unbroken
+    assert sorted(item.name for item in cache.iterdir()) == [".own.lock", "own.h5"]
+    # With no parts left, everything is computed again.
+    life = Life(world, cache, pause=0, fresh=True)
     wait_until(lambda: len(parts(cache)) > 0, life)
     assert life.end() == 0
     assert "Continuing" not in life.said
     assert (cache / "own.h5").read_bytes() == unbroken
+
+
+def test_overwriting_uses_the_rows_of_parts_and_cache(world: Path, unbroken: bytes, tmp_path: Path) -> None:
+    cache = tmp_path / "cache"
+    life = Life(world, cache, pause=0.1, fresh=True)
+    wait_until(lambda: len(parts(cache)) >= 3, life)
+    life.end(signal.SIGKILL)
+    (cache / "own.h5").write_bytes(unbroken)
+    life = Life(world, cache, pause=30, overwrite=True)
+    assert life.end() == 0
+    assert f"{TURNS - 1} rows are reused, nothing is encoded." in life.said
+    assert (cache / "own.h5").read_bytes() == unbroken
+    assert sorted(item.name for item in cache.iterdir()) == [".own.lock", "own.h5"]
+
+
+def test_a_trial_leaves_the_parts_of_the_whole(world: Path, unbroken: bytes, tmp_path: Path) -> None:
+    """A few utterances into the same folder must not cost the hours that the whole corpus took so far."""
+    cache = tmp_path / "cache"
+    life = Life(world, cache, pause=0.1)
+    wait_until(lambda: len(parts(cache)) >= 3, life)
+    life.end(signal.SIGKILL)
+    kept = parts(cache)
+    assert len(extract(world, cache, limit=4)) == 4
+    assert kept.items() <= parts(cache).items()
+    assert extract(world, cache, overwrite=True).path.read_bytes() == unbroken
+    assert not parts(cache)
 
 
 @pytest.mark.parametrize("workers", [1, 3])
@@ -289,8 +344,14 @@ def test_out_of_memory_halves_the_batch(
             raise torch.OutOfMemoryError("CUDA out of memory.")
         return states(self, waveforms)
 
+    def batching(self: SlowEncoders) -> list[AcousticWorker]:
+        worker = AcousticWorker(Slow(load_acoustic(str(world / "acoustic")), 0.0))
+        worker.batch_seconds = 10.0
+        return [worker]
+
     monkeypatch.setattr(Slow, "_states", small)
-    cache = extract(world, tmp_path, workers=1)
+    monkeypatch.setattr(SlowEncoders, "acoustic", batching)
+    cache = extract(world, tmp_path)
     assert sizes.count(max(sizes)) == 1  # remembered: what did not fit is not tried again
     (tmp_path / "whole.h5").write_bytes(unbroken)
     np.testing.assert_allclose(
@@ -354,6 +415,8 @@ def test_the_plan_holds_everything_once() -> None:
         assert sum(lengths) <= 100.0
     assert plan == plan_parts(seconds, 100.0)
     assert plan_parts([40.0], 10.0)[0].places == (0,)
+    assert [place for part in plan_texts(1234) for place in part.places] == list(range(1234))
+    assert plan_texts(0) == []
 
 
 @pytest.mark.parametrize(("hours", "most"), [(0.1, 30.0), (0.5, 90.0), (100.0, 600.0)])
@@ -374,6 +437,6 @@ def _all_parts(world: Path, cache: Path) -> dict[str, bytes]:
     caught: dict[str, bytes] = {}
     clear = Parts.clear
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Parts, "clear", lambda self: (caught.update(parts(cache)), clear(self)))
+        patch.setattr(Parts, "clear", lambda self, some: (caught.update(parts(cache)), clear(self, some)))
         extract(world, cache)
     return caught

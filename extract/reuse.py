@@ -1,0 +1,174 @@
+"""What an existing cache and finished parts spare an extraction, and what remains to be computed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from ser_memory.common.cache import CacheInfo, FeatureCache
+from ser_memory.common.errors import SerError, listing
+from ser_memory.common.reporting import notice
+from ser_memory.extract.corpora import Utterance
+from ser_memory.extract.encoding import Item, Text
+from ser_memory.extract.identity import Glimpses, differences, earlier_fingerprint
+from ser_memory.extract.rows import Known, Store, rows_of
+from ser_memory.extract.screening import Chosen
+
+
+@dataclass(frozen=True)
+class Release:
+    """What was read of a release."""
+
+    turns: Sequence[Utterance]  # all, with their transcripts
+    chosen: Chosen  # those that may get a row
+    glimpses: Glimpses
+
+    @cached_property
+    def recordings(self) -> list[str]:
+        """The digest of each chosen utterance's recording; "" if it could not be read."""
+        return [self.glimpses.recording(utterance.audio) for utterance, _ in self.chosen]
+
+
+@dataclass(frozen=True)
+class Missing:
+    """What must be computed for a cache, each recording and each text once."""
+
+    items: list[Item]
+    recordings: list[str]  # the digest of each item
+    texts: list[Text]
+    reused: int  # rows of the cache whose recording need not be encoded
+
+    @property
+    def cost(self) -> str:
+        """Such as `10 recordings and 1 transcript`, or `nothing`."""
+        counts = ((len(self.items), "recording"), (len(self.texts), "transcript"))
+        if not self.items and not self.texts:
+            return "nothing"
+        return " and ".join(_counted(number, kind) for number, kind in counts)
+
+    @property
+    def rows(self) -> str:
+        """Such as `1,024 rows`."""
+        return _counted(self.reused, "row")
+
+    def __str__(self) -> str:
+        encoded = len(self.items) + len(self.texts)
+        return (
+            f"{self.rows} {'is' if self.reused == 1 else 'are'} reused, {self.cost} "
+            f"{'is' if encoded == 0 else 'are'} encoded."
+        )
+
+
+def missing(release: Release, known: Known, min_duration: float, max_duration: float) -> Missing:
+    """What `known` lacks for the chosen utterances of a release; durations in seconds."""
+    result = Missing([], [], [], 0)
+    reused = 0
+    heard: set[str] = set()
+    read: set[str] = set()
+    for (utterance, seconds), recording in zip(release.chosen, release.recordings, strict=True):
+        if known.has_heard(recording):
+            if known.reason_against(recording, min_duration, max_duration) is not None:
+                continue
+            reused += 1
+        elif not recording:
+            continue  # it could not be read
+        elif recording not in heard:
+            heard.add(recording)
+            result.items.append(Item(utterance.id, utterance.audio, seconds))
+            result.recordings.append(recording)
+        text = utterance.transcript or ""
+        if text not in read and not known.has_read(text):
+            read.add(text)
+            result.texts.append(Text(utterance.id, text))
+    return Missing(result.items, result.recordings, result.texts, reused)
+
+
+def existing(target: Path, replaces: bool) -> FeatureCache | None:
+    """The cache at this path, if there is one. Raises SerError if it cannot be read and is not to be replaced."""
+    if not target.exists():
+        return None
+    try:
+        return FeatureCache(target)
+    except SerError:
+        if not replaces:
+            raise
+        notice(f"{target} cannot be read, so that none of its rows is reused.")
+        return None
+
+
+def is_made(cache: FeatureCache, info: CacheInfo, release: Release) -> bool:
+    """Whether a cache has the content to be made; reported if it has."""
+    if cache.info.fingerprint == info.fingerprint:
+        notice(f"{cache.path} already has this content; nothing to do (--fresh computes all of it again).")
+        return True
+    if _is_earlier(cache) and cache.info.fingerprint == earlier_fingerprint(
+        info, release.turns, release.glimpses
+    ):
+        notice(
+            f"{cache.path} already has this content, in the form of an earlier version; nothing to do (--overwrite adds "
+            "what is new, such as sessions, and encodes nothing)."
+        )
+        return True
+    return False
+
+
+def refuse_unasked(cache: FeatureCache, info: CacheInfo, release: Release, todo: Missing) -> None:
+    """Raise SerError: a cache of another content is not replaced unasked. Says what differs and what it would cost."""
+    raise SerError(
+        f"{cache.path} exists and was made from other settings or files (it differs in "
+        f"{listing(differences(cache, info, release.turns))}): add --overwrite, which encodes {todo.cost} and reuses "
+        f"{todo.rows}, or give another --cache."
+    )
+
+
+def store_of(cache: FeatureCache, info: CacheInfo, release: Release, trusted: bool = False) -> list[Store]:
+    """The rows of an existing cache that can be reused; none if its values are not those that were written.
+
+    With `trusted` the values are not read, which only counting allows.
+    """
+    try:
+        if not trusted and not cache.refuse_altered():
+            cache.validate()  # an old file, which does not tell
+        return [rows_of(cache, info, _recordings_of(cache, release))]
+    except SerError:
+        notice(f"{cache.path} is damaged, so that none of its rows is reused.")
+        return []
+
+
+def silent_of(cache: FeatureCache) -> list[str]:
+    """The ids of a cache's silent recordings, as far as it knows them."""
+    if not cache.info.silent:
+        return []
+    silent = set(cache.info.silent)
+    names = zip(cache.read("id"), cache.read("recording"), strict=True)
+    return [name for name, recording in names if recording in silent]
+
+
+def _recordings_of(cache: FeatureCache, release: Release) -> list[str] | None:
+    """The digest of each row's recording; None if the cache does not tell, and the release was another."""
+    if not _is_earlier(cache):
+        recordings: list[str] = cache.read("recording").tolist()
+        return recordings
+    if cache.info.fingerprint != earlier_fingerprint(cache.info, release.turns, release.glimpses):
+        notice(
+            f"{cache.path} is of an earlier version, which did not keep what identifies a recording, and the release is "
+            "not what it was then: only its transcripts' rows are reused."
+        )
+        return None
+    notice(
+        f"{cache.path} is of an earlier version, and the release is what it was then: its rows are reused. They were "
+        "computed in batches, so that they may differ in the last bit from rows of this version (--fresh computes "
+        "them again)."
+    )
+    audio = {turn.id: turn.audio for turn in release.turns}
+    return [release.glimpses.recording(audio[name]) for name in cache.read("id")]
+
+
+def _is_earlier(cache: FeatureCache) -> bool:
+    return not cache.has("recording")
+
+
+def _counted(number: int, kind: str) -> str:
+    return f"{number:,} {kind}" if number == 1 else f"{number:,} {kind}s"
