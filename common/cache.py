@@ -48,7 +48,7 @@ ENCODER_ATTRIBUTES = (
     "text_encoder", "text_revision", "text_pooling",
 )  # fmt: skip
 
-_JSON = ("dropped", "protocols", "refused", "silent")  # attributes
+_JSON = ("dropped", "protocols", "refused", "silent", "compared")  # attributes
 
 # Why an utterance of the release has no row.
 REASONS = ("too short", "too long", "missing", "unreadable", "not finite", "no label", "no transcript")
@@ -98,6 +98,9 @@ class CacheInfo:
     protocols: dict[str, Any] = field(default_factory=dict)  # all of the manifest, as it writes them
     refused: dict[str, str] = field(default_factory=dict)  # recording -> reason, of those that have no row
     silent: list[str] = field(default_factory=list)  # recordings without any sound
+    # The transcripts beside those of another cache with the same recordings: reference (its transcriber), and
+    # word_error_rate and words of the reference, over the utterances that both have; {} if there is no such cache.
+    compared: dict[str, Any] = field(default_factory=dict)
 
 
 class Version(NamedTuple):

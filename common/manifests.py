@@ -101,6 +101,9 @@ def _letters() -> dict[str, str]:
 
 def extraction_of(name: str) -> str:
     """The command that makes the cache of this name, for a message."""
+    corpus, _, transcriber = name.partition(".")
+    if transcriber and corpus in shipped():
+        return f"ser-extract --corpus {corpus} --text-only --transcriber {transcriber}"
     return f"ser-extract --corpus {name if name in shipped() else f'{name}.toml'}"
 
 

@@ -22,6 +22,7 @@ Examples:
   ser-extract --corpus iemocap --acoustic-encoder models/wav2vec2-base --text-encoder models/bert
   ser-extract --corpus msp-improv --device cuda:0,cuda:1 --precision bfloat16 --layers 7,9,11
   ser-extract --corpus msp-podcast --transcriber release,whisper --whisper-model openai/whisper-small.en
+  ser-extract --corpus iemocap --text-only --transcriber whisper
   ser-extract --corpus my-corpus.toml --root recordings --limit 50
 """
 
@@ -53,6 +54,10 @@ def report(cache: FeatureCache) -> None:
     say(f"{cache.path}: {len(cache)} utterances, {hours:.2f} h ({splits}).")
     for reason, ids in cache.info.dropped.items():
         say(f"  dropped {len(ids)}, {reason}: {listing(ids, most=3)}")
+    if told := cache.info.compared:
+        rate = told["word_error_rate"]
+        shown = "is not defined: the reference has no words" if rate is None else f"is {rate:.3f}"
+        say(f"  word error rate against {told['reference']} {shown} ({told['words']:,} words).")
     for line in flat_splits_of(cache):
         say(f"  {line}")
 

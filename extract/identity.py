@@ -14,6 +14,7 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -43,7 +44,7 @@ _COMPARED = (
 _RESULTS = {"created_by", "fingerprint", "dropped", "refused", "silent"}
 _ASIDE = {"acoustic_encoder", "text_encoder", "transcriber", *_RESULTS}
 # What caches of earlier versions do not have, in their attributes and of an utterance.
-_LATER, _LATER_FACTS = {"protocol", "protocols"}, {"session", "release_split"}
+_LATER, _LATER_FACTS = {"protocol", "protocols", "compared"}, {"session", "release_split"}
 
 
 class Glimpses:
@@ -98,11 +99,13 @@ def describe(
     limit: int | None,
     glimpses: Glimpses,
     vanished: Collection[Path] = (),
+    compared: Mapping[str, Any] = MappingProxyType({}),
 ) -> CacheInfo:
     """The attributes of the cache to be made, nothing dropped yet.
 
     `turns` are all utterances of the release with their transcripts, `encoders` the attributes that the encoders
-    determine, `limit` the most utterances of a trial, and `vanished` recordings that exist no more.
+    determine, `limit` the most utterances of a trial, `vanished` recordings that exist no more, and `compared` how the
+    transcripts differ from those of another cache.
     """
     manifest, settings = extraction.manifest, extraction.settings
     info = CacheInfo(
@@ -121,6 +124,7 @@ def describe(
         dropped={},
         protocol=manifest.protocol.name,
         protocols=manifest.protocols,
+        compared=dict(compared),
     )
     return replace(info, fingerprint=_fingerprint(info, turns, glimpses, vanished))
 

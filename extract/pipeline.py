@@ -18,11 +18,14 @@ from ser_memory.extract.parts import Parts, plan_parts, plan_texts, sole_writer
 from ser_memory.extract.reuse import (
     Release,
     existing,
+    heard_before,
     is_made,
     missing,
     refuse_unasked,
+    refuse_unheard,
     silent_of,
     store_of,
+    word_errors_against,
 )
 from ser_memory.extract.rows import Known, Store
 from ser_memory.extract.screening import (
@@ -48,7 +51,7 @@ def extract_corpus(extraction: Extraction, encoders: Encoders) -> FeatureCache:
     """
     settings = extraction.settings
     bounds = settings.min_duration, settings.max_duration
-    target = cache_path(extraction.cache, extraction.manifest.name)
+    target = cache_path(extraction.cache, extraction.cache_name)
     with sole_writer(target) as denied:
         turns, glimpses, screened = read_corpus(extraction)
         chosen = spread(screened.kept, settings.limit)
@@ -59,18 +62,33 @@ def extract_corpus(extraction: Extraction, encoders: Encoders) -> FeatureCache:
         turns, chosen = transcribe_missing(extraction, turns, chosen, screened)
         _refuse_nothing(extraction, chosen, screened)
         release = Release(turns, chosen, glimpses)
-        identify = partial(describe, extraction, turns, encoders.attributes(), limit, glimpses)
+        base = heard_before(extraction.cache, extraction.manifest.name) if settings.text_only else None
+        compared = word_errors_against(base, chosen) if base else {}
+        identify = partial(
+            describe, extraction, turns, encoders.attributes(), limit, glimpses, compared=compared
+        )
         info, old = identify(), existing(target, settings.replaces)
         parts = Parts(target, encoders.attributes(), bounds, settings.fresh)
         if old is not None and not settings.replaces:
             if is_made(old, info, release):
                 report_doubts(screened, chosen, silent_of(old))
                 return old
-            known = Known(store_of(old, info, release, trusted=True) + parts.stores())
+            known = Known(
+                [
+                    store
+                    for cache in (old, base)
+                    if cache
+                    for store in store_of(cache, info, release, trusted=True)
+                ]
+                + parts.stores()
+            )
             refuse_unasked(old, info, release, missing(release, known, *bounds))
         if denied is not None:
             raise denied
         stores = store_of(old, info, release) if old is not None and not settings.fresh else []
+        if base is not None:
+            stores += store_of(base, info, release)
+            refuse_unheard(base, missing(release, Known(stores), *bounds))
         known = compute_missing(extraction, release, stores, parts, encoders)
         utterances = [utterance for utterance, _ in chosen]
         silent = merge(target, info, utterances, release.recordings, screened, known, without=identify)

@@ -6,15 +6,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
-from ser_memory.common.cache import CacheInfo, FeatureCache
+from ser_memory.common.cache import CacheInfo, FeatureCache, cache_path
 from ser_memory.common.errors import SerError, listing
+from ser_memory.common.manifests import extraction_of
 from ser_memory.common.reporting import notice
 from ser_memory.extract.corpora import Utterance
 from ser_memory.extract.encoding import Item, Text
 from ser_memory.extract.identity import Glimpses, differences, earlier_fingerprint
 from ser_memory.extract.rows import Known, Store, rows_of
 from ser_memory.extract.screening import Chosen
+from ser_memory.extract.transcripts.quality.word_error_rate import WordErrors, word_errors
 
 
 @dataclass(frozen=True)
@@ -96,6 +99,36 @@ def existing(target: Path, replaces: bool) -> FeatureCache | None:
             raise
         notice(f"{target} cannot be read, so that none of its rows is reused.")
         return None
+
+
+def heard_before(folder: Path, corpus: str) -> FeatureCache:
+    """The cache whose acoustic rows --text-only uses. Raises SerError if there is none."""
+    path = cache_path(folder, corpus)
+    if not path.exists():
+        raise SerError(
+            f"--text-only uses the acoustic rows of {path}, which does not exist: make it with {extraction_of(corpus)}."
+        )
+    return FeatureCache(path)
+
+
+def refuse_unheard(base: FeatureCache, todo: Missing) -> None:
+    """Raise SerError if --text-only would have to encode a recording."""
+    if todo.items:
+        names = listing((item.id for item in todo.items), most=3)
+        raise SerError(
+            f"--text-only encodes no recording, and {base.path} has no acoustic row by the same encoder of "
+            f"{_counted(len(todo.items), 'recording')} ({names}): give the encoders and layers of that cache, or bring "
+            f"it up to date with {extraction_of(base.path.stem)} --overwrite."
+        )
+
+
+def word_errors_against(base: FeatureCache, chosen: Chosen) -> dict[str, Any]:
+    """How the transcripts of the chosen utterances differ from those of another cache, as `CacheInfo.compared`."""
+    reference = dict(zip(base.read("id").tolist(), base.read("transcript").tolist(), strict=True))
+    texts = {utterance.id: utterance.transcript or "" for utterance, _ in chosen if utterance.id in reference}
+    errors = sum(word_errors(reference, texts).values(), WordErrors())
+    rate = errors.rate if errors.words else None
+    return {"reference": base.info.transcriber, "word_error_rate": rate, "words": errors.words}
 
 
 def is_made(cache: FeatureCache, info: CacheInfo, release: Release) -> bool:

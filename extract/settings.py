@@ -52,6 +52,11 @@ class TranscriptSettings(Options):
     transcripts: Path | None = option(
         None, help="CSV, TSV or JSON Lines of id and text, in place of the release's own transcripts."
     )
+    text_only: bool = option(
+        False,
+        help="Encode transcripts only, with the acoustic rows of <cache>/<corpus>.h5, and write "
+        "<cache>/<corpus>.<transcriber>.h5, for ser-train --transcripts and --study transcripts.",
+    )
 
 
 @dataclass(frozen=True)
@@ -209,6 +214,15 @@ class Extraction:
     def transcribes(self) -> bool:
         """Whether a transcriber will supply texts that are missing."""
         return self.sources is not None and self.sources.engine is not None
+
+    @property
+    def cache_name(self) -> str:
+        """The name of the cache to be written; with --text-only that of the transcripts is a part of it."""
+        settings = self.settings
+        if not settings.text_only:
+            return self.manifest.name
+        texts = settings.transcripts.stem if settings.transcripts else settings.transcriber.replace(",", "+")
+        return f"{self.manifest.name}.{texts}"
 
     @property
     def transcriber(self) -> str:
