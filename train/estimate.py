@@ -85,15 +85,12 @@ def duration(lines: Sequence[Line], todo: Plan, jobs: int) -> float:
     They share all work, but the stages of one run follow each other and cannot be shared.
     """
     seconds = {(line.number, line.strategy, line.memory_size): line.seconds for line in lines}
-    first = {run: seconds[_kind(1, run)] for number, run in todo.untrained if number == 1}
-    chains: dict[Run, float] = {}
+    own: dict[Run, float] = {}
     for number, run in todo.untrained:
-        if number > 1:
-            before = sum(
-                first.get(each, 0.0) for each in {Run(None, run.seed, fold) for fold in ("", run.fold)}
-            )
-            chains[run] = chains.get(run, before) + seconds[_kind(number, run)]
-    longest = max([*first.values(), *chains.values()])
+        own[run] = own.get(run, 0.0) + seconds[_kind(number, run)]
+    longest = max(
+        time + sum(before for other, before in own.items() if run.follows(other)) for run, time in own.items()
+    )
     return max(longest, sum(line.total for line in lines) / jobs)
 
 

@@ -113,11 +113,7 @@ def load(settings: Settings) -> tuple[Experiment, Source, list[Corpus]]:
 def plan(experiment: Experiment, trainer: Trainer, store: Store) -> Plan:
     """Compare an experiment with what is finished."""
     keys = trainer.keys
-    firsts = experiment.first_stages
-    order = itertools.product(experiment.seeds, experiment.fold_names, experiment.variants)
-    later = [Run(variant, seed, fold) for seed, fold, variant in order]
-    numbers = range(2, len(experiment.stages) + 1)
-    stages = [(run, 1) for run in firsts] + [(run, number) for number in numbers for run in later]
+    stages = [(run, number) for run, numbers in experiment.owners.items() for number in numbers]
     results = {stage: store.result(keys.of(*stage), keys.evaluated(stage[0])) for stage in stages}
     lacking = {run for (run, _), result in results.items() if result is None}
     different = {
@@ -125,7 +121,7 @@ def plan(experiment: Experiment, trainer: Trainer, store: Store) -> Plan:
     }  # folds may share stages
     untrained = [stage for key, stage in reversed(different.items()) if store.record(key) is None]
     return Plan(
-        tuple(run for run in firsts + later if run in lacking),
+        tuple(run for run in experiment.owners if run in lacking),
         tuple(untrained),
         {stage: result for stage, result in results.items() if result is not None},
         len(different) - len(untrained),
@@ -143,8 +139,7 @@ def pooled(
         for variant, seed in itertools.product((None, *experiment.variants), experiment.seeds):
             runs = [Run(variant, seed, fold) for fold in experiment.fold_names]
             for number in range(2, len(experiment.stages) + 1) if variant else [1]:
-                stages = [(experiment.first_stage(run) if number == 1 else run, number) for run in runs]
-                if all(stage in outcomes for stage in stages):
+                if all((experiment.owner(run, number), number) in outcomes for run in runs):
                     found[Run(variant, seed, POOLED), number] = trainer.pooled(runs, number)
     return found
 

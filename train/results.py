@@ -164,7 +164,7 @@ def write_memory(path: Path, experiment: Experiment, outcomes: Outcomes) -> None
 def _stages(experiment: Experiment, outcomes: Outcomes, run: Run) -> Iterator[tuple[int, str, StageResult]]:
     """The stages of a run that are there: number, name, and what it came to."""
     for number in range(1, len(experiment.stages) + 1):
-        result = outcomes.get((experiment.first_stage(run) if number == 1 else run, number))
+        result = outcomes.get((experiment.owner(run, number), number))
         if result is not None:
             yield number, stage_name(experiment.stages[:number]), result
 

@@ -272,21 +272,29 @@ class Variant:
 
 @dataclass(frozen=True)
 class Run:
-    """One variant with one seed, in one fold. The first stage is the same for all variants and belongs to none of them."""
+    """One variant with one seed, in one fold.
+
+    The first stage is the same for all variants and belongs to none of them. The stages before the first corpus with
+    folds are the same for all folds and belong to none of them.
+    """
 
     variant: Variant | None
     seed: int
-    # "1", "2", ..., or "" without folds, also of a first stage that all folds share; POOLED names them all.
-    fold: str = ""
+    fold: str = ""  # "1", "2", ..., or ""; POOLED: all of them together
 
     @property
     def strategy(self) -> str:
         """The strategy that trains; the first stage is plain training."""
         return self.variant.strategy if self.variant else "finetune"
 
-    def follows(self, first: Run) -> bool:
-        """Whether these are later stages, and `first` is the first stage that they begin from."""
-        return self.variant is not None and self.seed == first.seed and first.fold in ("", self.fold)
+    def follows(self, other: Run) -> bool:
+        """Whether the stages of `other` come before these."""
+        return (
+            self != other
+            and self.seed == other.seed
+            and other.variant in (None, self.variant)
+            and other.fold in ("", self.fold)
+        )
 
 
 @dataclass(frozen=True)
@@ -322,16 +330,23 @@ class Experiment:
             for fold in self.fold_names
         ]
 
-    @property
-    def first_stages(self) -> list[Run]:
-        """The first stage of every seed: in every fold if its corpus has folds, otherwise once for all folds."""
-        each = (self.first_stage(Run(None, seed, fold)) for seed in self.seeds for fold in self.fold_names)
-        return list(dict.fromkeys(each))
+    def owner(self, run: Run, number: int) -> Run:
+        """To whom stage `number` (from 1) of a run belongs: to all variants, all folds, or that run alone."""
+        shared = run.fold != POOLED and not any(self.folds[:number])
+        return Run(run.variant if number > 1 else None, run.seed, "" if shared else run.fold)
 
-    def first_stage(self, run: Run) -> Run:
-        """The first stage that a run begins from."""
-        own = run.fold == POOLED or any(self.folds[:1])
-        return Run(None, run.seed, run.fold if own else "")
+    @property
+    def owners(self) -> dict[Run, list[int]]:
+        """Who trains which stages (from 1), each after those that it follows."""
+        order = itertools.product(self.seeds, self.fold_names, self.variants)
+        runs = [Run(variant, seed, fold) for seed, fold, variant in order]
+        stages = [
+            (self.owner(run, number), number) for number in range(1, len(self.stages) + 1) for run in runs
+        ]
+        found: dict[Run, list[int]] = {}
+        for run, number in dict.fromkeys(stages):
+            found.setdefault(run, []).append(number)
+        return found
 
     def evaluated_in(self, run: Run) -> tuple[str, ...]:
         """The folds in which a run is evaluated: its own, or all of them if they share it."""

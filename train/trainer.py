@@ -48,26 +48,24 @@ class Trainer:
     def carry_out(self, runs: Sequence[Run], advance: Advance) -> list[Outcome]:
         """Train what is missing of a stack of runs, and evaluate all of it.
 
-        The stack is of first stages, or of runs of one strategy whose first stages are in the store; all are in one
-        fold. `advance`
-        gets the epochs that are done. Returns an outcome per run, in order. Raises PausedError if `pause` said so;
-        what was trained until then is kept in the store.
+        The stack is of first stages, or of runs of one strategy whose earlier stages are in the store; all are in one
+        fold, or shared by all folds. `advance` gets the epochs that are done. Returns an outcome per run, in order.
+        Raises PausedError if `pause` said so; what was trained until then is kept in the store.
         """
+        numbers = self._experiment.owners[runs[0]]
         if runs[0].variant is None:
-            return self._stages(runs, [1], torch.empty(0), advance)
-        parameters = self._store.parameters(
-            [self.keys.of(self._experiment.first_stage(run), 1) for run in runs]
-        ).to(self.device)
-        return self._stages(runs, range(2, len(self.corpora) + 1), parameters, advance)
+            return self._stages(runs, numbers, torch.empty(0), advance)
+        keys = [self.keys.of(self._experiment.owner(run, 1), 1) for run in runs]
+        return self._stages(runs, numbers, self._store.parameters(keys).to(self.device), advance)
 
     def _stages(
-        self, runs: Sequence[Run], numbers: Sequence[int], parameters: Tensor, advance: Advance
+        self, runs: Sequence[Run], own: Sequence[int], parameters: Tensor, advance: Advance
     ) -> list[Outcome]:
-        """Take a stack from (R, P) parameters through the stages with these numbers."""
+        """Take a stack through its own stages, from (R, P) parameters of the first stage where that is none of them."""
         outcomes = [Outcome() for _ in runs]
         kept: list[Kept] = []
         memories: list[list[Held]] = [[] for _ in runs]
-        for number in numbers:
+        for number in range(min(own[0], 2), own[-1] + 1):
             if number > 1:
                 what, held = self.keep(runs, number - 1, parameters)
                 kept.append(what)
@@ -82,8 +80,9 @@ class Trainer:
                     for run, outcome in zip(runs, outcomes, strict=True)
                 ]
             parameters = self._store.parameters([self.keys.of(run, number) for run in runs]).to(self.device)
-            for outcome, result in zip(outcomes, self._results(runs, number, parameters), strict=True):
-                outcome.stages[number] = result
+            if number in own:
+                for outcome, result in zip(outcomes, self._results(runs, number, parameters), strict=True):
+                    outcome.stages[number] = result
         return outcomes
 
     def _train(

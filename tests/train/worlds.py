@@ -72,6 +72,29 @@ def corpora(splits: dict[str, int] | None = None) -> list[Corpus]:
     ]
 
 
+def corpora_in_folds(folds: int = 3, with_folds: Sequence[str] = STAGES[1:]) -> list[Corpus]:
+    """The same, of which some have folds: every third utterance is tested in turn, the next validates."""
+    return [in_folds(corpus, folds) if corpus.name in with_folds else corpus for corpus in corpora()]
+
+
+def in_folds(corpus: Corpus, folds: int) -> Corpus:
+    whole = Samples.concatenate(list(corpus.splits.values()))
+    made = []
+    for fold in range(folds):
+        places = (torch.arange(len(whole)) - fold) % folds
+        rows = {"test": places == 0, "validation": places == 1, "train": places > 1}
+        splits = {
+            split: part(whole, here.nonzero()[:, 0]) for split, here in sorted(rows.items(), reverse=True)
+        }
+        digests = {split: f"{corpus.name} {split} {fold}" for split in splits}
+        made.append(replace(corpus, splits=splits, digests=digests, fold=str(fold + 1)))
+    return replace(made[0], fold="", folds=tuple(made))
+
+
+def part(whole: Samples, rows: Tensor) -> Samples:
+    return replace(whole, rows=rows, targets=whole.targets[rows], speakers=whole.speakers[rows])
+
+
 def network(**changes: Any) -> Network:
     """A small one of the usual shape."""
     widths = {"acoustic_width": ACOUSTIC_WIDTH, "text_width": TEXT_WIDTH, "trunk_width": 16, "head_width": 8}

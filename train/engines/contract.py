@@ -18,35 +18,22 @@ class WorkerKilledError(SerError):
 class Engine(Protocol):
     """Decides who trains what, when and where.
 
-    A task is a run: without a variant, it is the first stage of a seed, in one fold or shared by all; with one, it is
-    all later stages of that variant. These begin when the first stage that they follow is in the store. The result of
-    a task does not depend on the engine.
+    A task is a run with the stages that it owns (`Experiment.owners`). It begins when the stages of the tasks that it
+    follows are in the store. The result of a task does not depend on the engine.
     """
 
     def run(self, tasks: Sequence[Run], advance: Advance) -> Iterator[tuple[Run, Outcome]]:
         """Carry out the tasks and yield each with its outcome, in the order in which they end.
 
-        `advance` gets the number of epochs done, and those that early stopping spares. The later stages that
-        follow a first stage which failed are left out, and after `stop` everything that has not ended. Raises SerError if a
-        task cannot be carried out.
+        `advance` gets the number of epochs done, and those that early stopping spares. Tasks that follow one which
+        failed are left out, and after `stop` everything that has not ended. Raises SerError if a task cannot be
+        carried out.
         """
 
     def stop(self) -> None:
         """Pause everything that is running after its current epoch; a later run continues from there."""
 
 
-def first_stages(tasks: Sequence[Run]) -> list[Run]:
-    """The tasks that are first stages."""
-    return [task for task in tasks if task.variant is None]
-
-
-def later_stages(tasks: Sequence[Run], firsts: Iterable[Run]) -> list[Run]:
-    """The tasks that follow one of the first stages."""
-    return [task for task in tasks if any(task.follows(first) for first in firsts)]
-
-
-def at_once(tasks: Sequence[Run]) -> list[Run]:
-    """The tasks that can begin at once, first stages before others."""
-    firsts = first_stages(tasks)
-    later = later_stages(tasks, firsts)
-    return [*firsts, *(task for task in tasks if task.variant is not None and task not in later)]
+def ready(tasks: Sequence[Run], unfinished: Iterable[Run]) -> list[Run]:
+    """The tasks that follow none of those that are unfinished."""
+    return [task for task in tasks if not any(task.follows(other) for other in unfinished)]

@@ -6,7 +6,6 @@ from collections.abc import Iterator, Sequence
 
 from ser_memory.common.machine import one_core_each
 from ser_memory.common.reporting import Advance
-from ser_memory.train.engines.contract import at_once, later_stages
 from ser_memory.train.loop import PausedError
 from ser_memory.train.results import Outcome
 from ser_memory.train.settings import Run
@@ -14,7 +13,7 @@ from ser_memory.train.trainer import Trainer
 
 
 class Inline:
-    """Trains each first stage, and then what follows it."""
+    """Trains all of one seed, and then the next."""
 
     def __init__(self, trainer: Trainer) -> None:
         self._trainer = trainer
@@ -22,14 +21,16 @@ class Inline:
         trainer.pause = lambda: self._stopped
 
     def run(self, tasks: Sequence[Run], advance: Advance) -> Iterator[tuple[Run, Outcome]]:
-        for task in at_once(tasks):
-            for each in (task, *later_stages(tasks, [task])):
-                outcome = self._one(each, advance)
-                if outcome is None:
-                    return
-                yield each, outcome
-                if each is task and outcome.failed:
-                    break
+        seeds = list(dict.fromkeys(task.seed for task in tasks))
+        failed: list[Run] = []
+        for task in sorted(tasks, key=lambda task: seeds.index(task.seed)):
+            if any(task.follows(other) for other in failed):
+                continue
+            outcome = self._one(task, advance)
+            if outcome is None:
+                return
+            failed += [task] if outcome.failed else []
+            yield task, outcome
 
     def stop(self) -> None:
         self._stopped = True

@@ -26,7 +26,7 @@ from ser_memory.common.errors import SerError
 from ser_memory.common.machine import one_core_each
 from ser_memory.common.reporting import Advance, spare
 from ser_memory.train.corpora import Source, load_corpora
-from ser_memory.train.engines.contract import WorkerKilledError, at_once, later_stages
+from ser_memory.train.engines.contract import WorkerKilledError, ready
 from ser_memory.train.loop import PausedError
 from ser_memory.train.results import Outcome
 from ser_memory.train.settings import Experiment, Run
@@ -35,7 +35,7 @@ from ser_memory.train.trainer import Trainer
 
 
 class Processes:
-    """Trains first stages, and as soon as one is there, what follows it."""
+    """Trains what can begin, and as soon as that is there, what follows it."""
 
     def __init__(
         self, experiment: Experiment, source: Source, store: Path, jobs: int, turn: float = 2.0
@@ -50,16 +50,17 @@ class Processes:
         self._stopped = self._context.Event()
 
     def run(self, tasks: Sequence[Run], advance: Advance) -> Iterator[tuple[Run, Outcome]]:
-        ready = deque(at_once(tasks))
+        can_begin = deque(ready(tasks, tasks))
+        waiting = [task for task in tasks if task not in can_begin]
         if not tasks:
             return
         with self._workers(min(self._jobs, len(tasks))) as workers:
             idle, busy = deque(workers), dict[Connection, Run]()
-            while busy or (ready and not self._stopped.is_set()):
-                while ready and idle and not self._stopped.is_set():
+            while busy or (can_begin and not self._stopped.is_set()):
+                while can_begin and idle and not self._stopped.is_set():
                     worker = idle.popleft()
-                    busy[worker] = ready.popleft()
-                    worker.send((busy[worker], is_near_the_end(len(ready) + len(busy), len(workers))))
+                    busy[worker] = can_begin.popleft()
+                    worker.send((busy[worker], is_near_the_end(len(can_begin) + len(busy), len(workers))))
                 for worker in [pipe for pipe in busy if pipe in wait(list(busy))]:
                     message = worker.recv()
                     if isinstance(message, Exception):
@@ -70,10 +71,12 @@ class Processes:
                     task = busy.pop(worker)
                     idle.append(worker)
                     if message is None:
-                        ready.append(task)
+                        can_begin.append(task)
                         continue
-                    if task.variant is None and not message.failed:
-                        ready += later_stages(tasks, [task])
+                    if not message.failed:
+                        freed = ready([each for each in waiting if each.follows(task)], waiting)
+                        waiting = [each for each in waiting if each not in freed]
+                        can_begin += freed
                     yield task, message
 
     def stop(self) -> None:

@@ -8,7 +8,7 @@ import torch
 
 from ser_memory.common.errors import SerError
 from ser_memory.common.reporting import Advance
-from ser_memory.train.engines.contract import first_stages, later_stages
+from ser_memory.train.engines.contract import ready
 from ser_memory.train.loop import PausedError
 from ser_memory.train.results import Outcome
 from ser_memory.train.settings import Run
@@ -16,7 +16,7 @@ from ser_memory.train.trainer import Trainer
 
 
 class Stacked:
-    """Trains the first stages of all seeds as one stack, then for each strategy all its runs; a stack for each fold."""
+    """Trains the first stages of all seeds as one stack, then for each strategy all its runs; each fold by itself."""
 
     def __init__(self, trainer: Trainer) -> None:
         self._trainer = trainer
@@ -24,14 +24,15 @@ class Stacked:
         trainer.pause = lambda: self._stopped
 
     def run(self, tasks: Sequence[Run], advance: Advance) -> Iterator[tuple[Run, Outcome]]:
-        lost: list[Run] = []
-        for stack in _stacks(first_stages(tasks)):
-            for task, outcome in self._stack(stack, advance):
-                lost += [task] if outcome.failed else []
-                yield task, outcome
-        left_out = later_stages(tasks, lost)
-        for stack in _stacks([task for task in tasks if task.variant is not None and task not in left_out]):
-            yield from self._stack(stack, advance)
+        waiting = list(tasks)
+        failed: list[Run] = []
+        while waiting:
+            begun = ready(waiting, waiting)
+            for stack in _stacks(begun):
+                for task, outcome in self._stack(stack, advance):
+                    failed += [task] if outcome.failed else []
+                    yield task, outcome
+            waiting = ready([task for task in waiting if task not in begun], failed)
 
     def stop(self) -> None:
         self._stopped = True
@@ -59,9 +60,9 @@ class Stacked:
 
 
 def _stacks(tasks: Sequence[Run]) -> list[list[Run]]:
-    """The tasks that can train as one stack: of one strategy and fold, with memories of one size."""
+    """The tasks by what can train as one stack: first stages, or one strategy with memories of one size; in one fold."""
     stacks: dict[tuple[str, int, str], list[Run]] = {}
     for task in tasks:
-        size = task.variant.memory_size if task.variant else 0
-        stacks.setdefault((task.strategy, size, task.fold), []).append(task)
+        kind = (task.variant.strategy, task.variant.memory_size) if task.variant else ("", 0)
+        stacks.setdefault((*kind, task.fold), []).append(task)
     return list(stacks.values())
