@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,7 @@ from ser_memory.common import __version__
 from ser_memory.common.console import Command, say
 from ser_memory.common.options import options_of
 from ser_memory.train import recipes
-from ser_memory.train.settings import GROUPS, Settings
+from ser_memory.train.settings import GROUPS, STUDIES, Settings
 
 EXAMPLES = """
 \b
@@ -44,10 +46,16 @@ Examples:
     help='A TOML file with these options by their names, such as strategy = ["finetune", "gem:speaker"].',
 )
 @click.option(
+    "--study",
+    type=click.Choice(STUDIES),
+    help="Train the experiment several times, with one thing changed: transcripts uses the caches' own and all others that "
+    "ser-extract --text-only made. Each is a run in a folder below --output; ser-report takes that folder.",
+)
+@click.option(
     "--dry-run", is_flag=True, help="Report what would be trained and about how long it takes, and stop."
 )
 @click.version_option(__version__, package_name="ser-memory", message="ser-memory %(version)s")
-def main(dry_run: bool, **options: Any) -> None:
+def main(dry_run: bool, study: str | None, **options: Any) -> None:
     """Train emotion heads through a sequence of corpora, and show what each strategy forgets.
 
     Reads <cache>/<corpus>.h5 for every stage, trains every strategy with every seed, evaluates all corpora
@@ -63,6 +71,9 @@ def main(dry_run: bool, **options: Any) -> None:
 
         print_estimate(settings)
         return
+    if study:
+        _carry_out(study, settings)
+        return
     # Needs torch, which --help and wrong usage should not wait for.
     from ser_memory.train.experiment import train
     from ser_memory.train.report.terminal import print_tables
@@ -72,6 +83,18 @@ def main(dry_run: bool, **options: Any) -> None:
         print_tables(run.results)
         say(f"All figures: {run.folder / 'results.csv'}")
     run.refuse_failures(settings.experiment)
+
+
+def _carry_out(study: str, settings: Settings) -> None:
+    """All runs of a study; the report compares them."""
+    from ser_memory.train.experiment import train
+    from ser_memory.train.study import runs_of
+
+    output = settings.machine.output or Path("runs") / f"{datetime.now():%Y%m%d-%H%M%S}-{study}"
+    for each in runs_of(study, settings, output):
+        say(f"{each.machine.output}")
+        train(each).refuse_failures(each.experiment)
+    say(f"Compare them with: ser-report {shlex.quote(str(output))}")
 
 
 def _typed_seeds(options: dict[str, Any]) -> dict[str, Any]:

@@ -6,10 +6,11 @@ memory once, however many train on it, and one larger than memory can be trained
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -24,7 +25,7 @@ from ser_memory.common.errors import SerError, UsageError, listing
 from ser_memory.common.labels import to_unit
 from ser_memory.common.machine import memory
 from ser_memory.common.manifests import extraction_of
-from ser_memory.common.protocols import NEEDED, NO_SPLIT, Splits
+from ser_memory.common.protocols import NEEDED, NO_SPLIT, Splits, in_natural_order
 from ser_memory.common.reporting import notice
 from ser_memory.train.samples import UNKNOWN_SPEAKER, Samples
 from ser_memory.train.settings import DataSettings
@@ -93,8 +94,16 @@ class Source:
     divisions: tuple[Division, ...] = ()  # how each corpus is split; without them by the column `split`
     # Of each corpus and fold the digests of its splits, if they are known already.
     digests: tuple[Digests, ...] = ()
+    transcripts: str | None = (
+        None  # the part of a cache's name between the corpus and .h5, where there is one
+    )
     versions: tuple[Version, ...] = ()  # of the files that were checked; another one is refused
     dimensions: tuple[str, ...] = DIMENSIONS  # columns of the targets
+
+    def path(self, name: str) -> Path:
+        """The cache of a corpus: with the transcripts that were asked for, or without them if it has no such cache."""
+        other = cache_path(self.folder, f"{name}.{self.transcripts}")
+        return other if self.transcripts and other.exists() else cache_path(self.folder, name)
 
 
 def source_of(data: DataSettings, device: str, memory_share: float) -> Source:
@@ -102,7 +111,10 @@ def source_of(data: DataSettings, device: str, memory_share: float) -> Source:
 
     Raises SerError or UsageError in one sentence as `open_caches` does, and for splits that cannot be used.
     """
-    source = Source(data.folder, data.stages, data.label_scale, data.layer, device)
+    source = Source(
+        data.folder, data.stages, data.label_scale, data.layer, device, transcripts=data.transcripts
+    )
+    _report_transcripts(source)
     caches = open_caches(source)
     divisions = tuple(
         division_of(cache, name, data.protocols.get(name))
@@ -122,6 +134,32 @@ def source_of(data: DataSettings, device: str, memory_share: float) -> Source:
     return replace(source, streamed=True)
 
 
+def transcripts_in(folder: Path, stages: Iterable[str]) -> list[str]:
+    """The transcripts for which --text-only has made a cache of some of these corpora, in the order of their names."""
+    found = [
+        path.name.removesuffix(SUFFIX).removeprefix(f"{stage}.")
+        for stage in stages
+        for path in folder.glob(f"{glob.escape(stage)}.*{SUFFIX}")
+    ]
+    return in_natural_order(set(found))
+
+
+def _report_transcripts(source: Source) -> None:
+    """Raise UsageError if no corpus has a cache of these transcripts; report corpora that have none."""
+    if source.transcripts is None:
+        return
+    without = [name for name in source.names if source.path(name) == cache_path(source.folder, name)]
+    if len(without) == len(source.names):
+        raise UsageError(
+            f"No corpus has a cache of the transcripts {source.transcripts!r} in {source.folder}: there are those of "
+            f"{listing(transcripts_in(source.folder, source.names))}; ser-extract --text-only makes them."
+        )
+    if without:
+        notice(
+            f"{listing(without)} have no cache of the transcripts {source.transcripts}: their own are used."
+        )
+
+
 def _bytes_used(cache: FeatureCache, layer: str | None) -> int:
     """Bytes of the embeddings that training reads: of a cache with several layers perhaps one."""
     rows, *layers, width = cache.shapes["acoustic"]
@@ -139,11 +177,11 @@ def open_caches(source: Source) -> list[FeatureCache]:
         raise UsageError(
             f"--stages has {listing(paths)}: give names of caches such as iemocap, and their folder as --cache."
         )
-    absent = [name for name in source.names if not cache_path(source.folder, name).exists()]
+    absent = [name for name in source.names if not source.path(name).exists()]
     if absent:
         commands = " && ".join(f"{extraction_of(name)} --cache {source.folder}" for name in absent)
         raise SerError(f"There is no cache of {listing(absent)} in {source.folder}: make it with {commands}")
-    caches = [FeatureCache(cache_path(source.folder, name)) for name in source.names]
+    caches = [FeatureCache(source.path(name)) for name in source.names]
     for cache in caches:
         _same_encoders(caches[0], cache, source.layer)
         cache.validate()
@@ -160,7 +198,7 @@ def load_corpora(source: Source) -> list[Corpus]:
     unknown = (None,) * len(source.names)
     facts = (source.divisions or (Division(),) * len(source.names), source.digests or unknown)
     return [
-        _load(name, FeatureCache(cache_path(source.folder, name), version), source, division, digests)
+        _load(name, FeatureCache(source.path(name), version), source, division, digests)
         for name, version, division, digests in zip(
             source.names, source.versions or unknown, *facts, strict=True
         )

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import torch
 
+from ser_memory.common.cache import FeatureCache
 from ser_memory.common.errors import SerError, listing
 from ser_memory.common.interruption import InterruptedRunError, on_signals
 from ser_memory.common.machine import cores, one_core_each, resolve_device
@@ -22,7 +23,7 @@ from ser_memory.train.engines import engine_for
 from ser_memory.train.engines.contract import WorkerKilledError
 from ser_memory.train.results import Outcomes, Result, StageResult, tabulate
 from ser_memory.train.run_folder import RunFolder
-from ser_memory.train.settings import POOLED, Experiment, Run, Settings
+from ser_memory.train.settings import OWN_TRANSCRIPTS, POOLED, Experiment, Run, Settings
 from ser_memory.train.store import Store
 from ser_memory.train.trainer import Trainer
 
@@ -176,6 +177,8 @@ def _facts(source: Source, corpora: Sequence[Corpus]) -> dict[str, object]:
         "device": source.device,
         "digests": {corpus.name: corpus.digest for corpus in corpora},
         "cache": str(source.folder),
+        "transcripts": source.transcripts or OWN_TRANSCRIPTS,
+        "word_errors": {name: FeatureCache(source.path(name)).info.compared for name in source.names},
         "protocols": dict(zip(source.names, (each.name for each in source.divisions), strict=True)),
     }
 

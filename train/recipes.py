@@ -12,7 +12,14 @@ import click
 from ser_memory.common.errors import SerError, listing
 from ser_memory.common.toml_files import read_toml
 
-_OF_THE_MACHINE = {"dry-run", "experiment", "help", "preset", "version"}  # say nothing about an experiment
+_OF_THE_MACHINE = {
+    "dry-run",
+    "study",
+    "experiment",
+    "help",
+    "preset",
+    "version",
+}  # say nothing about an experiment
 
 
 def presets() -> list[str]:

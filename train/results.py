@@ -16,6 +16,7 @@ from ser_memory.common.manifests import stage_name
 from ser_memory.train.settings import NO_SAMPLER, POOLED, Experiment, Run
 
 RESULTS, MEMORY = "results.csv", "memory.csv"
+STUDY = "study.json"  # lists the runs of a study, in the folder that holds theirs
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,8 @@ from ser_memory.common.options import Options, flag, names_of, option, refuse_un
 from ser_memory.train.memory.samplers import SAMPLERS
 from ser_memory.train.strategies import STRATEGIES, option_classes
 
+STUDIES = ("transcripts",)  # see study.py
+OWN_TRANSCRIPTS = "own"  # of <corpus>.h5
 NO_SAMPLER = "none"  # of a strategy that keeps no memory
 POOLED = "pooled"  # in place of a fold: the test predictions of all folds together
 DEFAULT_SEEDS = 5
@@ -37,6 +39,11 @@ class DataSettings(Options):
         (),
         unset="that of the cache",
         help="CORPUS=NAME: a split protocol of the corpus's manifest, perhaps with folds; repeatable.",
+    )
+    transcripts: str | None = option(
+        None,
+        unset="those of <corpus>.h5",
+        help="Use <corpus>.<transcripts>.h5, which ser-extract --text-only makes, for the corpora that have it.",
     )
     layer: str | None = option(
         None,

@@ -32,19 +32,19 @@ Examples:
 def main(runs: Sequence[Path], **options: Any) -> None:
     """Report one or several runs of ser-train: what is forgotten, what holds, and at what cost.
 
-    RUNS are folders that ser-train wrote. Prints the main tables, and writes index.html, a page that needs no
-    network, tables/ (Markdown, LaTeX, CSV) and figures/ (SVG, PDF). Several runs are labelled by the options in
-    which they differ.
+    RUNS are folders that ser-train wrote, also of studies. Prints the main tables, and writes index.html, a page
+    that needs no network, tables/ (Markdown, LaTeX, CSV) and figures/ (SVG, PDF). Several runs are labelled by the
+    options in which they differ.
     """
     settings = ReportSettings.take(options)
     # These load SciPy and more, which --help and wrong usage should not wait for.
-    from ser_memory.train.report.data import load_run
+    from ser_memory.train.report.data import folders_of, load_run
     from ser_memory.train.report.published import read_published
     from ser_memory.train.report.report import print_tables, write_figures, write_report
     from ser_memory.train.report.together import labelled
 
     against = read_published(settings.against) if settings.against else []
-    found = labelled([load_run(folder) for folder in runs])
+    found = labelled([load_run(each) for folder in runs for each in folders_of(folder)])
     splits = dict.fromkeys(row.split for run in found.values() for row in run.results)
     if settings.split not in splits:
         raise SerError(

@@ -14,9 +14,14 @@ from ser_memory.train.report.data import Predictions, RunData
 from ser_memory.train.report.published import Published, beside
 from ser_memory.train.report.summary import Row, Runs
 from ser_memory.train.report.tables import Named
+from ser_memory.train.report.transcripts import courses
 from ser_memory.train.results import overall
 from ser_memory.train.settings import Variant
 
+SLOPES = (
+    "Each model was trained and tested on transcripts of its own word error rate. Slope: the change of the figure when the "
+    "word error rate rises from 0 to 1, by least squares for each seed; its interval is over the seeds."
+)
 NO_TESTS = "Fewer than three seeds: a test over seeds would say next to nothing, so there is none. Train with --seeds 5."
 FOLDS = (
     "Folds: the figure of a corpus with folds is over the pooled test predictions of all folds. That of another corpus is "
@@ -58,6 +63,8 @@ def chapters(
         Chapter("What the memories hold", figures=["memory"]),
         Chapter("Training", figures=["learning", "bent"]),
         _costs(runs),
+        _across(reduced, split),
+        _transcripts(runs, split),
         _published(reduced, against),
     ]
     return [chapter for chapter in found if chapter is not None]
@@ -257,6 +264,25 @@ def _costs(runs: Mapping[str, RunData]) -> Chapter | None:
         return None
     stages = {row.stage: row.stage_name for run in runs.values() for row in run.results}
     return Chapter("Cost", (), [Named("costs", tables.costs(rows, stages))], ["cost"])
+
+
+def _across(runs: Runs, split: str) -> Chapter | None:
+    """Several runs: each against the first."""
+    rows = summary.across(runs, split)
+    if not rows:
+        return None
+    what = f"each run against {next(iter(runs))}"
+    notes = [summary.TESTED, summary.CORRECTED, summary.SEED_NOISE]
+    words = ["The same strategy, stage and seeds in both runs; only the options differ that name the runs."]
+    return Chapter("Runs compared", words, tables.tests("runs", rows, what, notes))
+
+
+def _transcripts(runs: Mapping[str, RunData], split: str) -> Chapter | None:
+    found = courses(runs, split)
+    if not found:
+        return None
+    table = tables.transcripts([(course, course.slope) for course in found], split)
+    return Chapter("What transcripts are worth", [SLOPES], [Named("transcripts", table)], ["transcripts"])
 
 
 def _published(runs: Runs, against: Sequence[Published]) -> Chapter | None:

@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from ser_memory.common.conventions import DIMENSIONS, in_split_order
 from ser_memory.common.errors import SerError, listing
-from ser_memory.train.results import MEMORY, RESULTS, Result, read_results
+from ser_memory.train.results import MEMORY, RESULTS, STUDY, Result, read_results
 
 CONFIG, COSTS, EPOCHS, PREDICTIONS = "config.json", "costs.csv", "epochs.csv", "predictions.h5"
 FORMAT, FORMAT_VERSION = "ser-predictions", 1
@@ -143,6 +143,17 @@ class RunData:
     def complete(self) -> bool:
         """Whether all runs of the experiment are finished."""
         return self.config.get("complete") is True
+
+
+def folders_of(folder: Path) -> list[Path]:
+    """The run folders of a study; of a run, itself. Raises SerError if the list of the runs is damaged."""
+    try:
+        names = json.loads((folder / STUDY).read_text(encoding="utf-8"))["runs"]
+        return [folder / str(name) for name in names if (folder / str(name)).exists()]
+    except (FileNotFoundError, NotADirectoryError):
+        return [folder]
+    except (OSError, ValueError, KeyError, TypeError):
+        raise SerError(f"{folder / STUDY} is damaged: run the study again with --output {folder}.") from None
 
 
 def load_run(folder: Path) -> RunData:

@@ -19,6 +19,7 @@ from ser_memory.train.report.formats import comma_separated, latex, markdown
 from ser_memory.train.report.published import Published
 from ser_memory.train.report.summary import Row
 from ser_memory.train.report.tables import Named
+from ser_memory.train.report.transcripts import courses
 from ser_memory.train.results import overall
 
 if TYPE_CHECKING:  # they load matplotlib, which waits until the first figure is drawn
@@ -89,6 +90,9 @@ def write_figures(
     from ser_memory.train.report.figures.base import save
 
     with progress("drawing", len(runs), "runs") as advance:
+        if not wanted or "transcripts" in wanted:
+            for name, drawn in _transcripts(runs, split):
+                yield name, save(drawn, folder, name)
         for label, run in runs.items():
             for name, drawn in _drawn(run, label, split, wanted):
                 whole = f"{name}{f'-{tables.file_name(label)}' if label else ''}"
@@ -106,6 +110,18 @@ def _drawn(run: RunData, label: str, split: str, wanted: Sequence[str]) -> Itera
 
     every = itertools.chain(figures_of(run, overall(run.results), split), _forests(run, label, split))
     return (pair for pair in every if not wanted or kind_of(pair[0]) in wanted)
+
+
+def _transcripts(runs: Mapping[str, RunData], split: str) -> Iterator[tuple[str, Drawn]]:
+    """What runs on different transcripts show, a figure per dimension."""
+    from ser_memory.train.report.figures.base import names_of
+    from ser_memory.train.report.figures.transcripts import against_word_errors
+
+    found = courses(runs, split)
+    names = names_of(row for run in runs.values() for row in run.results)
+    for dimension in dict.fromkeys(course.dimension for course in found):
+        part = [course for course in found if course.dimension == dimension]
+        yield f"transcripts-{dimension}", against_word_errors(part, names, f"CCC of {dimension} ({split})")
 
 
 def _forests(run: RunData, label: str, split: str) -> Iterator[tuple[str, Drawn]]:

@@ -167,6 +167,21 @@ def forward_transfer(runs: Runs, split: str = TEST) -> list[Row]:
     return rows
 
 
+def across(runs: Runs, split: str = TEST) -> list[Row]:
+    """Every figure of each further run against the same figure of the first: paired over the seeds that both have.
+
+    Empty for one run. Only figures that both runs have.
+    """
+    first, *others = _open(runs, split)
+    rows = []
+    for run in others:
+        both = [cell for cell in run.cells if cell in first.cells]
+        tested = [run.row(cell, run.cells[cell], paired(run.cells[cell], first.cells[cell])) for cell in both]
+        corrected = holm([row.test.p if row.test else None for row in tested])
+        rows += [replace(row, holm=p) for row, p in zip(tested, corrected, strict=True)]
+    return rows
+
+
 def role(corpus: str, stage: str) -> str:
     """SEEN, CURRENT or UNSEEN: what a corpus is at a stage of this name, such as P+M."""
     *before, now = stage.split("+")
@@ -194,7 +209,7 @@ class _Run:
         for cell, seeds in cells.items():
             other = baseline(cell.variant)
             reference = cells.get(replace(cell, variant=other), {}) if other else {}
-            rows.append(self._row(cell, seeds, paired(seeds, reference)))
+            rows.append(self.row(cell, seeds, paired(seeds, reference)))
         corrected = holm([row.test.p if row.test else None for row in rows])
         return [replace(row, holm=p) for row, p in zip(rows, corrected, strict=True)]
 
@@ -219,7 +234,8 @@ class _Run:
         variant = SHARED if stage == 1 else cell.variant
         return self.cells.get(replace(cell, variant=variant, stage=stage), {})
 
-    def _row(self, cell: Cell, seeds: Seeds, test: Paired | None) -> Row:
+    def row(self, cell: Cell, seeds: Seeds, test: Paired | None) -> Row:
+        """The row of a figure."""
         values = list(seeds.values())
         name = self.stages[cell.stage]
         return Row(

@@ -11,6 +11,7 @@ from ser_memory.train.report.formats import ABSENT, Cell, Table, number, title_o
 from ser_memory.train.report.published import Beside
 from ser_memory.train.report.statistics import SIGNIFICANT, Interval
 from ser_memory.train.report.summary import CURRENT, SEEN, SHARED, Cost, Group, Row, Sampled
+from ser_memory.train.report.transcripts import Course, Slope
 from ser_memory.train.settings import NO_SAMPLER, Variant
 
 _ROLE_MARKS = {SEEN: "s", CURRENT: "c"}  # unseen has none
@@ -225,6 +226,35 @@ def groups(
 
 def _group(row: Group) -> tuple[Cell, Cell, Cell]:
     return number(row.ccc), number(row.uar), number(row.error)
+
+
+def transcripts(rows: Sequence[tuple[Course, Slope | None]], split: str) -> Table:
+    """Figures by word error rate, with the slope of each strategy."""
+    kinds = list(dict.fromkeys(kind for course, _ in rows for kind in course.kinds))
+    lines = tuple(
+        (
+            Cell(course.corpus),
+            Cell(name_of(course.variant)),
+            Cell(course.dimension),
+            Cell(f"{course.n:,}", float(course.n)),
+            *(_at_rate(course, kind) for kind in kinds),
+            number(slope.value if slope else None),
+            number(slope.low if slope else None),
+            number(slope.high if slope else None),
+            Cell(str(len(course.by_seed)), float(len(course.by_seed))),
+        )
+        for course, slope in rows
+    )
+    headings = ("corpus", "strategy", "dimension", "n", *kinds, "slope", "95% from", "95% to", "seeds")
+    title = f"CCC after the last stage, {split} split, by transcripts (WER: word error rate)"
+    return Table(title, headings, lines, left=3)
+
+
+def _at_rate(course: Course, kind: str) -> Cell:
+    if kind not in course.kinds:
+        return Cell(ABSENT)
+    place = course.kinds.index(kind)
+    return Cell(f"{course.means[place]:.3f} (WER {course.rates[place]:.2f})", course.means[place])
 
 
 def published(rows: Sequence[Beside]) -> Table:

@@ -10,7 +10,7 @@ from ser_memory.common.errors import SerError, UsageError, listing
 from ser_memory.train.report.data import RunData
 
 _GROWING = ("variants", "seeds")  # may be more in one run than in another
-_ASIDE = ("cache", "versions", "torch", "complete", "command", "digests", "device", "streamed")
+_ASIDE = ("word_errors", "cache", "versions", "torch", "complete", "command", "digests", "device", "streamed")
 
 
 def labelled(runs: Sequence[RunData]) -> dict[str, RunData]:
@@ -46,7 +46,7 @@ def labelled(runs: Sequence[RunData]) -> dict[str, RunData]:
 
 def _refuse_incomparable(one: RunData, other: RunData) -> None:
     names = [run.config.get("digests", {}) for run in (one, other)]
-    transcripts = [run.config.get("transcripts") for run in (one, other)]
+    transcripts = [run.config.get("transcripts") for run in (one, other)]  # caches of others are other caches
     differing = [
         corpus for corpus in names[0].keys() | names[1].keys() if names[0].get(corpus) != names[1].get(corpus)
     ]

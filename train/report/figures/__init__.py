@@ -15,6 +15,7 @@ from ser_memory.train.report.figures.heat import stage_by_corpus
 from ser_memory.train.report.figures.learning import bent_steps, learning_curves
 from ser_memory.train.report.figures.memory import memory_cells
 from ser_memory.train.report.figures.stages import along_stages
+from ser_memory.train.report.figures.transcripts import against_word_errors
 
 FIGURES: dict[str, Callable[..., Drawn]] = {
     "stages": along_stages,
@@ -25,4 +26,5 @@ FIGURES: dict[str, Callable[..., Drawn]] = {
     "bent": bent_steps,
     "forest": forest,
     "cost": against_bytes,
+    "transcripts": against_word_errors,
 }
