@@ -48,6 +48,10 @@ class StageResult:
     scores: list[float]  # validation CCC after each epoch, the mean over the dimensions
     memory: list[Held]  # of the corpora before
     figures: list[Figure]
+    seconds: float | None = field(default=None, compare=False)  # of training, if they are known
+    bent: list[float] = field(
+        default_factory=list
+    )  # share of each epoch's steps that memory bent, if any can be
 
 
 @dataclass(frozen=True)

@@ -110,7 +110,8 @@ class Trainer:
             raise
         for place, one in zip(places, trained, strict=True):
             if not one.diverged:
-                self._store.save(keys[place], one.parameters, Record(one.scores, memories[place]))
+                record = Record(one.scores, memories[place], one.seconds, one.bent)
+                self._store.save(keys[place], one.parameters, record)
         return [runs[place] for place, one in zip(places, trained, strict=True) if one.diverged]
 
     def _results(self, runs: Sequence[Run], number: int, parameters: Tensor) -> list[StageResult]:
@@ -128,7 +129,7 @@ class Trainer:
             record = self._store.record(key)
             if record is None:
                 raise self._store.removed(key)
-            results.append(StageResult(record.scores, record.memory, figures))
+            results.append(record.result(figures))
         return results
 
     def pooled(self, runs: Sequence[Run], number: int) -> StageResult:

@@ -118,3 +118,10 @@ class Strategy:
         """The (R, P) gradient for the optimiser, from that of the batch; may change `gradient` in place."""
         del parameters
         return gradient
+
+    def bent_shares(self) -> list[float] | None:
+        """(R,) the share of the steps since the last call, in [0, 1], whose gradient memory has changed.
+
+        None of a strategy that changes none. It is called after every epoch, not at every step.
+        """
+        return None
