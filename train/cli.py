@@ -16,6 +16,8 @@ from ser_memory.common.options import options_of
 from ser_memory.train import recipes
 from ser_memory.train.settings import GROUPS, STUDIES, Settings
 
+_TYPED = "ser_memory.train.typed"  # in a context: the command line
+
 EXAMPLES = """
 \b
 Examples:
@@ -27,7 +29,15 @@ Examples:
 """
 
 
-@click.command("ser-train", cls=Command, epilog=EXAMPLES)
+class TrainCommand(Command):
+    """Remembers what was typed."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        ctx.meta[_TYPED] = shlex.join(["ser-train", *args])
+        return super().parse_args(ctx, args)
+
+
+@click.command("ser-train", cls=TrainCommand, epilog=EXAMPLES)
 @options_of(*GROUPS)
 @click.option(
     "--preset",
@@ -59,11 +69,12 @@ def main(dry_run: bool, study: str | None, **options: Any) -> None:
     """Train emotion heads through a sequence of corpora, and show what each strategy forgets.
 
     Reads <cache>/<corpus>.h5 for every stage, trains every strategy with every seed, evaluates all corpora
-    after every stage, writes results.csv, memory.csv and config.json, and prints the closing tables. Every
+    after every stage, writes results.csv and what stands beside it, and prints the closing tables. Every
     finished stage is kept: the same command continues after an interruption, and a further seed or strategy costs
     only itself.
     """
-    source = click.get_current_context().get_parameter_source
+    context = click.get_current_context()
+    source = context.get_parameter_source
     given = [name for name in options if source(name) is not ParameterSource.DEFAULT]
     settings = Settings.take(_typed_seeds(options), given)
     if dry_run:
@@ -78,7 +89,7 @@ def main(dry_run: bool, study: str | None, **options: Any) -> None:
     from ser_memory.train.experiment import train
     from ser_memory.train.report.terminal import print_tables
 
-    run = train(settings)
+    run = train(settings, context.meta[_TYPED])
     if run.results:
         print_tables(run.results)
         say(f"All figures: {run.folder / 'results.csv'}")

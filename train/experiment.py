@@ -21,7 +21,8 @@ from ser_memory.train.checks import after_training, before_training
 from ser_memory.train.corpora import Corpus, Source, load_corpora, source_of
 from ser_memory.train.engines import engine_for
 from ser_memory.train.engines.contract import WorkerKilledError
-from ser_memory.train.results import Outcomes, Result, StageResult, tabulate
+from ser_memory.train.predictions import PREDICTIONS, write_predictions
+from ser_memory.train.results import COSTS, Outcomes, Result, StageResult, tabulate, write_costs
 from ser_memory.train.run_folder import RunFolder
 from ser_memory.train.settings import OWN_TRANSCRIPTS, POOLED, Experiment, Run, Settings
 from ser_memory.train.store import Store
@@ -62,13 +63,16 @@ class Plan:
     trained: int  # stages that need no training
 
 
-def train(settings: Settings) -> TrainedRun:
-    """Train an experiment, or continue it. Raises SerError or UsageError; finished stages are kept in any case."""
+def train(settings: Settings, command: str | None = None) -> TrainedRun:
+    """Train an experiment, or continue it; `command` is noted as what was typed.
+
+    Raises SerError or UsageError; finished stages are kept in any case.
+    """
     experiment, source, corpora = load(settings)
     device, store = torch.device(source.device), Store(settings.trained)
     trainer = Trainer(experiment, corpora, store, device)
     todo = plan(experiment, trainer, store)
-    folder = _run_folder(settings, experiment, _facts(source, corpora))
+    folder = _run_folder(settings, experiment, {**_facts(source, corpora), "command": command})
     engine = engine_for(experiment, source, store, trainer, jobs_of(settings.machine.jobs))
     outcomes, failures = dict(todo.finished), list[Failure]()
     with folder.alone(), on_signals(engine.stop) as received:
@@ -90,6 +94,9 @@ def train(settings: Settings) -> TrainedRun:
             raise SerError(f"{error} {kept[0].upper()}{kept[1:]}: {again}.") from None
         outcomes |= pooled(experiment, trainer, outcomes)
         folder.write(outcomes)
+        write_costs(folder.path / COSTS, experiment, outcomes, trainer.kept_bytes)
+        which = settings.machine.predictions
+        write_predictions(folder.path / PREDICTIONS, which, experiment, trainer, source, outcomes)
         if received:
             raise _interrupted(received[0], _kept(todo, trainer, store), folder)
         folder.complete()

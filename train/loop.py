@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -28,6 +29,10 @@ class Trained:
     parameters: Tensor  # (P,) of its best epoch
     scores: list[float]  # validation CCC in [-1, 1] after each epoch, the mean over dimensions
     diverged: bool = False  # the predictions stopped being finite
+    seconds: float = 0.0  # that it took; of a stack, its share
+    bent: list[float] = field(
+        default_factory=list
+    )  # `Strategy.bent_shares` of each epoch, empty if there are none
 
 
 class PausedError(Exception):
@@ -41,6 +46,8 @@ class State:
     tensors: dict[str, Tensor]  # on the CPU
     scores: list[float]  # validation CCC after each epoch
     streams: list[Any]  # of its random streams, as JSON can hold them once NumPy arrays are lists
+    seconds: float = 0.0
+    bent: list[float] = field(default_factory=list)
 
 
 class Training:
@@ -65,6 +72,8 @@ class Training:
         self._gradient = stage.network.unpack(torch.empty_like(stage.start))
         self._best = stage.start.clone()
         self._scores: list[list[float]] = [[] for _ in range(stage.runs)]
+        self._bent: list[list[float]] = [[] for _ in range(stage.runs)]
+        self._seconds = [0.0] * stage.runs
 
     @torch.inference_mode()
     def run(
@@ -84,12 +93,16 @@ class Training:
         Raises PausedError if `pause` returns true. `states` then hold everything to continue from.
         """
         while going := [run for run in range(self.stage.runs) if not self._is_over(run)]:
+            begun = time.perf_counter()
             for index in self.strategy.batches():
                 self.step(index)
-            now = self.validate(validation)
+            now, bent = self.validate(validation), self.strategy.bent_shares()
+            seconds = (time.perf_counter() - begun) / len(going)
             for run in going:
                 scores = self._scores[run]
                 scores.append(now[run])
+                self._bent[run] += [] if bent is None else [bent[run]]
+                self._seconds[run] += seconds
                 if _best_epoch(scores) == len(scores) - 1:
                     self._best[run] = self.parameters.flat[run]
                 advance(1.0)
@@ -98,7 +111,13 @@ class Training:
             if pause():
                 raise PausedError
         return [
-            Trained(self._best[run].clone(), scores, not np.isfinite(scores[-1]))
+            Trained(
+                self._best[run].clone(),
+                scores,
+                not np.isfinite(scores[-1]),
+                self._seconds[run],
+                self._bent[run],
+            )
             for run, scores in enumerate(self._scores)
         ]
 
@@ -121,6 +140,8 @@ class Training:
                 {name: (each[run] if each.ndim else each).cpu().clone() for name, each in tensors.items()},
                 self._scores[run],
                 list(own),
+                self._seconds[run],
+                self._bent[run],
             )
             for run, own in enumerate(streams)
         ]
@@ -144,6 +165,8 @@ class Training:
         # Adam's own tensors go to the device of the parameters, but for the plain implementation's step counter.
         self._optimiser.load_state_dict({**self._optimiser.state_dict(), "state": {0: stacked}})
         self._scores = [list(state.scores) for state in states]
+        self._seconds = [state.seconds for state in states]
+        self._bent = [list(state.bent) for state in states]
         dropout, *generators = zip(*(state.streams for state in states), strict=True)
         self.stage.dropout.restore(dropout)
         for own, saved in zip((self.stage.order, self.stage.chance), generators, strict=True):

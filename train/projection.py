@@ -12,7 +12,9 @@ from torch import Tensor
 _ENUMERATED = 6  # up to this many memories, all sets of active constraints are tried
 
 
-def project(gradients: Tensor, memories: Tensor, margin: float = 0.0) -> Tensor:
+def project(
+    gradients: Tensor, memories: Tensor, margin: float = 0.0, changed: Tensor | None = None
+) -> Tensor:
     r"""Per run, the vector closest to its gradient whose product with none of its memories is negative.
 
     .. math:: \tilde g = g + G^\top v^*, \quad
@@ -27,6 +29,8 @@ def project(gradients: Tensor, memories: Tensor, margin: float = 0.0) -> Tensor:
         gradients: (R, P) gradient of each run's batch.
         memories: (R, K, P) gradients of each run's K constraints.
         margin: :math:`\gamma` of the original, at least 0. Above 0 it pushes further than needed.
+        changed: (R,) int64 counts on the device of the gradients, to which 1 is added for each run that does not get
+            its own gradient back.
 
     Returns:
         (R, P). A run without a violated constraint gets its gradient back, and so does a run whose gradient is
@@ -34,7 +38,11 @@ def project(gradients: Tensor, memories: Tensor, margin: float = 0.0) -> Tensor:
         it then counts as diverged. In no case are other runs affected.
     """
     if gradients.device.type == "mps":  # has no float64
-        return project(gradients.cpu(), memories.cpu(), margin).to(gradients.device)
+        counts = None if changed is None else changed.cpu()
+        projected = project(gradients.cpu(), memories.cpu(), margin, counts).to(gradients.device)
+        if changed is not None and counts is not None:
+            changed.copy_(counts)
+        return projected
     violated = (torch.einsum("rkp,rp->rk", memories, gradients) < 0).any(dim=1)
     if violated.device.type == "cpu" and not violated.any():
         return gradients
@@ -46,6 +54,8 @@ def project(gradients: Tensor, memories: Tensor, margin: float = 0.0) -> Tensor:
     finite = target.sum(
         dim=1
     ).isfinite()  # quicker than asking every element, and float64 has room for the sum
+    if changed is not None:
+        changed += violated & finite
     if margin:  # v >= margin, in units of the scaled problem
         target = target + torch.einsum("rk,rkp->rp", margin * norms, unit)
     q, r = torch.linalg.qr(unit.mT)

@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import csv
 import io
+import itertools
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import astuple, dataclass, field, fields, replace
+from functools import cache
 from pathlib import Path
 
 from ser_memory.common.conventions import DIMENSIONS
 from ser_memory.common.errors import SerError, listing
 from ser_memory.common.files import write_whole
 from ser_memory.common.manifests import stage_name
+from ser_memory.train.kept import KeptBytes
 from ser_memory.train.settings import NO_SAMPLER, POOLED, Experiment, Run
 
-RESULTS, MEMORY = "results.csv", "memory.csv"
+RESULTS, MEMORY, COSTS, EPOCHS = "results.csv", "memory.csv", "costs.csv", "epochs.csv"
 STUDY = "study.json"  # lists the runs of a study, in the folder that holds theirs
+
+_STAGE = ("strategy", "sampler", "memory_size", "seed", "stage", "stage_name")
 
 
 @dataclass(frozen=True)
@@ -49,6 +54,10 @@ class StageResult:
     scores: list[float]  # validation CCC after each epoch, the mean over the dimensions
     memory: list[Held]  # of the corpora before
     figures: list[Figure]
+    seconds: float | None = field(default=None, compare=False)  # of training, if they are known
+    bent: list[float] = field(
+        default_factory=list
+    )  # share of each epoch's steps that memory bent, if any can be
 
 
 @dataclass(frozen=True)
@@ -160,6 +169,37 @@ def write_memory(path: Path, experiment: Experiment, outcomes: Outcomes) -> None
                 key = (variant.sampler, variant.memory_size, run.seed)
                 rows[*key, held.corpus, *held.bins, held.speaker, held.n, run.fold] = None
     _write(path, ["sampler", "memory_size", "seed", "corpus", *bins, "speaker", "n", "fold"], rows)
+
+
+def write_epochs(path: Path, experiment: Experiment, outcomes: Outcomes) -> None:
+    """Write epochs.csv: of every epoch the validation CCC, the mean over the dimensions, and the share of bent steps."""
+    rows = (
+        (*astuple(variant), run.seed, number, name, epoch, score, bent, run.fold)
+        for run in experiment.runs
+        if (variant := run.variant) is not None
+        for number, name, result in _stages(experiment, outcomes, run)
+        for epoch, (score, bent) in enumerate(itertools.zip_longest(result.scores, result.bent), start=1)
+    )
+    _write(path, [*_STAGE, "epoch", "validation_ccc", "bent_share", "fold"], rows)
+
+
+def write_costs(
+    path: Path, experiment: Experiment, outcomes: Outcomes, kept: Callable[[Run, int], KeptBytes]
+) -> None:
+    """Write costs.csv: the seconds that every stage was trained, and the bytes that are kept after it for later ones.
+
+    `kept` gives the bytes that a run keeps from one stage. The first stage is repeated for every variant.
+    """
+    of_stage = cache(kept)  # the same for all seeds
+    rows: list[Sequence[object]] = []
+    for run in experiment.runs:
+        for number, name, result in _stages(experiment, outcomes, run):
+            total = KeptBytes()
+            for earlier in range(1, number + 1):
+                total = total.plus(of_stage(replace(run, seed=experiment.seeds[0]), earlier))
+            assert run.variant is not None  # of `runs`
+            rows.append((*astuple(run.variant), run.seed, number, name, result.seconds, *total, run.fold))
+    _write(path, [*_STAGE, "seconds", "memory_bytes", "parameter_bytes", "other_bytes", "fold"], rows)
 
 
 def _stages(experiment: Experiment, outcomes: Outcomes, run: Run) -> Iterator[tuple[int, str, StageResult]]:

@@ -14,12 +14,26 @@ from ser_memory.common import __version__
 from ser_memory.common.errors import SerError, UsageError, listing
 from ser_memory.common.files import write_whole
 from ser_memory.common.locks import is_held, sole_access
-from ser_memory.train.results import MEMORY, RESULTS, Outcomes, tabulate, write_memory, write_results
+from ser_memory.train.results import (
+    EPOCHS,
+    MEMORY,
+    RESULTS,
+    Outcomes,
+    tabulate,
+    write_epochs,
+    write_memory,
+    write_results,
+)
 from ser_memory.train.settings import NO_SAMPLER, Experiment
 
 _CONFIG, _LOCK = "config.json", ".lock"
 _GROWING = ("variants", "seeds")  # may be added to a run
-_FREE = ("cache", "versions", "complete")  # no figure depends on them: digests tell what is in the caches
+_FREE = (
+    "cache",
+    "command",
+    "versions",
+    "complete",
+)  # no figure depends on them: digests tell what is in the caches
 
 
 class RunFolder:
@@ -91,6 +105,7 @@ class RunFolder:
         """Write what is there so far."""
         write_results(self.path / RESULTS, tabulate(self._experiment, outcomes))
         write_memory(self.path / MEMORY, self._experiment, outcomes)
+        write_epochs(self.path / EPOCHS, self._experiment, outcomes)
 
     def complete(self) -> None:
         """Note that the run is complete."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -57,6 +58,12 @@ class Samples:
 
     def __len__(self) -> int:
         return len(self.rows)
+
+    @property
+    def size(self) -> int:
+        """Bytes of these utterances, were they copied."""
+        per_row = (self.acoustic, self.text, self.rows, self.targets, self.speakers)
+        return len(self) * sum(values.element_size() * math.prod(values.shape[1:]) for values in per_row)
 
     def batch(self, index: Tensor) -> Batch:
         """The utterances at (K,) int64 `index`, copied."""

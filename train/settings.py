@@ -173,6 +173,11 @@ class MachineSettings(Options):
         unset="<cache>/trained",
         help="Folder of finished stages; later runs use them and train only what is missing.",
     )
+    predictions: str = option(
+        "all",
+        choices=("all", "test", "none"),
+        help="Which predictions are kept in predictions.h5: of all evaluated splits, of test splits, or none.",
+    )
     device: str = option("auto", help="Where to train: auto, cpu, mps, cuda or cuda:1.")
     jobs: int | None = option(
         None, minimum=1, unset="one per core", help="Processes that train side by side on a CPU."

@@ -13,7 +13,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
@@ -40,6 +40,14 @@ class Record:
 
     scores: list[float]  # validation CCC after each epoch
     memory: list[Held]  # of the corpora before
+    seconds: float | None = None  # of training; None if an older version trained it
+    bent: list[float] = field(
+        default_factory=list
+    )  # share of an epoch's steps that memory bent, if any can be
+
+    def result(self, figures: list[Figure]) -> StageResult:
+        """The result of the stage, with its figures."""
+        return StageResult(self.scores, self.memory, figures, self.seconds, self.bent)
 
 
 class Store:
@@ -81,7 +89,10 @@ class Store:
 
     def pause(self, key: str, state: State) -> None:
         """Keep a stage that will be continued later, perhaps by another process."""
-        facts = json.dumps({"scores": state.scores, "streams": state.streams}, default=np.ndarray.tolist)
+        facts = json.dumps(
+            {"scores": state.scores, "streams": state.streams, "seconds": state.seconds, "bent": state.bent},
+            default=np.ndarray.tolist,
+        )
         self._write(self._path(key, _PAUSED), save(state.tensors, {"facts": facts}))
 
     def paused(self, key: str) -> State | None:
@@ -92,7 +103,7 @@ class Store:
             with safe_open(self._path(key, _PAUSED), "pt") as file:
                 facts = json.loads(file.metadata()["facts"])
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # no mapping
-            return State(tensors, facts["scores"], facts["streams"])
+            return State(tensors, **facts)
         except _DAMAGED:
             notice(f"{self._path(key, _PAUSED)} is damaged: its stage is trained from the beginning.")
             return None
@@ -104,9 +115,7 @@ class Store:
     def result(self, key: str, evaluated: str) -> StageResult | None:
         """The result of a stage on the corpora with the digest `evaluated`; None if a part of it does not exist."""
         record, figures = self.record(key), self.figures(key, evaluated)
-        return (
-            None if record is None or figures is None else StageResult(record.scores, record.memory, figures)
-        )
+        return None if record is None or figures is None else record.result(figures)
 
     def figures(self, key: str, evaluated: str) -> list[Figure] | None:
         """The figures that were kept for a key and the corpora with the digest `evaluated`."""
@@ -188,7 +197,7 @@ def _read_record(path: Path) -> Record:
     memory = [
         Held(item["corpus"], tuple(item["bins"]), item["speaker"], item["n"]) for item in content["memory"]
     ]
-    return Record(content["scores"], memory)
+    return Record(content["scores"], memory, content.get("seconds"), content.get("bent", []))
 
 
 def _read_figures(path: Path) -> list[Figure]:

@@ -15,6 +15,7 @@ from ser_memory.train.corpora import Corpus
 from ser_memory.train.dropout import Dropout
 from ser_memory.train.evaluation import evaluate, evaluate_pooled
 from ser_memory.train.fingerprints import Fingerprints
+from ser_memory.train.kept import KeptBytes
 from ser_memory.train.loop import PausedError, Training
 from ser_memory.train.memory.contents import choose, contents
 from ser_memory.train.model import HEADS, Architecture, Network
@@ -110,7 +111,8 @@ class Trainer:
             raise
         for place, one in zip(places, trained, strict=True):
             if not one.diverged:
-                self._store.save(keys[place], one.parameters, Record(one.scores, memories[place]))
+                record = Record(one.scores, memories[place], one.seconds, one.bent)
+                self._store.save(keys[place], one.parameters, record)
         return [runs[place] for place, one in zip(places, trained, strict=True) if one.diverged]
 
     def _results(self, runs: Sequence[Run], number: int, parameters: Tensor) -> list[StageResult]:
@@ -128,7 +130,7 @@ class Trainer:
             record = self._store.record(key)
             if record is None:
                 raise self._store.removed(key)
-            results.append(StageResult(record.scores, record.memory, figures))
+            results.append(record.result(figures))
         return results
 
     def pooled(self, runs: Sequence[Run], number: int) -> StageResult:
@@ -140,6 +142,30 @@ class Trainer:
             figures = evaluate_pooled(self.network, [*map(self.network.unpack, parameters)], self.corpora)
             self._store.save_figures(key, evaluated, figures)
         return StageResult([], [], figures)
+
+    def predictor(self, run: Run, number: int) -> Callable[[Samples], npt.NDArray[np.float32]]:
+        """A function that predicts (N, K) with the parameters of a finished stage; threads can share it."""
+        flat = self._store.parameters([self.keys.of(run, number)]).to(self.device)
+        parameters = self.network.unpack(flat)
+
+        def predict(samples: Samples) -> npt.NDArray[np.float32]:
+            with torch.inference_mode():  # which holds for one thread
+                return self.network.predict(parameters, samples)[0].cpu().numpy()
+
+        return predict
+
+    def kept_bytes(self, run: Run, number: int) -> KeptBytes:
+        """What a run keeps from stage `number` (from 1) for later ones.
+
+        The strategy itself keeps it, of samples and parameters of the right shapes, but learns from one utterance only.
+        """
+        strategy, train = STRATEGIES[run.strategy], self.corpus([run], number).splits["train"]
+        allowed = train if strategy.earlier == "corpora" else None
+        if strategy.earlier == "memory" and run.variant is not None:
+            allowed = train.select(torch.arange(min(run.variant.memory_size, len(train))))
+        nothing = self.network.unpack(torch.zeros(1, self.network.size, device=self.device))
+        with torch.inference_mode():
+            return strategy.keep(self.network, nothing, train.select(torch.arange(1)), allowed).size
 
     def corpus(self, runs: Sequence[Run], number: int) -> Corpus:
         """The corpus of stage `number` (from 1), in the fold of a stack."""

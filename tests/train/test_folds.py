@@ -126,7 +126,7 @@ def predicted(
     return found
 
 
-def literal(truth: npt.NDArray[np.float64], prediction: npt.NDArray[np.float64], metric: str) -> float:
+def literal(truth: npt.NDArray[np.floating], prediction: npt.NDArray[np.floating], metric: str) -> float:
     """CCC and UAR written out."""
     n = len(truth)
     if metric == "ccc":

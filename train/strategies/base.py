@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import numpy as np
 
 from ser_memory.common.options import Options
+from ser_memory.train.kept import KeptBytes
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -30,6 +31,13 @@ class Kept:
     answers: Tensor | None = None  # (R, m, K) predictions for the memory when its stage ended
     parameters: Tensor | None = None  # (R, P) at that time
     importance: Tensor | None = None  # (R, P) of each parameter for that corpus
+
+    @property
+    def size(self) -> KeptBytes:
+        """Bytes of all of it."""
+        tensors = {name: value.nbytes for name, value in vars(self).items() if hasattr(value, "nbytes")}
+        parameters = tensors.pop("parameters", 0) + tensors.pop("importance", 0)
+        return KeptBytes(self.samples.size if self.samples else 0, parameters, sum(tensors.values()))
 
 
 @dataclass(frozen=True)
@@ -118,3 +126,10 @@ class Strategy:
         """The (R, P) gradient for the optimiser, from that of the batch; may change `gradient` in place."""
         del parameters
         return gradient
+
+    def bent_shares(self) -> list[float] | None:
+        """(R,) the share of the steps since the last call, in [0, 1], whose gradient memory has changed.
+
+        None of a strategy that changes none. It is called after every epoch, not at every step.
+        """
+        return None

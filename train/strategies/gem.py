@@ -36,11 +36,14 @@ class GEM(Strategy):
     options = GEMOptions
 
     def __init__(self, stage: Stage, options: GEMOptions) -> None:
+        import torch
+
         super().__init__(stage, options)
         self._options = options
         self._memories = self.constraints(stage.memories())
         self._gradients = stage.start.new_empty(len(self._memories), *stage.start.shape)
         self._unpacked = [stage.network.unpack(row) for row in self._gradients]
+        self._steps, self._bent = 0, stage.start.new_zeros(stage.runs, dtype=torch.int64)  # in this epoch
 
     @classmethod
     def refuse_single_samples(cls, options: GEMOptions) -> None:
@@ -60,7 +63,16 @@ class GEM(Strategy):
             return gradient
         for memory, into in zip(self._memories, self._unpacked, strict=True):
             memory_gradient(self.stage, parameters, self._of_this_step(memory), into)
-        return project(gradient, self._gradients.transpose(0, 1), self._options.gem_margin)
+        self._steps += 1
+        return project(gradient, self._gradients.transpose(0, 1), self._options.gem_margin, self._bent)
+
+    def bent_shares(self) -> list[float] | None:
+        if not self._steps:
+            return None
+        shares = [steps / self._steps for steps in self._bent.tolist()]
+        self._steps = 0
+        self._bent.zero_()
+        return shares
 
     def _of_this_step(self, memory: Batch) -> Batch:
         size = memory.targets.shape[1]
