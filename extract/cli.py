@@ -43,6 +43,9 @@ def main(corpus: str, **options: Any) -> None:
     Runs a frozen acoustic encoder over the recordings and a frozen text encoder over their transcripts, and writes
     one row per utterance to <cache>/<corpus>.h5, which ser-train reads. It works in parts, a twentieth of the corpus
     each (30 s to 10 min of audio): after a stop or a kill, the same command continues from the finished parts.
+
+    With --overwrite, a row of the old cache is reused if its recording, its transcript and the encoders are the same:
+    changed labels, splits or names encode nothing. --fresh computes every row again.
     """
     report(extract(corpus, **options))
 

@@ -22,10 +22,8 @@ TEXT_HALF = ("text_revision", "text_pooling")
 _HALVES = {"acoustic": ACOUSTIC_HALF, "text": TEXT_HALF}
 
 _BLOCK_BYTES = 1 << 25  # copied at once
-_BY_DURATION = (
-    "too short",
-    "too long",
-)  # reasons that depend on the bounds, and on the encoder's shortest input
+# Reasons that depend on the bounds, and on the encoder's shortest input.
+_BY_DURATION = ("too short", "too long")
 
 Array = npt.NDArray[np.float32]
 Indices = npt.NDArray[np.int64]
@@ -64,8 +62,8 @@ class Known:
             self.silent.update(store.silent)
 
     def has_heard(self, recording: str) -> bool:
-        """Whether a recording was decoded before, and has a row or a reason against one."""
-        return recording in self._seconds or recording in self._refused
+        """Whether a recording was decoded before, and has a row or a reason against one; "" was never decoded."""
+        return bool(recording) and (recording in self._seconds or recording in self._refused)
 
     def has_read(self, transcript: str) -> bool:
         """Whether a transcript has a text row."""

@@ -11,7 +11,7 @@ import threading
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
-from functools import cache
+from functools import cached_property
 from pathlib import Path
 from typing import TypeVar
 
@@ -55,36 +55,36 @@ class Encoders:
         self._settings = settings
         self._devices = resolve_devices(settings.device)
         self._options = EncoderOptions(settings.layers, settings.pooling, settings.precision)
-        self.identities = cache(self._identify)
 
     @property
     def on_cpu(self) -> bool:
         """Whether a worker is a core."""
         return self._devices[0].type == "cpu"
 
+    @cached_property
+    def identities(self) -> tuple[AcousticIdentity, TextIdentity]:
+        """What the encoders are. Raises UsageError and SerError, as far as their configurations tell."""
+        settings = self._settings
+        acoustic = identify_acoustic(settings.acoustic_encoder, self._options)
+        return acoustic, identify_text(settings.text_encoder)
+
     def attributes(self) -> dict[str, str]:
-        """The attributes of a cache that the encoders determine. Raises SerError as the loading does."""
-        acoustic, text = self.identities()
+        """The attributes of a cache that the encoders determine."""
+        acoustic, text = self.identities
         return acoustic.attributes() | text.attributes()
 
     def acoustic(self) -> list[AcousticWorker]:
         """Workers with the acoustic encoder. Raises SerError if it cannot be loaded."""
         name = self._settings.acoustic_encoder
         loaded = [load_acoustic(name, device, self._options) for device in self._devices]
-        self._refuse_another(loaded[0], self.identities()[0])
+        self._refuse_another(loaded[0], self.identities[0])
         return [AcousticWorker(encoder) for encoder in self._for_each_core(loaded)]
 
     def text(self) -> list[TextEncoder]:
         """The text encoder, once for each worker. Raises SerError if it cannot be loaded."""
         loaded = [load_text(self._settings.text_encoder, device) for device in self._devices]
-        self._refuse_another(loaded[0], self.identities()[1])
+        self._refuse_another(loaded[0], self.identities[1])
         return self._for_each_core(loaded)
-
-    def _identify(self) -> tuple[AcousticIdentity, TextIdentity]:
-        settings = self._settings
-        return identify_acoustic(settings.acoustic_encoder, self._options), identify_text(
-            settings.text_encoder
-        )
 
     def _for_each_core(self, loaded: list[_Worker]) -> list[_Worker]:
         return loaded[:1] * (self._settings.workers or cores()) if self.on_cpu else loaded
