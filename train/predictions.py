@@ -22,7 +22,7 @@ import h5py
 import numpy as np
 import numpy.typing as npt
 
-from ser_memory.common.cache import FeatureCache, cache_path
+from ser_memory.common.cache import FeatureCache
 from ser_memory.common.conventions import in_split_order
 from ser_memory.common.errors import SerError
 from ser_memory.common.files import replacing
@@ -150,7 +150,8 @@ def write_predictions(
         if isinstance(error, RuntimeError) and error_number(error) is None:
             raise  # no report of the system
         raise SerError(
-            f"{path} could not be written ({said(error)}). All else of the run is kept: solve that, or use --predictions none."
+            f"{path} could not be written ({said(error)}). All else of the run is kept: solve that, or use "
+            "--predictions none."
         ) from error
 
 
@@ -182,7 +183,7 @@ def _prepare(
     file.create_dataset("runs", data=np.array(_runs(experiment), dtype=kinds))
     versions = dict(zip(source.names, source.versions, strict=True))
     for corpus in trainer.corpora:
-        cache = FeatureCache(cache_path(source.folder, corpus.name), versions[corpus.name])
+        cache = FeatureCache(source.path(corpus.name), versions[corpus.name])
         columns = {name: cache.read(name) for name in _TEXTS}
         for part in (part for part in parts if part.corpus == corpus.name):
             group = file.create_group(part.place)
