@@ -40,6 +40,13 @@ class Chapter:
     parts: Sequence[Chapter] = field(default_factory=tuple)
 
     @property
+    def common_notes(self) -> list[str]:
+        """Notes that all of several tables have: the page shows them once."""
+        several = len(self.tables) > 1
+        first = self.tables[0].table.notes if several else ()
+        return [note for note in first if all(note in each.table.notes for each in self.tables)]
+
+    @property
     def all_tables(self) -> list[Named]:
         """Those of its parts too."""
         return [*self.tables, *(named for part in self.parts for named in part.all_tables)]

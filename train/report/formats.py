@@ -7,7 +7,7 @@ import io
 import re
 import unicodedata
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 ABSENT = "-"  # a number that there is not
@@ -68,6 +68,10 @@ class Table:
         for row in self.rows:
             if len(row) != len(self.headings):
                 raise ValueError(f"{len(row)} cells are not those of the columns {', '.join(self.headings)}.")
+
+    def without_notes(self, notes: Sequence[str]) -> Table:
+        """The table without some of its notes."""
+        return replace(self, notes=tuple(note for note in self.notes if note not in notes))
 
 
 def title_of(metric: str, dimension: str, split: str, n: int | Mapping[str, int], what: str = "") -> str:

@@ -59,10 +59,11 @@ def write_report(
         shown: list[Saved] = [
             picture for kind in chapter.figures for name, picture in pictures.items() if kind_of(name) == kind
         ]
+        common = chapter.common_notes
         return Section(
             chapter.heading,
-            chapter.paragraphs,
-            tables=[each.table for each in chapter.tables],
+            [*chapter.paragraphs, *common],
+            tables=[each.table.without_notes(common) for each in chapter.tables],
             figures=shown,
             sections=[section(part) for part in chapter.parts],
         )
