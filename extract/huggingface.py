@@ -14,6 +14,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -298,6 +299,12 @@ def config_revision(config: Any, source: str, digits: int | None = None) -> str:
 
 def digest(folder: Path) -> str:
     """`sha256:` and the first 16 digits of the SHA-256 over the names and contents of a model's files."""
+    return _digest_of(folder, tuple(_states(str(folder))))
+
+
+@cache
+def _digest_of(folder: Path, _: tuple[tuple[str, int, int], ...]) -> str:
+    """Once for each state of the folder: an encoder is identified, and then loaded."""
     total = hashlib.sha256()
     for path in sorted(folder.iterdir()):
         if path.suffix in _MODEL_FILES:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from functools import cached_property
 from typing import Any, cast
 
 import numpy as np
@@ -33,7 +34,7 @@ class Wav2Vec2Encoder(AcousticEncoder):
     """A self-supervised model of raw waveforms.
 
     Waveforms are normalised as by the model's own feature extractor, then zero-padded to a batch, and the padding
-    is hidden from the model. Whether the model is exact that way is measured when it is loaded. A model that is not
+    is hidden from the model. Whether the model is exact that way is measured before the first batch. A model that is not
     gets batches of equal length, which need no padding; if its rows depend on their batch mates there too, it gets
     one waveform at a time.
     """
@@ -46,7 +47,6 @@ class Wav2Vec2Encoder(AcousticEncoder):
         self._normalise = normalise
         self._padding = Padding(model)
         self.min_samples = _samples_of_one_frame(self._model.config)
-        self.pads_exactly, self.batches_exactly = self._measure_exactness()
 
     @classmethod
     def load(cls, name: str, device: torch.device | str, options: EncoderOptions) -> Wav2Vec2Encoder:
@@ -92,9 +92,19 @@ class Wav2Vec2Encoder(AcousticEncoder):
     def device(self) -> torch.device:
         return cast(torch.device, self._model.device)
 
+    @property
+    def pads_exactly(self) -> bool:
+        """Whether padding changes no row."""
+        return self._exactness[0]
+
+    @property
+    def batches_exactly(self) -> bool:
+        """Whether waveforms of equal length change no row."""
+        return self._exactness[1]
+
     def _states(self, waveforms: list[Waveform]) -> list[States]:
         ready = [torch.from_numpy(self._normalise(waveform)) for waveform in waveforms]
-        if self.pads_exactly:
+        if len(ready) == 1 or self.pads_exactly:
             return self._padded(ready)
         groups = list(_equal_lengths(ready)) if self.batches_exactly else [[i] for i in range(len(ready))]
         parts = [self._padded([ready[i] for i in group]) for group in groups]
@@ -121,7 +131,12 @@ class Wav2Vec2Encoder(AcousticEncoder):
         frames = self._padding.frames(lengths)
         return [(states, frames) for states in layers]
 
-    @torch.inference_mode()
+    @cached_property
+    def _exactness(self) -> tuple[bool, bool]:
+        """Whether padded and equally long batches are exact, in float32: half precision would hide it."""
+        with torch.inference_mode(), torch.autocast(self.device.type, enabled=False):
+            return self._measure_exactness()
+
     def _measure_exactness(self) -> tuple[bool, bool]:
         """Encode noise together and apart, and compare: of three lengths, with a mask, and of one length, without."""
 

@@ -69,6 +69,7 @@ def on_meta(encoder: _E) -> _E:
 
     Loading itself cannot be done there: the checks of weights and exactness look at values, and meta has none.
     """
+    getattr(encoder, "pads_exactly", None)  # measured before the first batch, by values
     for name, value in vars(encoder).items():
         if isinstance(value, torch.nn.Module | torch.Tensor):
             setattr(encoder, name, value.to("meta"))
