@@ -30,8 +30,9 @@ def train(*, reporter: Reporter | None = None, **options: Any) -> TrainedRun:
         reporter: where progress and notices go; standard error if None,
             `ser_memory.common.reporting.Silent()` for nowhere.
         **options: the options of ser-train, with underscores in place of dashes (see `ser-train --help`, or
-            `ser_memory.train.settings`, which declares them): `strategy`, `sampler`, `stages` and `seed` take
-            one value or a list. The actions `--dry-run`, `--preset` and `--experiment` are for the command line.
+            `ser_memory.train.settings`, which declares them): `strategy`, `sampler`, `memory_size`, `protocol`,
+            `stages` and `seed` take one value or a list. The actions `--dry-run`, `--preset` and `--experiment` are
+            for the command line.
 
     Returns:
         The run: `folder`, `results` (a list of `Result`, one measured figure each) and `failures` (runs whose

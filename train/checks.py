@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 import numpy.typing as npt
 
+from ser_memory.common.conventions import DIMENSIONS
 from ser_memory.common.errors import listing
 from ser_memory.common.labels import to_bins
 from ser_memory.common.variation import flat_splits, same_in_all
@@ -104,9 +105,9 @@ def _samplers(experiment: Experiment, corpus: Corpus) -> list[str]:
             f"sampler {listing(by_speaker)} cannot spread its memory over speakers."
         )
     by_emotion = [name for name in _BY_EMOTION if name in chosen]
-    if by_emotion and len(np.unique(to_bins(train.targets.cpu().numpy()), axis=0)) == 1:
+    if by_emotion and len(np.unique(to_bins(train.labels.cpu().numpy()), axis=0)) == 1:
         found.append(
-            f"The training split of {corpus.title} is in one cell of {' and '.join(corpus.dimensions)}: the sampler "
+            f"The training split of {corpus.title} is in one cell of {' and '.join(DIMENSIONS)}: the sampler "
             f"{listing(by_emotion)} cannot spread its memory over emotions."
         )
     return found

@@ -106,14 +106,17 @@ class Source:
         return other if self.transcripts and other.exists() else cache_path(self.folder, name)
 
 
-def source_of(data: DataSettings, device: str, memory_share: float) -> Source:
+def source_of(
+    data: DataSettings, device: str, memory_share: float, dimensions: tuple[str, ...] = DIMENSIONS
+) -> Source:
     """The source of checked caches; embeddings beyond a share of this machine's memory are streamed, with a notice.
 
     Raises SerError or UsageError in one sentence as `open_caches` does, and for splits that cannot be used.
     """
     source = Source(
-        data.folder, data.stages, data.label_scale, data.layer, device, transcripts=data.transcripts
-    )
+        data.folder, data.stages, data.label_scale, data.layer, device,
+        transcripts=data.transcripts, dimensions=dimensions,
+    )  # fmt: skip
     _report_transcripts(source)
     caches = open_caches(source)
     divisions = tuple(
@@ -208,24 +211,27 @@ def load_corpora(source: Source) -> list[Corpus]:
 def _load(
     name: str, cache: FeatureCache, source: Source, division: Division, digests: Digests | None
 ) -> Corpus:
-    targets = np.stack([_scaled(cache, name, source.label_scale) for name in source.dimensions], axis=1)
+    # A GPU gets its own copy, unless that would be too much; a CPU reads the mapped file.
+    device = torch.device("cpu" if source.streamed else source.device)
+    labels = np.stack([_scaled(cache, each, source.label_scale) for each in DIMENSIONS], axis=1)
+    targets = torch.from_numpy(labels.astype(np.float32)).to(device)
     names = cache.read("speaker")
     speakers = sorted(set(names) - {UNKNOWN})
     codes = {speaker: code for code, speaker in enumerate(speakers)}
     acoustic, text = _of_layer(cache, source.layer), cache.mapped("text")
-    # A GPU gets its own copy, unless that would be too much; a CPU reads the mapped file.
-    device = torch.device("cpu" if source.streamed else source.device)
+    trained = [DIMENSIONS.index(each) for each in source.dimensions]
     everything = Samples(
         acoustic=torch.from_numpy(acoustic).to(device),
         text=torch.from_numpy(text).to(device),
         rows=torch.arange(len(cache), device=device),
-        targets=torch.from_numpy(targets.astype(np.float32)).to(device),
+        targets=targets[:, trained].contiguous(),
         speakers=torch.tensor([codes.get(speaker, UNKNOWN_SPEAKER) for speaker in names], device=device),
         streamed=source.streamed,
+        rated=targets,
     )
     folds = [_rows_by_split(splits) for splits in splits_of(cache, name, division)]
     if digests is None:
-        each = _digests_of_rows(targets, names, acoustic, text)
+        each = _digests_of_rows(labels, names, acoustic, text)
         digests = tuple(
             {split: hashlib.sha256(each[rows].tobytes()).hexdigest() for split, rows in fold.items()}
             for fold in folds
@@ -252,8 +258,12 @@ def _rows_by_split(splits: Splits) -> dict[str, npt.NDArray[np.int64]]:
 
 def _part(whole: Samples, rows: Tensor) -> Samples:
     """Some rows, without copying their embeddings."""
-    return Samples(
-        whole.acoustic, whole.text, rows, whole.targets[rows], whole.speakers[rows], whole.streamed
+    return replace(
+        whole,
+        rows=rows,
+        targets=whole.targets[rows],
+        speakers=whole.speakers[rows],
+        rated=None if whole.rated is None else whole.rated[rows],
     )
 
 

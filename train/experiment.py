@@ -26,6 +26,7 @@ from ser_memory.train.results import COSTS, Outcomes, Result, StageResult, tabul
 from ser_memory.train.run_folder import RunFolder
 from ser_memory.train.settings import OWN_TRANSCRIPTS, POOLED, Experiment, Run, Settings
 from ser_memory.train.store import Store
+from ser_memory.train.tracking import refuse_absent, track
 from ser_memory.train.trainer import Trainer
 
 _RUNS = Path("runs")  # new folders are made here, unless --output names one
@@ -43,7 +44,7 @@ class Failure:
 class TrainedRun:
     """What `ser-train` gives."""
 
-    folder: Path  # holds results.csv, memory.csv and config.json
+    folder: Path  # holds results.csv, config.json and what stands beside them
     results: list[Result]
     failures: list[Failure]
 
@@ -68,6 +69,7 @@ def train(settings: Settings, command: str | None = None) -> TrainedRun:
 
     Raises SerError or UsageError; finished stages are kept in any case.
     """
+    refuse_absent(settings.machine.tracker)
     experiment, source, corpora = load(settings)
     device, store = torch.device(source.device), Store(settings.trained)
     trainer = Trainer(experiment, corpora, store, device)
@@ -94,9 +96,7 @@ def train(settings: Settings, command: str | None = None) -> TrainedRun:
             raise SerError(f"{error} {kept[0].upper()}{kept[1:]}: {again}.") from None
         outcomes |= pooled(experiment, trainer, outcomes)
         folder.write(outcomes)
-        write_costs(folder.path / COSTS, experiment, outcomes, trainer.kept_bytes)
-        which = settings.machine.predictions
-        write_predictions(folder.path / PREDICTIONS, which, experiment, trainer, source, outcomes)
+        _write_for_reports(settings, folder.path, trainer, source, outcomes)
         if received:
             raise _interrupted(received[0], _kept(todo, trainer, store), folder)
         folder.complete()
@@ -106,10 +106,22 @@ def train(settings: Settings, command: str | None = None) -> TrainedRun:
     return TrainedRun(folder.path, results, failures)
 
 
+def _write_for_reports(
+    settings: Settings, folder: Path, trainer: Trainer, source: Source, outcomes: Outcomes
+) -> None:
+    """What stands beside the figures: costs, predictions, and what a tracker takes."""
+    write_costs(folder / COSTS, trainer.experiment, outcomes, trainer.kept_bytes)
+    which = settings.machine.predictions
+    write_predictions(folder / PREDICTIONS, which, trainer, source, outcomes)
+    track(settings.machine.tracker, folder, trainer.experiment, outcomes)
+
+
 def load(settings: Settings) -> tuple[Experiment, Source, list[Corpus]]:
     """The experiment of the settings, its corpora, and the source from which other processes can load the same."""
     device = resolve_device(settings.machine.device)
-    source = source_of(settings.data, str(device), settings.machine.memory_share)
+    source = source_of(
+        settings.data, str(device), settings.machine.memory_share, settings.training.dimensions
+    )
     corpora = load_corpora(source)
     experiment = replace(settings.experiment, folds=tuple(len(corpus.folds) for corpus in corpora))
     for line in (*settings.without_effect, *before_training(experiment, corpora)):

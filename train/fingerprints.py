@@ -29,12 +29,13 @@ class Fingerprints:
     ) -> None:
         self._experiment = experiment
         self._corpora = corpora
+        training = {name: value for name, value in asdict(experiment.training).items() if name != "heads"}
         self._common = {
             "method": METHOD,
             "torch": torch.__version__,
             "device": device.type,
-            "architecture": asdict(architecture),
-            "training": asdict(experiment.training),
+            "architecture": asdict(architecture),  # has the heads
+            "training": training,
         }
 
     def of(self, run: Run, number: int) -> str:

@@ -13,6 +13,7 @@ import json
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import astuple, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -26,7 +27,7 @@ from ser_memory.common.cache import FeatureCache
 from ser_memory.common.conventions import in_split_order
 from ser_memory.common.errors import SerError
 from ser_memory.common.files import replacing
-from ser_memory.common.hdf5 import error_number, opened, said
+from ser_memory.common.hdf5 import error_number, said
 from ser_memory.common.machine import cores, one_core_each
 from ser_memory.common.protocols import NEEDED
 from ser_memory.common.reporting import progress
@@ -64,7 +65,7 @@ class Predictions:
     def __init__(self, path: Path) -> None:
         """`path` is the file, or the folder of a run. Raises SerError if it is no such file."""
         self.path = path / PREDICTIONS if path.is_dir() else path
-        with opened(self.path) as file:
+        with _opened(self.path) as file:
             told = (file.attrs.get("format"), file.attrs.get("format_version"))
             if told != (FORMAT, FORMAT_VERSION):
                 raise SerError(f"{self.path} is no file of predictions of this version of ser-train.")
@@ -77,7 +78,7 @@ class Predictions:
     @cached_property
     def runs(self) -> list[PredictedRun]:
         """In the order of the first axis of every prediction."""
-        with opened(self.path) as file:
+        with _opened(self.path) as file:
             return [
                 PredictedRun(row[0].decode(), row[1].decode(), int(row[2]), int(row[3]), row[4].decode())
                 for row in file["runs"][:]
@@ -85,18 +86,36 @@ class Predictions:
 
     def texts(self, corpus: str, split: str, column: str) -> list[str]:
         """(N,) the column id, speaker or gender."""
-        with opened(self.path) as file:
+        with _opened(self.path) as file:
             return list(file[corpus][split][column].asstr()[:])
 
     def truth(self, corpus: str, split: str) -> Floats:
         """(N, K) labels in [-1, 1]."""
-        with opened(self.path) as file:
+        with _opened(self.path) as file:
             return np.asarray(file[corpus][split]["truth"][:])
 
     def predicted(self, corpus: str, split: str, stage: int, run: int) -> Floats:
         """(N, K) predictions of one run, by its place in `runs`, after a stage (from 1)."""
-        with opened(self.path) as file:
+        with _opened(self.path) as file:
             return np.asarray(file[corpus][split][f"stage-{stage}"][run])
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[h5py.File]:
+    """Raises SerError in one sentence if the file cannot be opened, or a part of it cannot be read."""
+    if not path.exists():
+        raise SerError(
+            f"There is no {path}: give the folder of a run of ser-train that kept its predictions, or run its command "
+            "again with --predictions all, which trains nothing."
+        )
+    try:
+        with h5py.File(path, "r") as file:
+            yield file
+    except (OSError, RuntimeError, KeyError) as error:  # h5py raises the others for damage inside the file
+        raise SerError(
+            f"{path} cannot be read as predictions of ser-train ({said(error)}): run the command of that run again, "
+            "which writes it again and trains nothing."
+        ) from error
 
 
 @dataclass(frozen=True)
@@ -117,9 +136,7 @@ class _Part:
         return np.searchsorted(self.rows, self.folds[fold].rows.cpu().numpy())
 
 
-def write_predictions(
-    path: Path, which: str, experiment: Experiment, trainer: Trainer, source: Source, outcomes: Outcomes
-) -> None:
+def write_predictions(path: Path, which: str, trainer: Trainer, source: Source, outcomes: Outcomes) -> None:
     """Write the predictions of all stages that are finished, recomputed from their parameters; or nothing.
 
     `which` is one of WHICH. A file that has them already stays. Raises SerError if the disk refuses.
@@ -127,6 +144,7 @@ def write_predictions(
     if which == "none":
         path.unlink(missing_ok=True)
         return
+    experiment = trainer.experiment
     parts = [part for corpus in trainer.corpora for part in _parts(corpus, which == "test")]
     finished = [stage for stage in _stages(experiment) if stage in outcomes]
     told = [[trainer.keys.of(*stage), trainer.keys.evaluated(stage[0])] for stage in finished]

@@ -101,7 +101,7 @@ def tabulate(experiment: Experiment, outcomes: Outcomes) -> list[Result]:
         for variant in experiment.variants
         for seed in experiment.seeds
         for fold in (*experiment.fold_names, *([POOLED] if experiment.has_folds else []))
-        for number, name, result in _stages(experiment, outcomes, Run(variant, seed, fold))
+        for number, name, result in stages_of(experiment, outcomes, Run(variant, seed, fold))
         for figure in result.figures
         if figure.fold == fold
     ]
@@ -177,7 +177,7 @@ def write_epochs(path: Path, experiment: Experiment, outcomes: Outcomes) -> None
         (*astuple(variant), run.seed, number, name, epoch, score, bent, run.fold)
         for run in experiment.runs
         if (variant := run.variant) is not None
-        for number, name, result in _stages(experiment, outcomes, run)
+        for number, name, result in stages_of(experiment, outcomes, run)
         for epoch, (score, bent) in enumerate(itertools.zip_longest(result.scores, result.bent), start=1)
     )
     _write(path, [*_STAGE, "epoch", "validation_ccc", "bent_share", "fold"], rows)
@@ -193,7 +193,7 @@ def write_costs(
     of_stage = cache(kept)  # the same for all seeds
     rows: list[Sequence[object]] = []
     for run in experiment.runs:
-        for number, name, result in _stages(experiment, outcomes, run):
+        for number, name, result in stages_of(experiment, outcomes, run):
             total = KeptBytes()
             for earlier in range(1, number + 1):
                 total = total.plus(of_stage(replace(run, seed=experiment.seeds[0]), earlier))
@@ -202,7 +202,7 @@ def write_costs(
     _write(path, [*_STAGE, "seconds", "memory_bytes", "parameter_bytes", "other_bytes", "fold"], rows)
 
 
-def _stages(experiment: Experiment, outcomes: Outcomes, run: Run) -> Iterator[tuple[int, str, StageResult]]:
+def stages_of(experiment: Experiment, outcomes: Outcomes, run: Run) -> Iterator[tuple[int, str, StageResult]]:
     """The stages of a run that are there: number, name, and what it came to."""
     for number in range(1, len(experiment.stages) + 1):
         result = outcomes.get((experiment.owner(run, number), number))

@@ -55,6 +55,12 @@ class Samples:
     targets: Tensor  # (N, K) float32, a column per dimension, in [-1, 1]
     speakers: Tensor  # (N,) int64, a code per speaker of the corpus, UNKNOWN_SPEAKER if unknown
     streamed: bool = False  # more than memory should hold: shuffle so that rows are read near each other
+    rated: Tensor | None = None  # (N, J) labels like the targets, of dimensions that are not trained too
+
+    @property
+    def labels(self) -> Tensor:
+        """(N, J) of all rated dimensions, whichever are trained: memories are chosen by these."""
+        return self.targets if self.rated is None else self.rated
 
     def __len__(self) -> int:
         return len(self.rows)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
-from ser_memory.common.conventions import cache_folder
+from ser_memory.common.conventions import DIMENSIONS, cache_folder
 from ser_memory.common.errors import UsageError, listing
 from ser_memory.common.options import Options, flag, names_of, option, refuse_unknown
 from ser_memory.train.memory.samplers import SAMPLERS
@@ -18,6 +18,7 @@ STUDIES = ("transcripts",)  # see study.py
 OWN_TRANSCRIPTS = "own"  # of <corpus>.h5
 NO_SAMPLER = "none"  # of a strategy that keeps no memory
 POOLED = "pooled"  # in place of a fold: the test predictions of all folds together
+JOINT = "joint"  # heads for all dimensions in one network
 DEFAULT_SEEDS = 5
 
 
@@ -147,6 +148,11 @@ class TrainingSettings(Options):
 
     title = "Training"
 
+    heads: str = option(
+        JOINT,
+        choices=(JOINT, *DIMENSIONS),
+        help="Dimensions that one network predicts: both together, or one alone, to compare with a run of both.",
+    )
     loss: str = option(
         "ccc",
         choices=("ccc", "mse"),
@@ -156,6 +162,11 @@ class TrainingSettings(Options):
     batch_size: int = option(128, minimum=2, help="Utterances per step.")
     epochs: int = option(50, minimum=1, help="At most this many per stage.")
     patience: int = option(10, minimum=1, help="Epochs without a better validation CCC before a stage stops.")
+
+    @property
+    def dimensions(self) -> tuple[str, ...]:
+        """What is trained, evaluated and predicted: columns of targets and predictions."""
+        return DIMENSIONS if self.heads == JOINT else (self.heads,)
 
 
 @dataclass(frozen=True)
@@ -177,6 +188,12 @@ class MachineSettings(Options):
         "all",
         choices=("all", "test", "none"),
         help="Which predictions are kept in predictions.h5: of all evaluated splits, of test splits, or none.",
+    )
+    tracker: str | None = option(
+        None,
+        choices=("tensorboard",),
+        unset="none",
+        help="Also write the figures for a tracker of experiments: tensorboard, to <output>/tensorboard.",
     )
     device: str = option("auto", help="Where to train: auto, cpu, mps, cuda or cuda:1.")
     jobs: int | None = option(

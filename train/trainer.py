@@ -42,7 +42,7 @@ class Trainer:
         self.network = network_for(corpora)
         self.keys = Fingerprints(experiment, corpora, self.network.architecture, device)
         self.pause: Callable[[], bool] = lambda: False  # asked after each epoch
-        self._experiment = experiment
+        self.experiment = experiment
         self._store = store
 
     @torch.inference_mode()
@@ -53,10 +53,10 @@ class Trainer:
         fold, or shared by all folds. `advance` gets the epochs that are done. Returns an outcome per run, in order.
         Raises PausedError if `pause` said so; what was trained until then is kept in the store.
         """
-        numbers = self._experiment.owners[runs[0]]
+        numbers = self.experiment.owners[runs[0]]
         if runs[0].variant is None:
             return self._stages(runs, numbers, torch.empty(0), advance)
-        keys = [self.keys.of(self._experiment.owner(run, 1), 1) for run in runs]
+        keys = [self.keys.of(self.experiment.owner(run, 1), 1) for run in runs]
         return self._stages(runs, numbers, self._store.parameters(keys).to(self.device), advance)
 
     def _stages(
@@ -122,7 +122,7 @@ class Trainer:
         there = [result for result in found if result is not None]
         if len(there) == len(found):
             return there
-        folds = self._experiment.evaluated_in(runs[0])
+        folds = self.experiment.evaluated_in(runs[0])
         measured = evaluate(self.network, self.network.unpack(parameters), self.corpora, folds)
         results = []
         for key, figures in zip(keys, measured, strict=True):
@@ -178,7 +178,7 @@ class Trainer:
 
     def training(self, runs: Sequence[Run], number: int, start: Tensor, kept: list[Kept]) -> Training:
         """Stage `number` (from 1) of a stack of runs of one strategy, about to begin."""
-        settings = self._experiment.training
+        settings = self.experiment.training
         stage = Stage(
             self.network,
             start,
@@ -193,7 +193,7 @@ class Trainer:
             chance=[_generator(run.seed, number, "strategy") for run in runs],
         )
         name = runs[0].strategy
-        strategy = STRATEGIES[name](stage, self._experiment.options_of(name))
+        strategy = STRATEGIES[name](stage, self.experiment.options_of(name))
         return Training(stage, strategy, settings)
 
     def keep(self, runs: Sequence[Run], number: int, parameters: Tensor) -> tuple[Kept, list[list[Held]]]:

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from ser_memory.train import projection
+from ser_memory.train.model import Parameters
 from ser_memory.train.samples import Samples
 from ser_memory.train.settings import TrainingSettings
 from tests.train.reference import flat_gradient, plain, plain_ccc_loss
@@ -234,3 +235,40 @@ def test_a_run_that_diverges_ends_alone(strategy: str, corpora: int) -> None:
     assert not good.diverged
     assert good.scores == pytest.approx(alone.scores, abs=1e-5)
     torch.testing.assert_close(good.parameters, alone.parameters, atol=1e-5, rtol=1e-5)
+
+
+def test_changed_gradients_are_counted() -> None:
+    """By run of a stack, over calls; a run whose gradient is not finite gets it back."""
+    random = torch.Generator().manual_seed(3)
+    changed, expected = torch.zeros(6, dtype=torch.int64), np.zeros(6, np.int64)
+    for _ in range(30):
+        g, memories = torch.randn(6, 9, generator=random), torch.randn(6, 2, 9, generator=random)
+        g[5] = torch.nan
+        g[0], memories[0] = 1.0, 1.0
+        answer = projection.project(g.clone(), memories, changed=changed)
+        expected += (answer.nan_to_num() != g.nan_to_num()).any(dim=1).numpy()
+    assert changed.tolist() == expected.tolist()
+    assert changed[[0, 5]].tolist() == [0, 0]
+    assert changed.max() > 10
+
+
+def test_the_share_of_bent_steps_is_of_each_epoch() -> None:
+    """Counted by hand: a step is bent if a product with a memory's gradient was negative."""
+    training = begin("gem", samples(50, 0), [samples(20, 1), samples(20, 2)], (0, 1))
+    bent: list[list[bool]] = []
+    adjust = training.strategy.adjust
+
+    def noted(parameters: Parameters, gradient: torch.Tensor) -> torch.Tensor:
+        before = gradient.clone()
+        after = adjust(parameters, gradient)
+        bent.append((after != before).any(dim=1).tolist())
+        return after
+
+    training.strategy.adjust = noted  # type: ignore[method-assign]
+    for _ in range(3):
+        bent.clear()
+        for index in training.strategy.batches():
+            training.step(index)
+        assert training.strategy.bent_shares() == np.mean(bent, axis=0).tolist()
+    assert begin("gem", samples(50, 0)).strategy.bent_shares() is None
+    assert begin("finetune", samples(50, 0), [samples(20, 1)]).strategy.bent_shares() is None

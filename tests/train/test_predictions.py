@@ -12,6 +12,8 @@ import h5py
 import numpy as np
 import pytest
 import torch
+from safetensors import safe_open
+from safetensors.torch import save
 
 from ser_memory.common.errors import SerError
 from ser_memory.train.kept import KeptBytes
@@ -22,6 +24,7 @@ from ser_memory.train.strategies import STRATEGIES
 from ser_memory.train.trainer import Trainer
 from tests.train.test_cli import refused, rows, run
 from tests.train.test_folds import caches, literal, of
+from tests.train.test_resume import trained_stages
 from tests.train.worlds import ACOUSTIC_WIDTH, STAGES, TEXT_WIDTH, corpora
 
 assert caches  # the fixture
@@ -145,9 +148,12 @@ def test_a_full_disk_is_told(caches: Path, tmp_path: Path, monkeypatch: pytest.M
     )
 
 
-def test_files_that_are_no_predictions(caches: Path) -> None:
+def test_files_that_are_no_predictions(caches: Path, tmp_path: Path) -> None:
     with pytest.raises(SerError, match="is no file of predictions"):
         Predictions(caches / "iemocap.h5")
+    (tmp_path / "predictions.h5").write_bytes((caches / "iemocap.h5").read_bytes()[:900])
+    with pytest.raises(SerError, match="cannot be read as predictions of ser-train"):
+        Predictions(tmp_path)
 
 
 def test_the_paper_fits_in_half_a_gigabyte() -> None:
@@ -210,6 +216,30 @@ class TestCosts:
                 float(row["validation_ccc"]) for row in of(epochs, strategy="gem", seed=1, stage=3, fold=fold)
             ]
             assert np.mean([float(row["value"]) for row in kept]) == pytest.approx(max(scores), abs=1e-6)
+
+    def test_stages_of_an_older_version_are_used_without_them(
+        self, caches: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        command = ["--cache", caches, "--seed", 0, "--strategy", "gem"]
+        assert run(*command, "--output", tmp_path / "a", trained=tmp_path / "t").exit_code == 0
+        for path in (tmp_path / "t").glob("*.safetensors"):
+            with safe_open(path, "pt") as file:
+                facts, tensors = file.metadata(), {"parameters": file.get_tensor("parameters")}
+            record = {
+                name: value
+                for name, value in json.loads(facts["record"]).items()
+                if name in ("scores", "memory")
+            }
+            path.write_bytes(save(tensors, {**facts, "record": json.dumps(record)}))
+        seen = trained_stages(monkeypatch)
+        assert run(*command, "--output", tmp_path / "b", trained=tmp_path / "t").exit_code == 0
+        assert seen == []
+        for name in ("results.csv", "memory.csv", "predictions.h5"):
+            assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
+        before, after = (table(tmp_path / folder / "costs.csv") for folder in "ab")
+        assert after == [{**row, "seconds": ""} for row in before]
+        before, after = (table(tmp_path / folder / "epochs.csv") for folder in "ab")
+        assert after == [{**row, "bent_share": ""} for row in before]
 
     @pytest.mark.parametrize("name", STRATEGIES)
     def test_bytes_are_those_of_what_is_kept(self, name: str, tmp_path: Path) -> None:

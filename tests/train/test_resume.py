@@ -488,6 +488,8 @@ def test_stopped_after_every_epoch_it_comes_to_the_same(
         stops += 1
     assert stops > 8
     assert todo.finished == expected
+    assert all(result.seconds for result in todo.finished.values())
+    assert any(result.bent for result in todo.finished.values())
     assert not list((tmp_path / "broken").glob("*.paused"))
 
 

@@ -35,7 +35,7 @@ def contents(corpus: Corpus, chosen: npt.NDArray[np.int64]) -> list[Held]:
 
 
 def _bins(samples: Samples) -> npt.NDArray[np.int64]:
-    return to_bins(samples.targets.cpu().numpy())
+    return to_bins(samples.labels.cpu().numpy())
 
 
 class _Acoustic(Embeddings):
