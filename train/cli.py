@@ -58,8 +58,9 @@ class TrainCommand(Command):
 @click.option(
     "--study",
     type=click.Choice(STUDIES),
-    help="Train the experiment several times, with one thing changed: transcripts uses the caches' own and all others that "
-    "ser-extract --text-only made. Each is a run in a folder below --output; ser-report takes that folder.",
+    help="Train the experiment several times, with one thing changed: heads trains both dimensions in one network and "
+    "then each alone; transcripts uses the caches' own and all others that ser-extract --text-only made. Each is a run in "
+    "a folder below --output; ser-report takes that folder.",
 )
 @click.option(
     "--dry-run", is_flag=True, help="Report what would be trained and about how long it takes, and stop."

@@ -21,7 +21,8 @@ from ser_memory.train.checks import after_training, before_training
 from ser_memory.train.corpora import Corpus, Source, load_corpora, source_of
 from ser_memory.train.engines import engine_for
 from ser_memory.train.engines.contract import WorkerKilledError
-from ser_memory.train.predictions import PREDICTIONS, write_predictions
+from ser_memory.train.prediction_writer import write_predictions
+from ser_memory.train.predictions import PREDICTIONS
 from ser_memory.train.results import COSTS, Outcomes, Result, StageResult, tabulate, write_costs
 from ser_memory.train.run_folder import RunFolder
 from ser_memory.train.settings import OWN_TRANSCRIPTS, POOLED, Experiment, Run, Settings

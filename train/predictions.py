@@ -8,254 +8,129 @@ its run, and for runs whose stage is not finished. The split of a corpus with fo
 
 from __future__ import annotations
 
-import hashlib
 import json
-import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import astuple, dataclass
-from functools import cached_property
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 import h5py
 import numpy as np
 import numpy.typing as npt
 
-from ser_memory.common.cache import FeatureCache
 from ser_memory.common.conventions import in_split_order
-from ser_memory.common.errors import SerError
-from ser_memory.common.files import replacing
-from ser_memory.common.hdf5 import error_number, said
-from ser_memory.common.machine import cores, one_core_each
-from ser_memory.common.protocols import NEEDED
-from ser_memory.common.reporting import progress
-from ser_memory.train.results import Outcomes
-from ser_memory.train.settings import Experiment, Run
-
-if TYPE_CHECKING:
-    from ser_memory.train.corpora import Corpus, Source
-    from ser_memory.train.samples import Samples
-    from ser_memory.train.trainer import Trainer
+from ser_memory.common.errors import SerError, listing
 
 PREDICTIONS = "predictions.h5"
 FORMAT, FORMAT_VERSION = "ser-predictions", 1
-WHICH = ("all", "test", "none")  # splits: all that are evaluated, test splits only, no file
-_TEXTS = ("id", "speaker", "gender")
-_FINGERPRINT = "fingerprint"  # an attribute: of everything that determined the content
-
-Floats = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True)
 class PredictedRun:
-    """A row of `/runs`."""
+    """A run in predictions.h5: one index along the first axis of its predictions."""
 
     strategy: str
     sampler: str
     memory_size: int
     seed: int
-    fold: str  # "" without folds
+    fold: str = ""  # "" without folds
 
 
 class Predictions:
-    """A predictions.h5, opened for reading; arrays are read when asked for."""
+    """A predictions.h5, opened for reading. Methods read one corpus and split at a time.
+
+    All methods raise SerError if the file is damaged or has no such corpus, split or stage.
+    """
 
     def __init__(self, path: Path) -> None:
-        """`path` is the file, or the folder of a run. Raises SerError if it is no such file."""
+        """`path` is the file, or the folder of a run. Raises SerError if it is no such file, or of another version."""
         self.path = path / PREDICTIONS if path.is_dir() else path
+        if not self.path.exists():
+            raise SerError(
+                f"There is no {self.path}: give the folder of a run of ser-train that kept its predictions, or run its "
+                "command again with --predictions all, which trains nothing."
+            )
         with _opened(self.path) as file:
-            told = (file.attrs.get("format"), file.attrs.get("format_version"))
-            if told != (FORMAT, FORMAT_VERSION):
-                raise SerError(f"{self.path} is no file of predictions of this version of ser-train.")
-            self.dimensions: list[str] = json.loads(file.attrs["dimensions"])
-            self.stages: list[str] = json.loads(file.attrs["stages"])
-            self.splits: dict[str, list[str]] = {
-                name: in_split_order(file[name]) for name in self.stages if name in file
-            }  # by corpus
+            if file.attrs.get("format") != FORMAT:
+                raise SerError(
+                    f"{self.path} holds no predictions of ser-train: remove it, and the report leaves them out."
+                )
+            version = file.attrs.get("format_version")
+            if version != FORMAT_VERSION:
+                raise SerError(
+                    f"{self.path} has format version {version}, and this program reads version {FORMAT_VERSION}: "
+                    "use the version of ser-memory that wrote it."
+                )
+            self.dimensions: tuple[str, ...] = tuple(json.loads(file.attrs["dimensions"]))  # columns
+            self.stages: tuple[str, ...] = tuple(json.loads(file.attrs["stages"]))  # corpora in their order
+            self.runs: tuple[PredictedRun, ...] = tuple(_predicted_run(row) for row in file["runs"][:])
+            self.splits: Mapping[str, tuple[str, ...]] = {
+                corpus: tuple(in_split_order(file[corpus])) for corpus in self.stages if corpus in file
+            }
 
-    @cached_property
-    def runs(self) -> list[PredictedRun]:
-        """In the order of the first axis of every prediction."""
-        with _opened(self.path) as file:
-            return [
-                PredictedRun(row[0].decode(), row[1].decode(), int(row[2]), int(row[3]), row[4].decode())
-                for row in file["runs"][:]
-            ]
+    def truth(self, corpus: str, split: str) -> npt.NDArray[np.float32]:
+        """(N, K) labels in [-1, 1]; NaN where there is none."""
+        return self._array(corpus, split, "truth")
 
-    def texts(self, corpus: str, split: str, column: str) -> list[str]:
-        """(N,) the column id, speaker or gender."""
-        with _opened(self.path) as file:
-            return list(file[corpus][split][column].asstr()[:])
+    def after(self, corpus: str, split: str, stage: int) -> npt.NDArray[np.float32]:
+        """(R, N, K) predictions after a stage, numbered from 1, of each of the R runs.
 
-    def truth(self, corpus: str, split: str) -> Floats:
-        """(N, K) labels in [-1, 1]."""
-        with _opened(self.path) as file:
-            return np.asarray(file[corpus][split]["truth"][:])
+        NaN for utterances that are not in the fold of a run, and for runs that did not reach the stage.
+        """
+        return self._array(corpus, split, f"stage-{stage}")
 
-    def predicted(self, corpus: str, split: str, stage: int, run: int) -> Floats:
-        """(N, K) predictions of one run, by its place in `runs`, after a stage (from 1)."""
+    def predicted(self, corpus: str, split: str, stage: int, run: int) -> npt.NDArray[np.float32]:
+        """(N, K) predictions of one run, by its place in `runs`, after a stage."""
         with _opened(self.path) as file:
-            return np.asarray(file[corpus][split][f"stage-{stage}"][run])
+            return np.asarray(_part(file, self.path, corpus, split, f"stage-{stage}")[run], dtype=np.float32)
+
+    def texts(self, corpus: str, split: str, name: str) -> tuple[str, ...]:
+        """N texts: `name` is id, speaker or gender."""
+        with _opened(self.path) as file:
+            return tuple(_part(file, self.path, corpus, split, name).asstr()[:].tolist())
+
+    def _array(self, corpus: str, split: str, name: str) -> npt.NDArray[np.float32]:
+        with _opened(self.path) as file:
+            return np.asarray(_part(file, self.path, corpus, split, name)[:], dtype=np.float32)
+
+
+def _predicted_run(row: np.void) -> PredictedRun:
+    return PredictedRun(
+        row["strategy"].decode(),
+        row["sampler"].decode(),
+        int(row["memory_size"]),
+        int(row["seed"]),
+        row["fold"].decode(),
+    )
 
 
 @contextmanager
 def _opened(path: Path) -> Iterator[h5py.File]:
-    """Raises SerError in one sentence if the file cannot be opened, or a part of it cannot be read."""
-    if not path.exists():
-        raise SerError(
-            f"There is no {path}: give the folder of a run of ser-train that kept its predictions, or run its command "
-            "again with --predictions all, which trains nothing."
-        )
     try:
         with h5py.File(path, "r") as file:
             yield file
-    except (OSError, RuntimeError, KeyError) as error:  # h5py raises the others for damage inside the file
-        raise SerError(
-            f"{path} cannot be read as predictions of ser-train ({said(error)}): run the command of that run again, "
-            "which writes it again and trains nothing."
-        ) from error
+    except (OSError, RuntimeError, KeyError, ValueError, TypeError, AttributeError) as error:
+        # h5py raises all of these for damage inside a file.
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise SerError(f"{path} cannot be read ({reason}): {_again(path)}.") from error
 
 
-@dataclass(frozen=True)
-class _Part:
-    """One split of one corpus, with the rows of all folds."""
-
-    corpus: str
-    split: str
-    rows: npt.NDArray[np.int64]  # (N,) of the cache, rising
-    folds: Mapping[str, Samples]  # by fold; only "" without folds
-
-    @property
-    def place(self) -> str:
-        return f"{self.corpus}/{self.split}"
-
-    def places(self, fold: str) -> npt.NDArray[np.int64]:
-        """Where the samples of a fold are among the rows."""
-        return np.searchsorted(self.rows, self.folds[fold].rows.cpu().numpy())
+def _part(file: h5py.File, path: Path, corpus: str, split: str, name: str) -> h5py.Dataset:
+    place = f"{corpus}/{split}/{name}"
+    if place not in file:
+        raise SerError(f"{path} has no {place}: it has {listing(_places(file))}.")
+    return file[place]
 
 
-def write_predictions(path: Path, which: str, trainer: Trainer, source: Source, outcomes: Outcomes) -> None:
-    """Write the predictions of all stages that are finished, recomputed from their parameters; or nothing.
-
-    `which` is one of WHICH. A file that has them already stays. Raises SerError if the disk refuses.
-    """
-    if which == "none":
-        path.unlink(missing_ok=True)
-        return
-    experiment = trainer.experiment
-    parts = [part for corpus in trainer.corpora for part in _parts(corpus, which == "test")]
-    finished = [stage for stage in _stages(experiment) if stage in outcomes]
-    told = [[trainer.keys.of(*stage), trainer.keys.evaluated(stage[0])] for stage in finished]
-    fingerprint = hashlib.sha256(json.dumps([which, told, _runs(experiment)]).encode()).hexdigest()
-    if _fingerprint_of(path) == fingerprint:
-        return
-    size = sum(4 * part.rows.size * len(trainer.corpora[0].dimensions) for part in parts)
-    _refuse_full(path, size * len(experiment.runs) * len(experiment.stages))
-    try:
-        with replacing(path) as partial, h5py.File(partial, "w", libver="v110") as file:
-            file.attrs["dimensions"] = json.dumps(trainer.corpora[0].dimensions)
-            file.attrs["stages"] = json.dumps(experiment.stages)
-            _prepare(file, experiment, parts, source, trainer)
-            with progress("predictions", len(finished), "stages") as advance:
-                for run, number in finished:
-                    _write_stage(file, experiment, parts, run, number, trainer.predictor(run, number))
-                    advance(1)
-            file.attrs[_FINGERPRINT] = fingerprint
-            file.attrs["format"], file.attrs["format_version"] = FORMAT, FORMAT_VERSION
-    except (OSError, RuntimeError) as error:  # HDF5 raises the second when the disk fills up at its close
-        if isinstance(error, RuntimeError) and error_number(error) is None:
-            raise  # no report of the system
-        raise SerError(
-            f"{path} could not be written ({said(error)}). All else of the run is kept: solve that, or use "
-            "--predictions none."
-        ) from error
-
-
-def _parts(corpus: Corpus, tests_only: bool) -> Iterator[_Part]:
-    """The evaluated splits of a corpus."""
-    for split in in_split_order(split for fold in corpus.each_fold for split in fold.evaluated):
-        if not (tests_only and split in NEEDED):
-            folds = {fold.fold: fold.splits[split] for fold in corpus.each_fold if split in fold.splits}
-            rows = np.unique(np.concatenate([samples.rows.cpu().numpy() for samples in folds.values()]))
-            yield _Part(corpus.name, split, rows, folds)
-
-
-def _stages(experiment: Experiment) -> Iterator[tuple[Run, int]]:
-    for run, numbers in experiment.owners.items():
-        for number in numbers:
-            yield run, number
-
-
-def _runs(experiment: Experiment) -> list[tuple[Any, ...]]:
-    return [(*astuple(run.variant), run.seed, run.fold) for run in experiment.runs if run.variant is not None]
-
-
-def _prepare(
-    file: h5py.File, experiment: Experiment, parts: Sequence[_Part], source: Source, trainer: Trainer
-) -> None:
-    """Everything but the predictions; room for these, full of NaN."""
-    text = h5py.string_dtype()
-    kinds = [("strategy", text), ("sampler", text), ("memory_size", "i8"), ("seed", "i8"), ("fold", text)]
-    file.create_dataset("runs", data=np.array(_runs(experiment), dtype=kinds))
-    versions = dict(zip(source.names, source.versions, strict=True))
-    for corpus in trainer.corpora:
-        cache = FeatureCache(source.path(corpus.name), versions[corpus.name])
-        columns = {name: cache.read(name) for name in _TEXTS}
-        for part in (part for part in parts if part.corpus == corpus.name):
-            group = file.create_group(part.place)
-            for name, values in columns.items():
-                group.create_dataset(name, data=values[part.rows], dtype=text)
-            truth = np.full((len(part.rows), len(corpus.dimensions)), np.nan, np.float32)
-            for fold, samples in part.folds.items():
-                truth[part.places(fold)] = samples.targets.cpu().numpy()
-            group.create_dataset("truth", data=truth)
-            for number in range(1, len(experiment.stages) + 1):
-                shape = (len(experiment.runs), *truth.shape)
-                group.create_dataset(f"stage-{number}", shape, np.float32, fillvalue=np.nan)
-
-
-def _write_stage(
-    file: h5py.File, experiment: Experiment, parts: Sequence[_Part], owner: Run, number: int,
-    predict: Callable[[Samples], Floats],
-) -> None:  # fmt: skip
-    """The predictions of one trained stage, for all runs to which it belongs."""
-    whose = [
-        (place, run) for place, run in enumerate(experiment.runs) if experiment.owner(run, number) == owner
+def _places(file: h5py.File) -> list[str]:
+    return [
+        f"{corpus}/{split}/{name}"
+        for corpus, group in file.items()
+        if isinstance(group, h5py.Group)
+        for split in group
+        for name in group[split]
     ]
-    folds = {run.fold for _, run in whose}
-    wanted = [
-        (part, fold, samples)
-        for part in parts
-        for fold, samples in part.folds.items()
-        if fold in folds or not fold
-    ]
-    # A thread for each core: figures were measured on one core each, so that predictions are those of the figures.
-    with one_core_each(), ThreadPoolExecutor(cores()) as pool:
-        made = pool.map(predict, [samples for _, _, samples in wanted])
-        for (part, fold, _), prediction in zip(wanted, made, strict=True):
-            whole = np.full((len(part.rows), prediction.shape[1]), np.nan, np.float32)
-            whole[part.places(fold)] = prediction
-            for place, run in whose:
-                if fold in ("", run.fold):
-                    file[part.place][f"stage-{number}"][place] = whole
 
 
-def _fingerprint_of(path: Path) -> str | None:
-    """What the file at `path` was made from; None if there is none, or it is damaged."""
-    try:
-        with h5py.File(path, "r") as file:
-            return str(file.attrs[_FINGERPRINT]) if file.attrs.get("format") == FORMAT else None
-    except (OSError, KeyError):
-        return None
-
-
-def _refuse_full(path: Path, size: int) -> None:
-    """Raise SerError now if the disk has no room: when it fills up under HDF5's hands, HDF5 may end the process."""
-    free = shutil.disk_usage(path.parent).free
-    if free < size:
-        raise SerError(
-            f"{path} needs {size / 1e6:,.0f} MB and its disk has {free / 1e6:,.0f} MB left. All else of the run is kept: "
-            "make room, or use --predictions test or none."
-        )
+def _again(path: Path) -> str:
+    return f"remove it, and run the same ser-train command with --output {path.parent} to have it again"

@@ -14,7 +14,7 @@ from ser_memory.common.options import Options, flag, names_of, option, refuse_un
 from ser_memory.train.memory.samplers import SAMPLERS
 from ser_memory.train.strategies import STRATEGIES, option_classes
 
-STUDIES = ("transcripts",)  # see study.py
+STUDIES = ("heads", "transcripts")  # see study.py
 OWN_TRANSCRIPTS = "own"  # of <corpus>.h5
 NO_SAMPLER = "none"  # of a strategy that keeps no memory
 POOLED = "pooled"  # in place of a fold: the test predictions of all folds together

@@ -7,11 +7,12 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
+from ser_memory.common.conventions import DIMENSIONS
 from ser_memory.common.errors import SerError, UsageError
 from ser_memory.common.files import write_whole
 from ser_memory.train.corpora import transcripts_in
 from ser_memory.train.results import STUDY
-from ser_memory.train.settings import OWN_TRANSCRIPTS, Settings
+from ser_memory.train.settings import JOINT, OWN_TRANSCRIPTS, Settings
 
 
 def _transcripts(settings: Settings) -> dict[str, Settings]:
@@ -31,7 +32,18 @@ def _transcripts(settings: Settings) -> dict[str, Settings]:
     }
 
 
-_VARIATIONS: dict[str, Callable[[Settings], dict[str, Settings]]] = {"transcripts": _transcripts}
+def _heads(settings: Settings) -> dict[str, Settings]:
+    """Both dimensions in one network, then each in a network of its own."""
+    return {
+        heads: replace(settings, training=replace(settings.training, heads=heads))
+        for heads in (JOINT, *DIMENSIONS)
+    }
+
+
+_VARIATIONS: dict[str, Callable[[Settings], dict[str, Settings]]] = {
+    "heads": _heads,
+    "transcripts": _transcripts,
+}
 
 
 def runs_of(study: str, settings: Settings, output: Path) -> Iterator[Settings]:

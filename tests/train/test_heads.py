@@ -49,7 +49,7 @@ def test_one_dimension_alone(heads: str, caches: Path, tmp_path: Path) -> None:
     assert f"of {heads}, test split" in result.output
     assert other not in result.output
     assert (tmp_path / "one/memory.csv").read_bytes() == (tmp_path / "joint/memory.csv").read_bytes()
-    assert Predictions(tmp_path / "one").dimensions == [heads]
+    assert Predictions(tmp_path / "one").dimensions == (heads,)
     assert recomputed(tmp_path / "one") == len(made)
     config = json.loads((tmp_path / "one/config.json").read_text())
     assert config["experiment"]["training"]["heads"] == heads

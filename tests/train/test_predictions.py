@@ -72,7 +72,7 @@ def test_all_figures_follow_from_the_predictions_alone(
     figures = 3 * 2 * 3 * 4 * (2 * 3 * folds + (1 if protocol else 0))
     assert recomputed(tmp_path / "r") == figures
     found = Predictions(tmp_path / "r")
-    assert found.stages == list(STAGES)
+    assert found.stages == STAGES
     assert len(found.runs) == 3 * 2 * folds
     with h5py.File(tmp_path / "r/predictions.h5") as file, h5py.File(caches / "iemocap.h5") as cache:
         assert dict(file.attrs).items() >= {"format": "ser-predictions", "format_version": 1}.items()
@@ -127,7 +127,7 @@ def test_which_predictions_are_kept(caches: Path, tmp_path: Path) -> None:
 
     def kept(which: str) -> dict[str, list[str]]:
         assert run(*command, "--predictions", which, trained=tmp_path / "t").exit_code == 0
-        return Predictions(tmp_path / "r").splits
+        return {corpus: list(splits) for corpus, splits in Predictions(tmp_path / "r").splits.items()}
 
     assert kept("test") == {name: ["test"] for name in STAGES}
     assert kept("all") == {name: ["validation", "test"] for name in STAGES}
@@ -149,7 +149,7 @@ def test_a_full_disk_is_told(caches: Path, tmp_path: Path, monkeypatch: pytest.M
 
 
 def test_files_that_are_no_predictions(caches: Path, tmp_path: Path) -> None:
-    with pytest.raises(SerError, match="is no file of predictions"):
+    with pytest.raises(SerError, match="holds no predictions"):
         Predictions(caches / "iemocap.h5")
     (tmp_path / "predictions.h5").write_bytes((caches / "iemocap.h5").read_bytes()[:900])
     with pytest.raises(SerError, match="cannot be read as predictions of ser-train"):

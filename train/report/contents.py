@@ -9,8 +9,9 @@ import numpy as np
 import numpy.typing as npt
 
 from ser_memory.common.errors import listing
+from ser_memory.train.predictions import Predictions
 from ser_memory.train.report import summary, tables
-from ser_memory.train.report.data import Predictions, RunData
+from ser_memory.train.report.data import RunData
 from ser_memory.train.report.published import Published, beside
 from ser_memory.train.report.summary import Row, Runs
 from ser_memory.train.report.tables import Named

@@ -4,22 +4,17 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
-import h5py
-import numpy as np
-import numpy.typing as npt
-
-from ser_memory.common.conventions import DIMENSIONS, in_split_order
+from ser_memory.common.conventions import DIMENSIONS
 from ser_memory.common.errors import SerError, listing
-from ser_memory.train.results import MEMORY, RESULTS, STUDY, Result, read_results
+from ser_memory.train.predictions import PREDICTIONS, Predictions
+from ser_memory.train.results import COSTS, EPOCHS, MEMORY, RESULTS, STUDY, Result, read_results
 
-CONFIG, COSTS, EPOCHS, PREDICTIONS = "config.json", "costs.csv", "epochs.csv", "predictions.h5"
-FORMAT, FORMAT_VERSION = "ser-predictions", 1
+CONFIG = "config.json"
 
 _RUN = ("strategy", "sampler", "memory_size", "seed")
 _STAGE = (*_RUN, "stage", "stage_name")
@@ -82,51 +77,6 @@ class EpochRow:
 
 
 @dataclass(frozen=True)
-class PredictedRun:
-    """A run in predictions.h5: one index along the first axis of its predictions."""
-
-    strategy: str
-    sampler: str
-    memory_size: int
-    seed: int
-    fold: str = ""
-
-
-@dataclass(frozen=True)
-class Predictions:
-    """The predictions of a run folder. Methods read one corpus and split at a time.
-
-    All methods raise SerError if the file is damaged or has no such corpus, split or stage.
-    """
-
-    path: Path
-    dimensions: tuple[str, ...]  # columns of truth and predictions
-    stages: tuple[str, ...]  # corpora in the order of training
-    runs: tuple[PredictedRun, ...]
-    splits: Mapping[str, tuple[str, ...]]  # of each corpus
-
-    def truth(self, corpus: str, split: str) -> npt.NDArray[np.float32]:
-        """(N, K) labels in [-1, 1]; NaN where there is none."""
-        return self._array(corpus, split, "truth")
-
-    def after(self, corpus: str, split: str, stage: int) -> npt.NDArray[np.float32]:
-        """(R, N, K) predictions after a stage, numbered from 1, of each of the R runs.
-
-        NaN for utterances that are not in the fold of a run, and for runs that did not reach the stage.
-        """
-        return self._array(corpus, split, f"stage-{stage}")
-
-    def texts(self, corpus: str, split: str, name: str) -> tuple[str, ...]:
-        """N texts: `name` is id, speaker or gender."""
-        with _opened(self.path) as file:
-            return tuple(_part(file, self.path, corpus, split, name).asstr()[:].tolist())
-
-    def _array(self, corpus: str, split: str, name: str) -> npt.NDArray[np.float32]:
-        with _opened(self.path) as file:
-            return np.asarray(_part(file, self.path, corpus, split, name)[:], dtype=np.float32)
-
-
-@dataclass(frozen=True)
 class RunData:
     """What a report needs of one run."""
 
@@ -182,7 +132,7 @@ def load_run(folder: Path) -> RunData:
         ),
         _table(folder / EPOCHS, _epoch_row, (*_STAGE, "epoch", "validation_ccc", "bent_share")),
         _config(folder / CONFIG),
-        _predictions(folder / PREDICTIONS),
+        Predictions(folder) if (folder / PREDICTIONS).exists() else None,
         tuple(name for name in (MEMORY, COSTS, EPOCHS, CONFIG, PREDICTIONS) if not (folder / name).exists()),
     )
 
@@ -261,68 +211,6 @@ def _config(path: Path) -> Mapping[str, Any]:
     if not isinstance(content, dict):
         raise SerError(f"{path} has no settings of a run: restore it from a copy, or remove it.")
     return content
-
-
-def _predictions(path: Path) -> Predictions | None:
-    if not path.exists():
-        return None
-    with _opened(path) as file:
-        if file.attrs.get("format") != FORMAT:
-            raise SerError(
-                f"{path} holds no predictions of ser-train: remove it, and the report leaves them out."
-            )
-        version = file.attrs.get("format_version")
-        if version != FORMAT_VERSION:
-            raise SerError(
-                f"{path} has format version {version}, and this program reads version {FORMAT_VERSION}: "
-                "use the version of ser-memory that wrote it."
-            )
-        stages = tuple(json.loads(file.attrs["stages"]))
-        return Predictions(
-            path,
-            tuple(json.loads(file.attrs["dimensions"])),
-            stages,
-            tuple(_predicted_run(row) for row in file["runs"][:]),
-            {corpus: tuple(in_split_order(file[corpus])) for corpus in stages if corpus in file},
-        )
-
-
-def _predicted_run(row: np.void) -> PredictedRun:
-    return PredictedRun(
-        row["strategy"].decode(),
-        row["sampler"].decode(),
-        int(row["memory_size"]),
-        int(row["seed"]),
-        row["fold"].decode(),
-    )
-
-
-@contextmanager
-def _opened(path: Path) -> Iterator[h5py.File]:
-    try:
-        with h5py.File(path, "r") as file:
-            yield file
-    except (OSError, RuntimeError, KeyError, ValueError, TypeError, AttributeError) as error:
-        # h5py raises all of these for damage inside a file.
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise SerError(f"{path} cannot be read ({reason}): {_again(path)}.") from error
-
-
-def _part(file: h5py.File, path: Path, corpus: str, split: str, name: str) -> h5py.Dataset:
-    place = f"{corpus}/{split}/{name}"
-    if place not in file:
-        raise SerError(f"{path} has no {place}: it has {listing(_places(file))}.")
-    return file[place]
-
-
-def _places(file: h5py.File) -> list[str]:
-    return [
-        f"{corpus}/{split}/{name}"
-        for corpus, group in file.items()
-        if isinstance(group, h5py.Group)
-        for split in group
-        for name in group[split]
-    ]
 
 
 def _again(path: Path) -> str:

@@ -9,7 +9,8 @@ import numpy.typing as npt
 
 from ser_memory.common.conventions import in_split_order
 from ser_memory.common.labels import N_BINS, to_bins
-from ser_memory.train.report.data import Predictions, RunData
+from ser_memory.train.predictions import Predictions
+from ser_memory.train.report.data import RunData
 from ser_memory.train.report.figures.agreement import Panel, predicted_against_true
 from ser_memory.train.report.figures.base import Drawn, measure, names_of, variant_of
 from ser_memory.train.report.figures.cost import Kept, against_bytes
