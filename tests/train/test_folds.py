@@ -380,6 +380,31 @@ class TestProtocols:
             f"Protocol 'sessions' splits iemocap by session, and {tmp_path}/iemocap.h5 has no session of any utterance"
         )
 
+    def test_one_by_the_splits_of_the_release(self, tmp_path: Path) -> None:
+        given = {
+            "by": "split",
+            "train": ["train", "test"],
+            "validation": ["validation"],
+            "test2": ["held out"],
+        }
+        own: dict[str, Any] = {"protocols": {"given": given}}
+        command = ["--cache", tmp_path, "--seed", 0, "--strategy", "finetune", "--stages", "iemocap"]
+        command += ["--protocol", "iemocap=given", "--output", tmp_path / "r"]
+        write_caches(tmp_path, **own)
+        says = "splits iemocap by split, and {}/iemocap.h5 has no split of the release, because an older version wrote it"
+        assert says.format(tmp_path) in refused(run(*command), 1)
+        write_sessions(tmp_path, **own)
+        with h5py.File(tmp_path / "iemocap.h5", "r+") as file:
+            file["release_split"][...] = file["split"].asstr()[:]
+            file["release_split"][::5] = "held out"
+        altered(tmp_path / "iemocap.h5", speaker=[f"{row % 3}" for row in range(105)])
+        shared = refused(run(*command), 1)
+        assert shared.startswith("Protocol 'given' of iemocap has the speaker")
+        altered(tmp_path / "iemocap.h5", speaker=["Unknown"] * 105)
+        result = run(*command)
+        assert result.exit_code == 0, result.output
+        assert {row["split"]: row["n"] for row in rows(tmp_path / "r")} == {"validation": "21", "test2": "21"}
+
     def test_folds_and_splits_without_utterances(self, tmp_path: Path) -> None:
         folds = [
             {"train": "*", "validation": ["1"], "test": ["2"]},
