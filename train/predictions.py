@@ -2,8 +2,9 @@
 
 Attributes: format, format_version, dimensions and stages (JSON lists). `/runs` has a row per run: strategy, sampler,
 memory_size, seed, fold. `/<corpus>/<split>` has id, speaker, gender (N,), truth (N, K) and for each stage k, from 1,
-`stage-<k>` (runs, N, K): predictions after it, in [-1, 1] as the truth. NaN stands for a row that is not in the fold of
-its run, and for runs whose stage is not finished. The split of a corpus with folds has the rows of all folds.
+`stage-<k>` (runs, N, K): predictions after it, on the scale of the truth, [-1, 1], which they may leave. NaN stands for a
+row that is not in the fold of its run, and for runs whose stage is not finished. The split of a corpus with folds has the
+rows of all folds.
 """
 
 from __future__ import annotations

@@ -65,9 +65,10 @@ def test_reports_go_to_the_caller_also_from_a_thread(
     thread.start()
     thread.join()
     assert Listed.lines == [
-        "The memory of msp-podcast holds all of its 60 training utterances.", "training: 6 epochs"
+        "The memory of msp-podcast holds all of its 60 training utterances.", "training: 6 epochs",
+        "predictions: 2 stages",
     ]  # fmt: skip
-    assert sum(Listed.epochs) == 6
+    assert sum(Listed.epochs) == 6 + 2
     assert capfd.readouterr() == ("", "")
     assert read_results(tmp_path / "r")
 

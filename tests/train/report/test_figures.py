@@ -70,7 +70,7 @@ def test_a_run_has_all_figures(drawn: dict[str, Drawn]) -> None:
     assert list(drawn) == [
         "stages-activation", "stages-valence", "heat-activation", "heat-valence", "cost-activation", "cost-valence",
         *(f"agreement-{corpus}-{dimension}" for corpus in STAGES for dimension in ("activation", "valence")),
-        "memory-20", "learning", "bent", "forest",
+        "memory-20", "learning", "bent", "forest", "transcripts",
     ]  # fmt: skip
     assert {name.partition("-")[0] for name in drawn} == set(FIGURES)
 
