@@ -24,6 +24,8 @@ from ser_memory.train.report.figures.heat import stage_by_corpus
 from ser_memory.train.report.figures.learning import bent_steps, learning_curves
 from ser_memory.train.report.figures.memory import memory_cells
 from ser_memory.train.report.figures.stages import along_stages
+from ser_memory.train.report.figures.transcripts import against_word_errors
+from ser_memory.train.report.transcripts import Course
 from ser_memory.train.results import Result
 from ser_memory.train.settings import Variant
 from tests.train.report.runs import STAGES, build_run
@@ -45,7 +47,24 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> RunData:
 
 @pytest.fixture(scope="module")
 def drawn(run: RunData) -> dict[str, Drawn]:
-    return {**dict(figures_of(run, run.results)), "forest": forest(_ROWS, "CCC of activation", "finetune")}
+    names = names_of(run.results)
+    courses = [
+        Course(
+            "iemocap",
+            variant,
+            "valence",
+            120,
+            ("own", "whisper"),
+            (0.0, 0.2),
+            {0: (0.6, 0.5), 1: (0.62, 0.55)},
+        )
+        for variant in names
+    ]
+    return {
+        **dict(figures_of(run, run.results)),
+        "forest": forest(_ROWS, "CCC of activation", "finetune"),
+        "transcripts": against_word_errors(courses, names, "CCC of valence (test)"),
+    }
 
 
 def panels_of(figure: Drawn) -> list[Axes]:

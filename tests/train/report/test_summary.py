@@ -135,7 +135,7 @@ def test_holm_is_over_the_table_of_one_run() -> None:
         assert [row.holm for row in part] == holm(raw)
 
 
-@settings(max_examples=10)
+@settings(max_examples=4)
 @given(st.permutations(world()))
 def test_the_order_of_the_rows_does_not_matter(results: list[Result]) -> None:
     expected = {(row.variant, row.stage, row.corpus): row for row in comparisons({"": world()})}

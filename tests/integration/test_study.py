@@ -19,7 +19,10 @@ from ser_memory.train.report.transcripts import courses
 from ser_memory.train.results import read_results
 from tests.train.worlds import write_caches
 
-QUICK = "--strategy finetune --seeds 2 --epochs 2 --batch-size 16 --learning-rate 0.003 --jobs 1".split()
+QUICK = [
+    "--strategy", "finetune", "--seeds", "3", "--epochs", "2", "--batch-size", "16", "--learning-rate", "0.003",
+    "--jobs", "1",
+]  # fmt: skip
 RATES = {"release-wer0.3": 0.3, "release-wer0.9": 0.9}
 
 

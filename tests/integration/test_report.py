@@ -1,0 +1,121 @@
+"""Whole reports of ser-report: every table, figure and file, and the same page for the same run."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+import html5lib
+import numpy as np
+import pytest
+from click.testing import CliRunner, Result
+
+from ser_memory.train.report.cli import main
+from ser_memory.train.results import read_results
+from ser_memory.train.settings import Variant
+from tests.train.report.runs import build_run
+
+VARIANTS = (Variant("finetune"), Variant("gem", "random", 30), Variant("gem", "speaker", 30))
+PUBLISHED = "strategy,stage_name,corpus,dimension,metric,value\n"
+SMALL = {"train": 60, "validation": 30, "test": 110}
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build_run(tmp_path_factory.mktemp("runs") / "night", variants=VARIANTS, seeds=3, splits=SMALL)
+
+
+def report(*arguments: object) -> Result:
+    return CliRunner().invoke(main, [str(argument) for argument in arguments])
+
+
+def text_of(page: Path) -> str:
+    tree = html5lib.parse(page.read_text(encoding="utf-8"), namespaceHTMLElements=False)
+    return " ".join(" ".join(tree.itertext()).split())
+
+
+def refusal(*arguments: object) -> str:
+    result = report(*arguments)
+    assert result.exit_code != 0
+    assert result.output.count("Error: ") == 1
+    assert "Traceback" not in result.output
+    return result.output.partition("Error: ")[2].strip()
+
+
+@pytest.fixture(scope="module")
+def made(run: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """The folder of a whole report, and what was printed: made once, because figures take their time."""
+    folder = tmp_path_factory.mktemp("report")
+    published = folder / "published.csv"
+    published.write_text(f"{PUBLISHED}finetune,P+M+I,msp-podcast,activation,ccc,0.292\n")
+    result = report(run, "--output", folder, "--against", published)
+    assert result.exit_code == 0, result.output
+    return folder, result.output
+
+
+def rows_of(folder: Path, name: str) -> list[dict[str, str]]:
+    with (folder / "tables" / f"{name}.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_everything_is_written(made: tuple[Path, str]) -> None:
+    folder, printed = made
+    page = text_of(folder / "index.html")
+    for heading in (
+        "Every strategy at every stage", "Who is remembered", "Forgetting", "Backward transfer", "Forward transfer",
+        "Other utterances, other speakers", "By speaker", "By gender", "What the memories hold", "Cost",
+        "Published figures", "Reproduce this report",
+    ):  # fmt: skip
+        assert heading in page, heading
+    assert f"Page: {folder / 'index.html'}" in printed
+    for kind in ("stages", "heat", "forest", "agreement", "memory", "learning", "bent", "cost"):
+        assert list((folder / "figures").glob(f"{kind}*.svg")), kind
+        assert list((folder / "figures").glob(f"{kind}*.pdf")), kind
+    for suffix in ("md", "tex", "csv"):
+        assert (folder / "tables" / f"strategies-activation-ccc.{suffix}").exists()
+
+
+def test_the_figures_of_a_table_are_means_over_the_seeds(run: Path, made: tuple[Path, str]) -> None:
+    rows = {(row["stage"], row["strategy"]): row for row in rows_of(made[0], "strategies-valence-uar")}
+    values = [
+        row.value for row in read_results(run)
+        if (row.strategy, row.sampler, row.stage, row.corpus) == ("gem", "speaker", 3, "msp-improv")
+        and (row.split, row.dimension, row.metric) == ("test", "valence", "uar")
+    ]  # fmt: skip
+    assert len(values) == 3
+    assert float(rows["P+M+I", "gem (speaker, 30)"]["msp-improv"]) == pytest.approx(np.mean(values))
+
+
+def test_published_figures_stand_beside_ours(run: Path, made: tuple[Path, str], tmp_path: Path) -> None:
+    (row,) = rows_of(made[0], "published")
+    assert float(row["difference"]) == pytest.approx(float(row["ours"]) - 0.292)
+    table = tmp_path / "published.csv"
+    table.write_text(f"{PUBLISHED}packnet,P+M+I,msp-podcast,activation,ccc,0.292\n")
+    assert "has the strategy 'packnet', which is not in these results: they have finetune, gem" in refusal(
+        run, "--against", table
+    )
+
+
+def test_one_kind_of_figure(run: Path, tmp_path: Path) -> None:
+    result = report(run, "--figure", "stages", "--output", tmp_path)
+    assert result.exit_code == 0
+    assert {path.name for path in tmp_path.iterdir()} == {
+        f"stages-{dimension}.{suffix}" for dimension in ("activation", "valence") for suffix in ("svg", "pdf")
+    }
+    assert f"{tmp_path / 'stages-activation'}.svg and .pdf" in result.output
+
+
+def test_a_folder_of_an_older_version_has_what_its_files_allow(tmp_path: Path) -> None:
+    """And the same run gives the same page."""
+    run = build_run(tmp_path / "run", variants=VARIANTS[:2], seeds=2, splits=SMALL, predictions=False)
+    for name in ("costs.csv", "epochs.csv", "memory.csv"):
+        (run / name).unlink()
+    pages = []
+    for _ in range(2):
+        result = report(run)
+        assert result.exit_code == 0, result.output
+        pages.append((run / "report/index.html").read_bytes())
+    assert pages[0] == pages[1]
+    page = text_of(run / "report/index.html")
+    assert "The folder has no memory.csv, costs.csv, epochs.csv, predictions.h5" in page
+    assert "Every strategy at every stage" in page
