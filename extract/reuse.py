@@ -47,9 +47,7 @@ class Missing:
     def cost(self) -> str:
         """Such as `10 recordings and 1 transcript`, or `nothing`."""
         counts = ((len(self.items), "recording"), (len(self.texts), "transcript"))
-        if not self.items and not self.texts:
-            return "nothing"
-        return " and ".join(_counted(number, kind) for number, kind in counts)
+        return " and ".join(_counted(number, kind) for number, kind in counts if number) or "nothing"
 
     @property
     def rows(self) -> str:
@@ -60,7 +58,7 @@ class Missing:
         encoded = len(self.items) + len(self.texts)
         return (
             f"{self.rows} {'is' if self.reused == 1 else 'are'} reused, {self.cost} "
-            f"{'is' if encoded == 0 else 'are'} encoded."
+            f"{'are' if encoded > 1 else 'is'} encoded."
         )
 
 

@@ -202,7 +202,7 @@ def test_a_transcript_costs_a_text_row(clinic: Clinic, spy: Spy) -> None:
     clinic.extract(overwrite=True)
     assert spy.counts == (1, 0, 1)
     clinic.table["r03"]["transcript"] = "a"
-    assert clinic.reused() == "12 rows are reused, 0 recordings and 1 transcript are encoded."
+    assert clinic.reused() == "12 rows are reused, 1 transcript is encoded."
 
 
 def test_another_text_encoder_costs_no_recording(clinic: Clinic, spy: Spy, tmp_path: Path) -> None:
@@ -211,14 +211,12 @@ def test_another_text_encoder_costs_no_recording(clinic: Clinic, spy: Spy, tmp_p
     assert spy.counts == (1, 0, 6)
     clinic.text = other
     clinic.table["r00"]["transcript"] = "a day"
-    assert clinic.reused() == "12 rows are reused, 0 recordings and 1 transcript are encoded."
+    assert clinic.reused() == "12 rows are reused, 1 transcript is encoded."
 
 
 def test_another_acoustic_encoder_costs_no_text(clinic: Clinic, spy: Spy, tmp_path: Path) -> None:
     other = save_acoustic(tmp_path / "other", "wav2vec2 with group norm")
-    assert clinic.reused(acoustic_encoder=other) == (
-        "0 rows are reused, 12 recordings and 0 transcripts are encoded."
-    )
+    assert clinic.reused(acoustic_encoder=other) == ("0 rows are reused, 12 recordings are encoded.")
     moved = shutil.copytree(other, tmp_path / "moved")
     assert clinic.extract(overwrite=True, acoustic_encoder=str(moved)).info.acoustic_encoder == str(moved)
     assert "12 rows are reused, nothing is encoded." in clinic.said
@@ -234,7 +232,7 @@ def test_recordings_that_come_go_and_change(clinic: Clinic, spy: Spy) -> None:
     clinic.extract(overwrite=True)
     assert spy.counts == (2, 11, len(texts))
     clinic.record("r01", 98)
-    assert clinic.reused() == "20 rows are reused, 1 recording and 0 transcripts are encoded."
+    assert clinic.reused() == "20 rows are reused, 1 recording is encoded."
 
 
 def test_durations_are_judged_again(clinic: Clinic, spy: Spy) -> None:

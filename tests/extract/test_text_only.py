@@ -76,7 +76,7 @@ def test_it_is_made_once(clinic: Clinic) -> None:
     heard(clinic, "typist", "some")
     message = clinic.refused(transcripts=path, text_only=True)
     assert (
-        f"add --overwrite, which encodes 0 recordings and {len(set(_texts(path)))} transcripts and reuses {ROWS} rows"
+        f"add --overwrite, which encodes {len(set(_texts(path)))} transcripts and reuses {ROWS} rows"
         in message
     )
     again = clinic.extract(transcripts=path, text_only=True, overwrite=True)
