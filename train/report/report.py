@@ -133,8 +133,7 @@ def _forests(run: RunData, label: str, split: str) -> Iterator[tuple[str, Drawn]
     for row in differences({label: run}, split):
         parts.setdefault(row.dimension, []).append(row)
     for dimension, rows in parts.items():
-        sizes = ", ".join(f"{corpus} {n:,}" for corpus, n in {row.corpus: row.n for row in rows}.items())
-        measured = f"CCC of {dimension} after {rows[0].stage_name} ({split}, n: {sizes})"
+        measured = f"CCC of {dimension} after {rows[0].stage_name}, {split} split"
         yield f"forest-{dimension}", forest([_difference(row) for row in rows], measured, "finetune")
 
 
@@ -145,7 +144,7 @@ def _difference(row: Row) -> Difference:
     assert test is not None  # `differences` gives only such rows
     assert test.low is not None
     assert test.high is not None
-    label = f"{row.corpus}: {tables.name_of(row.variant)}"
+    label = f"{row.corpus} (n = {row.n:,}): {tables.name_of(row.variant)}"
     return Difference(label, test.difference, test.low, test.high, test.p, row.holm)
 
 

@@ -111,7 +111,7 @@ class Row:
     mean: float
     deviation: float | None  # standard deviation over the seeds (n - 1); None with one seed
     test: Paired | None  # None for the baseline itself, without one, or with fewer than three seeds
-    holm: float | None = None  # p of the test, corrected over the table of this run
+    holm: float | None = None  # p of the test, corrected over this measure and dimension of the run
 
 
 Baseline = Callable[[Variant], Variant | None]  # what a variant is tested against; None: nothing
@@ -177,8 +177,7 @@ def across(runs: Runs, split: str = TEST) -> list[Row]:
     for run in others:
         both = [cell for cell in run.cells if cell in first.cells]
         tested = [run.row(cell, run.cells[cell], paired(run.cells[cell], first.cells[cell])) for cell in both]
-        corrected = holm([row.test.p if row.test else None for row in tested])
-        rows += [replace(row, holm=p) for row, p in zip(tested, corrected, strict=True)]
+        rows += _corrected(tested)
     return rows
 
 
@@ -204,14 +203,13 @@ class _Run:
         return next((number for number, name in self.stages.items() if role(corpus, name) == CURRENT), None)
 
     def table(self, cells: Mapping[Cell, Seeds], baseline: Baseline) -> list[Row]:
-        """A row for each cell, with p values corrected over all of them."""
+        """A row for each cell, with p values corrected over those of its measure and dimension."""
         rows = []
         for cell, seeds in cells.items():
             other = baseline(cell.variant)
             reference = cells.get(replace(cell, variant=other), {}) if other else {}
             rows.append(self.row(cell, seeds, paired(seeds, reference)))
-        corrected = holm([row.test.p if row.test else None for row in rows])
-        return [replace(row, holm=p) for row, p in zip(rows, corrected, strict=True)]
+        return _corrected(rows)
 
     def changes(self, change: Callable[[Sequence[float], int], float]) -> dict[Cell, Seeds]:
         """A quantity of a corpus's figures after all stages and of the stage it was learned at, by the cells at the end.
@@ -263,6 +261,19 @@ def _figures(label: str, rows: Sequence[Result], split: str) -> _Run:
     ordered = sorted(cells, key=lambda cell: (cell.stage, order[cell.variant]))
     stages = {row.stage: row.stage_name for row in rows}
     return _Run(label, split, {cell: cells[cell] for cell in ordered}, stages, {r.corpus: r.n for r in rows})
+
+
+def _corrected(rows: Sequence[Row]) -> list[Row]:
+    """The rows with Holm's p; a family of tests is one measure of one dimension, which a report shows as one table."""
+    families: dict[tuple[str, str], list[int]] = {}
+    for place, row in enumerate(rows):
+        families.setdefault((row.metric, row.dimension), []).append(place)
+    made = list(rows)
+    for places in families.values():
+        tests = [rows[place].test for place in places]
+        for place, p in zip(places, holm([test.p if test else None for test in tests]), strict=True):
+            made[place] = replace(rows[place], holm=p)
+    return made
 
 
 def _finetune(variant: Variant) -> Variant | None:

@@ -180,7 +180,7 @@ def test_many_variants_get_bars_in_place_of_bands(run: RunData) -> None:
 
 def test_the_numbers_of_the_heat_map_are_the_means(run: RunData, drawn: dict[str, Drawn]) -> None:
     shown = panels_of(drawn["heat-valence"])
-    assert [axes.get_title() for axes in shown] == list(_NAMES)
+    assert [axes.get_title().replace("\n", " ") for axes in shown] == list(_NAMES)
     for axes, name in zip(shown, _NAMES, strict=True):
         for text in axes.texts:
             column, row = map(int, text.get_position())

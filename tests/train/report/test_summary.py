@@ -427,3 +427,12 @@ def test_a_published_table_that_cannot_be_read(tmp_path: Path) -> None:
         read_published(tmp_path / "published.csv")
     with pytest.raises(SerError, match="cannot be opened"):
         read_published(tmp_path)
+
+
+def test_each_measure_and_dimension_is_a_family_of_tests() -> None:
+    results = world()
+    other = [replace(row, metric="uar", value=row.value**2) for row in results]
+    rows = comparisons({"": [*results, *other]})
+    for metric in ("ccc", "uar"):
+        part = [row for row in rows if row.metric == metric]
+        assert [row.holm for row in part] == holm([row.test.p if row.test else None for row in part])

@@ -63,7 +63,7 @@ def stage_by_corpus(
         table = np.array([[means.get((name, stage, corpus), np.nan) for corpus in sizes] for stage in stages])
         image = axes.imshow(table, cmap=_COLOURS, vmin=low, vmax=high, aspect="auto", interpolation="none")
         _write_cells(image, table, list(stages), [stage_of[corpus] for corpus in sizes])
-        axes.set_title(name)
+        axes.set_title(name.replace(" (", "\n("))
         axes.set_xticks(range(len(sizes)), list(sizes), rotation=20, ha="right", rotation_mode="anchor")
         axes.set_yticks(range(len(stages)), list(stages.values()))
         axes.spines[:].set_visible(False)
