@@ -87,13 +87,25 @@ class Protocol:
         return [
             np.array(
                 [
-                    _split_of(value, rule, self.by, name, needed)
+                    self._split_of(value, rule, name, needed)
                     for name, value, needed in zip(ids, values, labelled, strict=True)
                 ],
                 dtype=object,
             )
             for rule in self.folds or (self.splits,)
         ]
+
+    def _split_of(self, value: str, rule: Mapping[str, str], utterance: str, needed: bool) -> str:
+        if not needed and value in ("", UNKNOWN):
+            return rule.get(value, NO_SPLIT)
+        split = rule.get(value) or rule.get(ANY_OTHER)
+        if split is None and needed:
+            fold = f" in fold {self.folds.index(dict(rule)) + 1}" if self.folds else ""
+            raise SerError(
+                f"{utterance} has the {self.by} {value!r}, which no split of the protocol {self.name!r} names{fold}: "
+                f'known are {listing(in_natural_order(rule))}. Name it in the manifest, or add "*" for all others.'
+            )
+        return split or NO_SPLIT
 
     def _one_out(self, values: Sequence[str], corpus: str) -> list[Splits]:
         names = in_natural_order(set(values) - {"", UNKNOWN})
@@ -195,20 +207,6 @@ def in_natural_order(values: Iterable[str]) -> list[str]:
     """Sorted, with numbers by their size: 2 comes before 10."""
     return sorted(values, key=lambda value: [(part.isdigit(), int(part) if part.isdigit() else 0, part)
                                              for part in re.split(r"(\d+)", value)])  # fmt: skip
-
-
-def _split_of(value: str, rule: Mapping[str, str], by: str, utterance: str, needed: bool) -> str:
-    if not needed and value in ("", UNKNOWN):
-        return rule.get(value, NO_SPLIT)
-    split = rule.get(value) or rule.get(ANY_OTHER)
-    if split is None and not needed:
-        return NO_SPLIT
-    if split is None:
-        raise SerError(
-            f"{utterance} has the {by} {value!r}, which no split of the manifest names: "
-            f"known are {listing(rule)}."
-        )
-    return split
 
 
 def _speakers(names: Sequence[str]) -> str:

@@ -169,9 +169,9 @@ def differences(cache: FeatureCache, info: CacheInfo, turns: Sequence[Utterance]
     differing = [
         name for name, value in vars(info).items() if name not in aside and getattr(cache.info, name) != value
     ]
-    return differing + (
-        _differing_columns(cache, turns) or ([] if differing else _differing_utterances(cache, turns))
-    )
+    # With other settings, other utterances may have a row of the same release.
+    others = [] if differing else _differing_utterances(cache, turns)
+    return [*differing, *_differing_columns(cache, turns), *others] or ["the release's recordings"]
 
 
 def _differing_columns(cache: FeatureCache, turns: Sequence[Utterance]) -> list[str]:
@@ -187,7 +187,7 @@ def _differing_columns(cache: FeatureCache, turns: Sequence[Utterance]) -> list[
             if name in now
         )
         if count:
-            differing.append(f"the {column} of {count} utterances")
+            differing.append(f"the {column} of {count} utterance{'' if count == 1 else 's'}")
     return differing
 
 
@@ -201,12 +201,11 @@ def _differing_utterances(cache: FeatureCache, turns: Sequence[Utterance]) -> li
     now = {turn.id for turn in turns}
     added = [turn.id for turn in turns if turn.listed and turn.id not in known]
     gone = sorted(known - now)
-    differing = [
+    return [
         f"{len(names)} utterances that the {owner} does not have ({listing(names, most=3)})"
         for names, owner in ((added, "cache"), (gone, "release"))
         if names
     ]
-    return differing or ["the release's recordings"]
 
 
 @dataclass(frozen=True)

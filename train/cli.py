@@ -84,7 +84,7 @@ def main(dry_run: bool, study: str | None, **options: Any) -> None:
         print_estimate(settings)
         return
     if study:
-        _carry_out(study, settings)
+        _carry_out(study, settings, context.meta[_TYPED])
         return
     # Needs torch, which --help and wrong usage should not wait for.
     from ser_memory.train.experiment import train
@@ -97,7 +97,7 @@ def main(dry_run: bool, study: str | None, **options: Any) -> None:
     run.refuse_failures(settings.experiment)
 
 
-def _carry_out(study: str, settings: Settings) -> None:
+def _carry_out(study: str, settings: Settings, command: str) -> None:
     """All runs of a study; the report compares them."""
     from ser_memory.train.experiment import train
     from ser_memory.train.study import runs_of
@@ -105,7 +105,7 @@ def _carry_out(study: str, settings: Settings) -> None:
     output = settings.machine.output or Path("runs") / f"{datetime.now():%Y%m%d-%H%M%S}-{study}"
     for each in runs_of(study, settings, output):
         say(f"{each.machine.output}")
-        train(each).refuse_failures(each.experiment)
+        train(each, command).refuse_failures(each.experiment)
     say(f"Compare them with: ser-report {shlex.quote(str(output))}")
 
 

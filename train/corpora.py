@@ -19,8 +19,16 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from ser_memory.common.cache import EMBEDDINGS, ENCODER_ATTRIBUTES, SUFFIX, FeatureCache, Version, cache_path
-from ser_memory.common.conventions import DIMENSIONS, UNKNOWN, in_split_order
+from ser_memory.common.cache import (
+    EMBEDDINGS,
+    ENCODER_ATTRIBUTES,
+    LATER_COLUMNS,
+    SUFFIX,
+    FeatureCache,
+    Version,
+    cache_path,
+)
+from ser_memory.common.conventions import DIMENSIONS, RATED, UNKNOWN, in_split_order
 from ser_memory.common.errors import SerError, UsageError, listing
 from ser_memory.common.labels import to_unit
 from ser_memory.common.machine import memory
@@ -157,9 +165,34 @@ def _report_transcripts(source: Source) -> None:
             f"No corpus has a cache of the transcripts {source.transcripts!r} in {source.folder}: there are those of "
             f"{listing(transcripts_in(source.folder, source.names))}; ser-extract --text-only makes them."
         )
-    if without:
-        notice(
-            f"{listing(without)} have no cache of the transcripts {source.transcripts}: their own are used."
+    for name in without:
+        notice(f"{name} has no cache of the transcripts {source.transcripts}: its own are used.")
+    for name in (name for name in source.names if name not in without):
+        _refuse_other_labels(FeatureCache(source.path(name)), cache_path(source.folder, name))
+
+
+def _refuse_other_labels(cache: FeatureCache, base: Path) -> None:
+    """Raise SerError if a cache with other transcripts has other labels or splits than the corpus's own cache."""
+    if not base.exists():
+        return
+    own = FeatureCache(base)
+    rows = {name: row for row, name in enumerate(own.read("id"))}
+    places = [(here, rows[name]) for here, name in enumerate(cache.read("id")) if name in rows]
+    if not places:
+        return
+    ours, theirs = np.array(places).T
+    columns = [
+        name for name in (*RATED, "speaker", "split", *LATER_COLUMNS) if cache.has(name) and own.has(name)
+    ]
+    differing = np.zeros(len(places), bool)
+    for name in columns:
+        a, b = cache.read(name)[ours], own.read(name)[theirs]
+        equal = a == b if a.dtype == object else (a == b) | (np.isnan(a) & np.isnan(b))
+        differing |= ~np.asarray(equal, bool)
+    if differing.any():
+        raise SerError(
+            f"{cache.path} has other labels, splits or recordings than {base} for {np.count_nonzero(differing)} "
+            f"utterances: bring it up to date with {extraction_of(cache.path.stem)} --overwrite, which encodes no recording."
         )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import signal
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
 
@@ -46,7 +46,7 @@ class TrainedRun:
     """What `ser-train` gives."""
 
     folder: Path  # holds results.csv, config.json and what stands beside them
-    results: list[Result]
+    results: list[Result] = field(repr=False)
     failures: list[Failure]
 
     def refuse_failures(self, experiment: Experiment) -> None:

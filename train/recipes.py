@@ -50,7 +50,7 @@ def _use(context: click.Context, path: Path, kind: str) -> None:
         for option in parameter.opts
         if option.removeprefix("--") not in _OF_THE_MACHINE
     }
-    origin = f"The {kind} {path}"
+    origin = f"the {kind} {path}"
     try:
         content = read_toml(path, kind)
     except SerError as error:
@@ -61,11 +61,13 @@ def _use(context: click.Context, path: Path, kind: str) -> None:
     unknown = [key for key, name in names.items() if name not in options]
     if unknown:
         raise click.UsageError(
-            f"{origin} has {listing(unknown)}: its keys are those options of ser-train, {listing(options, 30)}."
+            f"The {kind} {path} has {listing(unknown)}: its keys are those options of ser-train, {listing(options, 30)}."
         )
     twice = [name for name, times in Counter(names.values()).items() if times > 1]
     if twice:
-        raise click.UsageError(f"{origin} has {listing(twice)} twice, with - and with _: give it once.")
+        raise click.UsageError(
+            f"The {kind} {path} has {listing(twice)} twice, with - and with _: give it once."
+        )
     if context.default_map:
         raise click.UsageError("Give --preset or --experiment, not both.")
     context.default_map = {

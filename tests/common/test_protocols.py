@@ -86,7 +86,9 @@ def test_folds_may_be_listed() -> None:
     protocol = parse_protocol("mine", table, "m.toml")
     assert protocol.has_folds
     assert assign(protocol, ["1", "2"]) == [["validation", "test"], ["train", "test2"]]
-    with pytest.raises(SerError, match=r"u0 has the speaker '3', which no split of the manifest names"):
+    with pytest.raises(
+        SerError, match=r"u0 has the speaker '3', which no split of the protocol 'mine' names in fold 2"
+    ):
         assign(protocol, ["3"])
 
 

@@ -340,7 +340,8 @@ class TestMspImprov:
         edit(tmp_path / "Evalution.txt", "-F01-", "-F07-")
         message = complaint(tmp_path, "msp-improv")
         assert (
-            "MSP-IMPROV-S01A-F07-P-FM01 has the session '7', which no split of the manifest names" in message
+            "MSP-IMPROV-S01A-F07-P-FM01 has the session '7', which no split of the protocol 'fixed' names"
+            in message
         )
 
     def test_labels_that_are_no_text(self, tmp_path: Path) -> None:
@@ -421,7 +422,7 @@ class TestMspPodcast:
             (
                 "Female,Train",
                 "Female,Trian",
-                "0001_0008 has the split 'Trian', which no split of the manifest",
+                "0001_0008 has the split 'Trian', which no split of the protocol 'release'",
             ),
             ("MSP-PODCAST_0001_0008.wav", "", "row 2: the name of the recording is blank"),
             (

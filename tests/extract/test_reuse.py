@@ -326,7 +326,7 @@ def test_a_refusal_says_what_overwriting_would_cost(clinic: Clinic, spy: Spy) ->
     clinic.table["m0"]["transcript"] = "a lovely day"
     says = clinic.refused()
     assert "add --overwrite, which encodes 10 recordings and 1 transcript and reuses 12 rows" in says
-    assert "(it differs in release, the activation of 1 utterances)" in says
+    assert "(it differs in release, the activation of 1 utterance)" in says
     assert spy.counts == (0, 0, 0)
     assert (clinic.root / "cache/clinic.h5").read_bytes() == before
 

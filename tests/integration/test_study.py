@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 from click.testing import CliRunner, Result
@@ -12,6 +14,7 @@ from click.testing import CliRunner, Result
 from ser_memory.common.cache import FeatureCache, write_cache
 from ser_memory.common.errors import SerError
 from ser_memory.train.cli import main
+from ser_memory.train.report.cli import main as ser_report
 from ser_memory.train.report.contents import chapters
 from ser_memory.train.report.data import folders_of, load_run
 from ser_memory.train.report.together import labelled
@@ -82,13 +85,32 @@ def test_transcripts(caches: Path, tmp_path: Path) -> None:
 
 
 def test_heads(caches: Path, tmp_path: Path) -> None:
-    result = train(caches, "--study", "heads", "--output", tmp_path)
+    result = train(caches, "--strategy", "gem", "--study", "heads", "--output", tmp_path)
     assert result.exit_code == 0, result.output
     runs = labelled([load_run(folder) for folder in folders_of(tmp_path)])
     assert list(runs) == ["heads joint", "heads activation", "heads valence"]
     (compared,) = [chapter for chapter in chapters(runs) if chapter.heading == "Runs compared"]
     names = {named.name for named in compared.tables}
     assert {"runs-activation-ccc-tests", "runs-valence-ccc-tests"} <= names
+    made = CliRunner().invoke(ser_report, [str(tmp_path), "--quiet"])
+    assert made.exit_code == 0, made.output
+    page = (tmp_path / "report/index.html").read_text()
+    assert f"--study heads --output {tmp_path}" in page  # the command that made all runs
+
+
+def test_other_labels_are_refused(caches: Path, tmp_path: Path) -> None:
+    """The cache of a corpus was corrected, and those of its other transcripts were not."""
+    for path in caches.glob("*.h5"):
+        shutil.copyfile(path, tmp_path / path.name)
+    with h5py.File(tmp_path / "iemocap.h5", "r+") as file:
+        file["valence"][3] = 4.5
+    result = train(tmp_path, "--transcripts", "release-wer0.3", "--output", tmp_path / "r")
+    assert result.exit_code == 1
+    assert "has other labels, splits or recordings than" in result.output
+    assert "for 1 utterances" in result.output
+    assert (
+        "ser-extract --corpus iemocap --text-only --transcriber release-wer0.3 --overwrite" in result.output
+    )
 
 
 @pytest.mark.parametrize(

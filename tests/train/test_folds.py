@@ -428,9 +428,7 @@ class TestProtocols:
         write_sessions(tmp_path)
         altered(tmp_path / "iemocap.h5", session=[*["1", "2", "3", "4", "6"] * 21])
         message = refused(run("--cache", tmp_path, "--protocol", "iemocap=fixed"), 1)
-        assert message.startswith(
-            "iemocap-4 has the session '6', which no split of the manifest names: known are"
-        )
+        assert message.startswith("iemocap-4 has the session '6', which no split of the protocol")
 
     def test_a_speaker_in_two_splits(self, tmp_path: Path) -> None:
         write_sessions(tmp_path)

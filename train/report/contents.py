@@ -130,9 +130,8 @@ def _unfinished(run: RunData) -> str:
 
 def _results(runs: Runs, split: str) -> Chapter:
     rows = summary.comparisons(runs, split)
-    notes = [tables.MARKS, summary.SEED_NOISE]
-    if max((row.seeds for row in rows), default=0) < 3:  # noqa: PLR2004
-        notes = [tables.MARKS.partition(" *:")[0], NO_TESTS]
+    few = max((row.seeds for row in rows), default=0) < 3  # noqa: PLR2004
+    notes = [*_marks(rows), *([NO_TESTS] if few else [])]
     shared = ["At the first stage all strategies are the same model: it is trained once for each seed."]
     return Chapter(
         "Every strategy at every stage",
@@ -141,6 +140,11 @@ def _results(runs: Runs, split: str) -> Chapter:
         ["stages", "heat"],
         _tests(rows, "strategies", "each strategy against finetune", ["forest"]),
     )
+
+
+def _marks(rows: Sequence[Row]) -> list[str]:
+    """What the marks in a table mean; of tests, if there are any."""
+    return [tables.ROLES, *([tables.STARS, summary.SEED_NOISE] if any(row.test for row in rows) else [])]
 
 
 def _tests(rows: Sequence[Row], name: str, what: str, figures: Sequence[str] = ()) -> list[Chapter]:
@@ -157,7 +161,7 @@ def _samplers(runs: Runs, split: str) -> Chapter | None:
     return Chapter(
         "Who is remembered: samplers against random",
         ["The same strategy and memory size; only the choice of the remembered utterances differs."],
-        tables.matrices("samplers", rows, what, [tables.MARKS, summary.SEED_NOISE]),
+        tables.matrices("samplers", rows, what, _marks(rows)),
         parts=_tests(rows, "samplers", what),
     )
 
@@ -173,9 +177,7 @@ def _transfer(runs: Runs, split: str) -> Chapter | None:
         ),
     ):  # fmt: skip
         if rows:
-            parts.append(
-                Chapter(heading, words, tables.matrices(name, rows, heading.lower(), [tables.MARKS]))
-            )
+            parts.append(Chapter(heading, words, tables.matrices(name, rows, heading.lower(), _marks(rows))))
     return Chapter("Forgetting and transfer", parts=parts) if parts else None
 
 
@@ -188,7 +190,7 @@ def _sampling(runs: Mapping[str, RunData], split: str) -> Chapter | None:
             made += [
                 _labelled(named, label) for named in tables.sampled(corpus, split, stage, len(truth), rows)
             ]
-    return Chapter("Other utterances, other speakers", [summary.SAMPLING_NOISE], made) if made else None
+    return Chapter("Other utterances, other speakers", (), made) if made else None
 
 
 def _predictions(runs: Mapping[str, RunData], split: str) -> Chapter | None:
@@ -209,7 +211,7 @@ def _predictions(runs: Mapping[str, RunData], split: str) -> Chapter | None:
         "Predicted and true values",
         figures=["agreement"],
         parts=[
-            Chapter("By speaker", [summary.SEED_NOISE], made["speaker"]),
+            Chapter("By speaker", (), made["speaker"]),
             Chapter("By gender", (), made["gender"]),
         ],
     )

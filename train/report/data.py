@@ -115,13 +115,19 @@ def load_run(folder: Path) -> RunData:
     """
     if not folder.is_dir():
         raise SerError(f"There is no folder {folder}: give the folder of a run of ser-train.")
+    if not (folder / RESULTS).exists() and (folder / CONFIG).exists():
+        raise SerError(
+            f"No stage of the run in {folder} is finished yet: continue it with the same ser-train command and "
+            f"--output {folder}."
+        )
     if not (folder / RESULTS).exists():
         raise SerError(
             f"{folder} has no {RESULTS}, so it is not the folder of a run: give one that ser-train wrote."
         )
+    results, config = read_results(folder), _config(folder / CONFIG)
     return RunData(
         folder,
-        read_results(folder),
+        results,
         _table(
             folder / MEMORY, _memory_row, ("sampler", "memory_size", "seed", "corpus", "speaker", "n", *_BINS)
         ),
@@ -131,10 +137,24 @@ def load_run(folder: Path) -> RunData:
             (*_STAGE, "seconds", "memory_bytes", "parameter_bytes", "other_bytes"),
         ),
         _table(folder / EPOCHS, _epoch_row, (*_STAGE, "epoch", "validation_ccc", "bent_share")),
-        _config(folder / CONFIG),
-        Predictions(folder) if (folder / PREDICTIONS).exists() else None,
+        config,
+        _predictions(folder, results),
         tuple(name for name in (MEMORY, COSTS, EPOCHS, CONFIG, PREDICTIONS) if not (folder / name).exists()),
     )
+
+
+def _predictions(folder: Path, results: Sequence[Result]) -> Predictions | None:
+    """Raises SerError if the predictions are of another run than the results."""
+    if not (folder / PREDICTIONS).exists():
+        return None
+    found = Predictions(folder)
+    there = {(run.strategy, run.sampler, run.memory_size, run.seed) for run in found.runs}
+    ours = {(row.strategy, row.sampler, row.memory_size, row.seed) for row in results}
+    if set(found.stages) != {row.corpus for row in results} or not ours <= there:
+        raise SerError(
+            f"{folder / PREDICTIONS} is of another run than {folder / RESULTS}: {_again(folder / PREDICTIONS)}."
+        )
+    return found
 
 
 def _memory_row(row: Mapping[str, str]) -> MemoryRow:

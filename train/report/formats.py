@@ -37,6 +37,7 @@ PREAMBLE = r"""\documentclass{article}
 \usepackage[utf8]{inputenc}
 \usepackage[a4paper,landscape,margin=15mm]{geometry}
 \usepackage{booktabs}
+\usepackage{graphicx}
 """
 
 
@@ -107,19 +108,21 @@ def markdown(table: Table) -> str:
 
 
 def latex(table: Table) -> str:
-    """A table environment in the style of booktabs. It needs the package booktabs, and nothing else."""
+    """A table environment in the style of booktabs. It needs the packages booktabs and graphicx."""
     columns = "".join("l" if column < table.left else "r" for column in range(len(table.headings)))
     lines = [
         r"\begin{table}[ht]",
         r"\centering",
         rf"\caption{{{_latex(table.title)}}}",
+        # A table wider than the page is made as wide as the page.
+        r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%",
         rf"\begin{{tabular}}{{{columns}}}",
         r"\toprule",
         rf"{' & '.join(map(_latex, table.headings))} \\",
         r"\midrule",
         *(rf"{' & '.join(map(_latex_cell, row))} \\" for row in table.rows),
         r"\bottomrule",
-        r"\end{tabular}",
+        r"\end{tabular}}",
         *(rf"\par\smallskip{{\footnotesize {_latex(note)}\par}}" for note in table.notes),
         r"\end{table}",
     ]

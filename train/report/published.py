@@ -92,6 +92,10 @@ def read_published(path: Path) -> list[Published]:
 
 
 def _published(row: Mapping[str, str | None], source: str) -> Published:
+    if None in row:
+        raise SerError(
+            f"{source} has more cells than the header: write decimals with a point, such as 0.578."
+        )
     cells = {name: (row.get(name) or "").strip() for name in (*NEEDED, *OPTIONAL)}
     for name in NEEDED:
         if row[name] is None or (not cells[name] and name not in _BLANK):

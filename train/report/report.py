@@ -109,8 +109,8 @@ def kind_of(name: str) -> str:
 def _drawn(run: RunData, label: str, split: str, wanted: Sequence[str]) -> Iterator[tuple[str, Drawn]]:
     from ser_memory.train.report.figures.gallery import figures_of
 
-    every = itertools.chain(figures_of(run, overall(run.results), split), _forests(run, label, split))
-    return (pair for pair in every if not wanted or kind_of(pair[0]) in wanted)
+    forests = _forests(run, label, split) if not wanted or "forest" in wanted else ()
+    return itertools.chain(figures_of(run, overall(run.results), split, wanted), forests)
 
 
 def _transcripts(runs: Mapping[str, RunData], split: str) -> Iterator[tuple[str, Drawn]]:

@@ -76,10 +76,10 @@ def differs(ours: Mapping[int, float], baseline: Mapping[int, float]) -> int:
     """Whether a two-sided paired t-test over the seeds that both have gives p < SIGNIFICANT: 1 if ours is higher,
     -1 if it is lower, and 0 if it does not.
 
-    Both map a seed to a figure. 0 if they share fewer than two seeds, or if all differences are equal.
+    Both map a seed to a figure. 0 if they share fewer than three seeds, or if all differences are equal.
     """
     d = _differences(ours, baseline)
-    if len(d) < 2 or np.ptp(d) < _ROUNDING:  # noqa: PLR2004
+    if len(d) < FEWEST_SEEDS or np.ptp(d) < _ROUNDING:
         return 0  # without spread in the differences the test is undefined
     return int(np.sign(d.mean())) if ttest_1samp(d, 0.0).pvalue < SIGNIFICANT else 0
 

@@ -15,12 +15,13 @@ from ser_memory.train.report.transcripts import Course, Slope
 from ser_memory.train.settings import NO_SAMPLER, Variant
 
 _ROLE_MARKS = {SEEN: "s", CURRENT: "c"}  # unseen has none
-MARKS = (
-    "s: seen, trained on before; c: current, trained on at this stage; without a letter: not trained on yet. "
+ROLES = (
+    "s: seen, trained on before; c: current, trained on at this stage; without a letter: not trained on yet."
+)
+STARS = (
     f"*: differs from the baseline with p < {SIGNIFICANT:g}, two-sided paired t-test over the seeds; "
     "**: also after Holm's correction over the table. + higher, - lower."
 )
-UNIT_NAMES = {"utterance": "utterances", "speaker": "speakers"}
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,7 @@ def _matrix(rows: Sequence[Row], metric: str, dimension: str, what: str, notes: 
     lines: dict[tuple[str, int, str, Variant], dict[str, Row]] = {}
     for row in rows:
         lines.setdefault((row.label, row.stage, row.stage_name, row.variant), {})[row.corpus] = row
-    seeds = max(row.seeds for row in rows)
+    fewest, seeds = min(row.seeds for row in rows), max(row.seeds for row in rows)
     labelled = any(row.label for row in rows)
     made = tuple(
         (
@@ -65,7 +66,8 @@ def _matrix(rows: Sequence[Row], metric: str, dimension: str, what: str, notes: 
         for (label, _, stage_name, variant), found in lines.items()
     )
     headings = (*(["run"] if labelled else []), "stage", "strategy", *sizes)
-    spread = f"mean ± standard deviation over {seeds} seeds" if seeds > 1 else "one seed"
+    many = f"{seeds}" if fewest == seeds else f"{fewest} to {seeds}"
+    spread = f"mean ± standard deviation over {many} seeds" if seeds > 1 else "one seed"
     title = title_of(metric, dimension, rows[0].split, sizes, f"{what}, {spread}")
     return Table(title, headings, made, tuple(notes), left=2 + labelled)
 
@@ -142,7 +144,7 @@ def sampled(corpus: str, split: str, stage_name: str, n: int, rows: Sequence[Sam
         ]
         headings = (
             "strategy", f"{metric.upper()}", "95% over utterances", "95% over speakers", "difference from finetune",
-            "95% over utterances", "95% over speakers", "seeds",
+            "95% over utterances", "95% over speakers", "models",
         )  # fmt: skip
         lines = tuple(
             (

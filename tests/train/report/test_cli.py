@@ -97,6 +97,17 @@ def test_folds_are_pooled(tmp_path: Path) -> None:
     assert by_variant(data.predictions, "msp-podcast", "test", 3)[Variant("finetune")].shape == (6, 110, 2)
 
 
+def test_predictions_of_another_run_are_refused(run: Path, tmp_path: Path) -> None:
+    other = build_run(tmp_path / "other", variants=VARIANTS[:1], seeds=1, splits=SMALL)
+    shutil.copyfile(other / "predictions.h5", changed(run, tmp_path / "mixed") / "predictions.h5")
+    assert "predictions.h5 is of another run than" in refusal(tmp_path / "mixed")
+
+
+def test_a_run_without_a_finished_stage_says_how_to_go_on(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    assert f"continue it with the same ser-train command and --output {tmp_path}" in refusal(tmp_path)
+
+
 class TestSeveralRuns:
     def test_they_are_labelled_by_what_differs(self, run: Path, tmp_path: Path) -> None:
         config = json.loads((run / "config.json").read_text())

@@ -94,11 +94,12 @@ def test_a_table_as_latex_to_the_letter() -> None:
         ("p < 5%.",),
     )
     assert latex(made) == (
-        "\\begin{table}[ht]\n\\centering\n\\caption{A \\& B}\n\\begin{tabular}{lr}\n\\toprule\n"
+        "\\begin{table}[ht]\n\\centering\n\\caption{A \\& B}\n"
+        "\\resizebox{\\ifdim\\width>\\linewidth\\linewidth\\else\\width\\fi}{!}{%\n\\begin{tabular}{lr}\n\\toprule\n"
         "strategy & P\\_M \\\\\n\\midrule\n"
         "a-gem & $-$0.450 \\\\\n"
         "der++ & \\textbf{0.500 $\\pm$ 0.010}\\textsuperscript{$\\dagger$+} \\\\\n"
-        "\\bottomrule\n\\end{tabular}\n"
+        "\\bottomrule\n\\end{tabular}}\n"
         "\\par\\smallskip{\\footnotesize p \\textless{} 5\\%.\\par}\n\\end{table}\n"
     )
 

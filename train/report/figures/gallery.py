@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import numpy.typing as npt
 
-from ser_memory.common.conventions import in_split_order
+from ser_memory.common.conventions import DIMENSIONS, in_split_order
 from ser_memory.common.labels import N_BINS, to_bins
 from ser_memory.train.predictions import Predictions
 from ser_memory.train.report.data import RunData
@@ -23,32 +23,44 @@ from ser_memory.train.results import Result
 _METRIC = "ccc"
 
 
-def figures_of(run: RunData, results: Sequence[Result], split: str = "test") -> Iterator[tuple[str, Drawn]]:
+def figures_of(
+    run: RunData, results: Sequence[Result], split: str = "test", wanted: Sequence[str] = ()
+) -> Iterator[tuple[str, Drawn]]:
     """Name and figure, one after the other, so that only one is in memory.
 
-    `results` are the rows of the run without those of single folds. A figure whose data the folder lacks is left
-    out. Raises SerError if predictions.h5 is damaged.
+    `results` are the rows of the run without those of single folds; `wanted` names the kinds to draw, if not all. A
+    figure whose data the folder lacks is left out. Raises SerError if predictions.h5 is damaged.
     """
-    shown = [row for row in results if row.split == split and row.metric == _METRIC]
     names = names_of(results)
-    dimensions = list(dict.fromkeys(row.dimension for row in shown))
-    for dimension in dimensions:
+    dimensions = list(dict.fromkeys(row.dimension for row in results))
+
+    def asked(kind: str) -> bool:
+        return not wanted or kind in wanted
+
+    for dimension in dimensions if asked("stages") else ():
         yield f"stages-{dimension}", along_stages(results, names, dimension, _METRIC, split)
-    for dimension in dimensions:
+    for dimension in dimensions if asked("heat") else ():
         yield f"heat-{dimension}", stage_by_corpus(results, names, dimension, _METRIC, split)
-    for dimension in dimensions:
+    if asked("cost"):
+        yield from _costs(run, results, split)
+    if run.predictions is not None and asked("agreement"):
+        yield from _agreement(run, run.predictions, split)
+    for size in sorted({row.memory_size for row in run.memory}) if asked("memory") else ():
+        yield f"memory-{size}", memory_cells(_held(run, size), _beside(run))
+    if run.epochs and asked("learning"):
+        yield "learning", learning_curves(run.epochs, names)
+    if any(row.bent_share is not None for row in run.epochs) and asked("bent"):
+        yield "bent", bent_steps(run.epochs, names)
+
+
+def _costs(run: RunData, results: Sequence[Result], split: str) -> Iterator[tuple[str, Drawn]]:
+    """What is kept against what it buys, a figure per dimension."""
+    shown = [row for row in results if row.split == split and row.metric == _METRIC]
+    for dimension in dict.fromkeys(row.dimension for row in shown):
         if points := _kept(run, shown, dimension):
             row = next(row for row in shown if row.dimension == dimension)
             measured = f"{measure(_METRIC, dimension)} on {row.corpus}\n({split}, n = {row.n:,})"
-            yield f"cost-{dimension}", against_bytes(points, measured, list(names.values()))
-    if run.predictions is not None:
-        yield from _agreement(run, run.predictions, split)
-    for size in sorted({row.memory_size for row in run.memory}):
-        yield f"memory-{size}", memory_cells(_held(run, size), _beside(run))
-    if run.epochs:
-        yield "learning", learning_curves(run.epochs, names)
-    if any(row.bent_share is not None for row in run.epochs):
-        yield "bent", bent_steps(run.epochs, names)
+            yield f"cost-{dimension}", against_bytes(points, measured, list(names_of(results).values()))
 
 
 def _kept(run: RunData, shown: Sequence[Result], dimension: str) -> list[Kept]:
@@ -125,13 +137,13 @@ def _held(run: RunData, size: int) -> dict[str, dict[str, npt.NDArray[np.float64
 def _beside(run: RunData) -> dict[str, dict[str, npt.NDArray[np.float64]]]:
     """The labels of the corpora themselves: of the first split of which there are predictions."""
     predictions = run.predictions
-    if predictions is None:
-        return {}
+    if predictions is None or predictions.dimensions != DIMENSIONS:
+        return {}  # the plane has both dimensions
     found: dict[str, dict[str, npt.NDArray[np.float64]]] = {}
     for corpus in dict.fromkeys(row.corpus for row in run.memory):
         splits = in_split_order(predictions.splits.get(corpus, ()))
         if splits:
-            truth = predictions.truth(corpus, splits[0])[:, :2]
+            truth = predictions.truth(corpus, splits[0])
             bins = to_bins(truth[np.isfinite(truth).all(axis=1)])
             cells = np.zeros((N_BINS, N_BINS))
             np.add.at(cells, (bins[:, 0], bins[:, 1]), 1)
