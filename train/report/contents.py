@@ -64,6 +64,7 @@ def chapters(
     found = [
         Chapter("What was run", [line for label, run in runs.items() for line in _described(label, run)]),
         _results(reduced, split),
+        _by_fold(runs, split),
         _samplers(reduced, split),
         _transfer(reduced, split),
         _sampling(runs, split),
@@ -140,6 +141,18 @@ def _results(runs: Runs, split: str) -> Chapter:
         ["stages", "heat"],
         _tests(rows, "strategies", "each strategy against finetune", ["forest"]),
     )
+
+
+def _by_fold(runs: Mapping[str, RunData], split: str) -> Chapter | None:
+    """The folds of corpora that have some."""
+    rows = [row for label, run in runs.items() for row in summary.over_folds(label, run.results, split)]
+    if not rows:
+        return None
+    words = [
+        "The figure of each fold is the mean over the seeds. How much folds differ shows how much depends on who is "
+        "tested. The tables above have the pooled figure, over the predictions of all folds at once."
+    ]
+    return Chapter("By fold", words, tables.over_folds(rows, split))
 
 
 def _marks(rows: Sequence[Row]) -> list[str]:

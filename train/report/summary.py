@@ -30,7 +30,7 @@ from ser_memory.train.report.statistics import (
     uar_scores,
 )
 from ser_memory.train.results import Result
-from ser_memory.train.settings import NO_SAMPLER, Variant
+from ser_memory.train.settings import NO_SAMPLER, POOLED, Variant
 
 TEST = "test"
 FINETUNE = Variant("finetune")  # the baseline of strategies
@@ -294,6 +294,39 @@ def _since_learned(course: Sequence[float], learned: int) -> float:
 
 def _deviation(values: Sequence[float]) -> float | None:
     return float(np.std(values, ddof=1)) if len(values) > 1 else None
+
+
+@dataclass(frozen=True)
+class OverFolds:
+    """How a figure differs from fold to fold."""
+
+    label: str  # of the run
+    variant: Variant
+    stage: int  # from 1
+    stage_name: str
+    corpus: str
+    dimension: str
+    metric: str
+    folds: int
+    mean: float  # over the folds, of the mean over the seeds
+    deviation: float | None  # standard deviation over the folds (n - 1)
+
+
+def over_folds(label: str, results: Iterable[Result], split: str = TEST) -> list[OverFolds]:
+    """Every figure of corpora with folds, as results.csv has them; empty for a run without folds."""
+    rows = [row for row in results if row.split == split]
+    pooled = {row.corpus for row in rows if row.fold == POOLED}
+    found: dict[tuple[Variant, int, str, str, str, str], dict[str, list[float]]] = {}
+    for row in rows:
+        if row.corpus in pooled and row.fold != POOLED:
+            variant = Variant(row.strategy, row.sampler, row.memory_size) if row.stage > 1 else SHARED
+            key = (variant, row.stage, row.stage_name, row.corpus, row.dimension, row.metric)
+            found.setdefault(key, {}).setdefault(row.fold, []).append(row.value)
+    made = []
+    for key, folds in sorted(found.items(), key=lambda item: item[0][1]):
+        means = [float(np.mean(values)) for values in folds.values()]
+        made.append(OverFolds(label, *key, len(means), float(np.mean(means)), _deviation(means)))
+    return made
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from ser_memory.train.report import summary
 from ser_memory.train.report.formats import ABSENT, Cell, Table, number, title_of
 from ser_memory.train.report.published import Beside
 from ser_memory.train.report.statistics import SIGNIFICANT, Interval
-from ser_memory.train.report.summary import CURRENT, SEEN, SHARED, Cost, Group, Row, Sampled
+from ser_memory.train.report.summary import CURRENT, SEEN, SHARED, Cost, Group, OverFolds, Row, Sampled
 from ser_memory.train.report.transcripts import Course, Slope
 from ser_memory.train.settings import NO_SAMPLER, Variant
 
@@ -85,6 +85,38 @@ def significance(row: Row) -> str:
         return ""
     sign = "+" if row.test.difference > 0 else "-"
     return f"{'**' if row.holm is not None and row.holm < SIGNIFICANT else '*'}{sign}"
+
+
+def over_folds(rows: Sequence[OverFolds], split: str) -> list[Named]:
+    """For each measure and dimension, mean and deviation over folds by stage, strategy and corpus."""
+    parts: dict[tuple[str, str], list[OverFolds]] = {}
+    for row in rows:
+        parts.setdefault((row.metric, row.dimension), []).append(row)
+    made = []
+    for (metric, dimension), part in sorted(parts.items()):
+        lines = tuple(
+            (
+                *([Cell(row.label)] if row.label else []),
+                Cell(row.stage_name),
+                Cell(name_of(row.variant)),
+                Cell(row.corpus),
+                number(row.mean, row.deviation),
+                Cell(str(row.folds), float(row.folds)),
+            )
+            for row in part
+        )
+        labelled = bool(part[0].label)
+        headings = (
+            *(["run"] if labelled else []),
+            "stage",
+            "strategy",
+            "corpus",
+            "mean ± deviation",
+            "folds",
+        )
+        title = f"{metric.upper()} of {dimension}, {split} split: mean ± standard deviation over the folds"
+        made.append(Named(f"folds-{dimension}-{metric}", Table(title, headings, lines, left=3 + labelled)))
+    return made
 
 
 def tests(name: str, rows: Sequence[Row], what: str, notes: Sequence[str]) -> list[Named]:

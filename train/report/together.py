@@ -45,6 +45,22 @@ def labelled(runs: Sequence[RunData]) -> dict[str, RunData]:
 
 
 def _refuse_incomparable(one: RunData, other: RunData) -> None:
+    stages = [listing(run.config.get("experiment", {}).get("stages", ())) for run in (one, other)]
+    if stages[0] != stages[1]:
+        raise SerError(
+            f"{one.folder} and {other.folder} have different stages ({stages[0]}; {stages[1]}): report them apart."
+        )
+    protocols = [run.config.get("protocols", {}) for run in (one, other)]
+    moved = [
+        f"{corpus}: {name} and {protocols[1][corpus]}"
+        for corpus, name in protocols[0].items()
+        if corpus in protocols[1] and protocols[1][corpus] != name
+    ]
+    if moved:
+        raise SerError(
+            f"{one.folder} and {other.folder} split their corpora by different protocols ({listing(moved)}): report "
+            "them apart."
+        )
     names = [run.config.get("digests", {}) for run in (one, other)]
     transcripts = [run.config.get("transcripts") for run in (one, other)]  # caches of others are other caches
     differing = [

@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 
 import html5lib
+import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 
@@ -15,7 +16,7 @@ from ser_memory.train.report.cli import main
 from ser_memory.train.report.contents import NO_TESTS, Chapter, by_variant, chapters
 from ser_memory.train.report.data import load_run
 from ser_memory.train.report.together import labelled
-from ser_memory.train.results import overall
+from ser_memory.train.results import overall, read_results
 from ser_memory.train.settings import Variant
 from tests.train.report.runs import build_run
 
@@ -81,6 +82,22 @@ def test_an_interrupted_run_says_what_is_missing(tmp_path: Path) -> None:
 def test_folds_are_pooled(tmp_path: Path) -> None:
     run = build_run(tmp_path / "run", variants=VARIANTS[:2], seeds=2, splits=SMALL, folds=3)
     assert "2 seeds, 3 folds" in text_without_figures(run)
+    (table,) = [
+        named.table
+        for chapter in chapters({"": load_run(run)})
+        for named in chapter.all_tables
+        if named.name == "folds-valence-uar"
+    ]
+    last = next(row for row in table.rows if (row[0].text, row[1].text) == ("P+M+I", "finetune"))
+    means = [
+        np.mean([
+            row.value for row in read_results(run)
+            if (row.strategy, row.stage, row.corpus, row.fold) == ("finetune", 3, "iemocap", fold)
+            and (row.split, row.dimension, row.metric) == ("test", "valence", "uar")
+        ])
+        for fold in "123"
+    ]  # fmt: skip
+    assert last[3].text == f"{np.mean(means):.3f} ± {np.std(means, ddof=1):.3f}"
     data = load_run(run)
     assert data.predictions is not None
     found = by_variant(data.predictions, "iemocap", "test", 3)[Variant("gem", "random", 30)]
