@@ -8,7 +8,6 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-import h5py
 import numpy as np
 import pytest
 import torch
@@ -23,7 +22,7 @@ from ser_memory.train.store import Store
 from ser_memory.train.strategies import STRATEGIES
 from ser_memory.train.trainer import Trainer
 from tests.train.test_cli import refused, rows, run
-from tests.train.test_folds import SESSIONS, caches, literal, of
+from tests.train.test_folds import caches, literal, of
 from tests.train.test_resume import trained_stages
 from tests.train.worlds import ACOUSTIC_WIDTH, STAGES, TEXT_WIDTH, corpora
 
@@ -59,52 +58,6 @@ def recomputed(folder: Path) -> int:
         close = 1e-6 if row["metric"] == "ccc" else 1e-9
         assert literal(labels, answers, row["metric"]) == pytest.approx(float(row["value"]), abs=close)
     return len(made)
-
-
-@pytest.mark.parametrize("protocol", [[], SESSIONS])
-def test_all_figures_follow_from_the_predictions_alone(
-    protocol: list[str], caches: Path, tmp_path: Path
-) -> None:
-    seeds, folds = (1, 5) if protocol else (2, 1)
-    command = ["--cache", caches, "--seeds", seeds, *STRATEGY, *protocol]
-    result = run(*command, "--output", tmp_path / "r", trained=tmp_path / "t")
-    assert result.exit_code == 0, result.output
-    figures = 3 * seeds * 3 * 4 * (2 * 3 * folds + (2 if protocol else 0))
-    assert recomputed(tmp_path / "r") == figures
-    found = Predictions(tmp_path / "r")
-    assert found.stages == STAGES
-    assert len(found.runs) == 3 * seeds * folds
-    with h5py.File(tmp_path / "r/predictions.h5") as file, h5py.File(caches / "iemocap.h5") as cache:
-        assert dict(file.attrs).items() >= {"format": "ser-predictions", "format_version": 1}.items()
-        assert json.loads(file.attrs["dimensions"]) == ["activation", "valence"]
-        assert file["runs"].dtype.names == ("strategy", "sampler", "memory_size", "seed", "fold")
-        group = file["iemocap/test"]
-        n = 105 if protocol else 21
-        assert {name: group[name].shape for name in group} == {
-            **dict.fromkeys(("id", "speaker", "gender"), (n,)), "truth": (n, 2),
-            **{f"stage-{stage}": (3 * seeds * folds, n, 2) for stage in (1, 2, 3)},
-        }  # fmt: skip
-        assert {group[name].dtype for name in ("truth", "stage-1")} == {np.dtype(np.float32)}
-        ids = list(cache["id"].asstr()[:])
-        wanted = [ids.index(name) for name in group["id"].asstr()[:]]
-        assert wanted == sorted(wanted)
-        for name in ("speaker", "gender"):
-            assert list(group[name].asstr()[:]) == list(cache[name].asstr()[:][wanted])
-        np.testing.assert_allclose(group["truth"][:, 1], (cache["valence"][:][wanted] - 3) / 2, atol=1e-6)
-        # Each is tested once by every variant and seed.
-        assert np.isfinite(group["stage-3"][:]).sum() == 3 * seeds * 2 * n
-    # Nothing is trained and nothing written for the same again; a folder without the file gets the same bytes.
-    before = (tmp_path / "r/predictions.h5").read_bytes()
-    (tmp_path / "r/predictions.h5").unlink()
-    assert run(*command, "--output", tmp_path / "r", trained=tmp_path / "t").exit_code == 0
-    assert (tmp_path / "r/predictions.h5").read_bytes() == before
-    written = (tmp_path / "r/predictions.h5").stat().st_mtime_ns
-    assert run(*command, "--output", tmp_path / "r", trained=tmp_path / "t").exit_code == 0
-    assert (tmp_path / "r/predictions.h5").stat().st_mtime_ns == written
-    if protocol:  # processes train all folds, and come to the same
-        assert run(*command, "--output", tmp_path / "other", "--jobs", 2).exit_code == 0
-        for name in ("results.csv", "memory.csv", "predictions.h5", "epochs.csv"):
-            assert (tmp_path / "other" / name).read_bytes() == (tmp_path / "r" / name).read_bytes()
 
 
 def test_runs_that_are_not_finished_have_no_predictions(caches: Path, tmp_path: Path) -> None:

@@ -228,14 +228,6 @@ def alive(pid: int) -> bool:
         return False
 
 
-def test_jobs_make_no_difference(caches: Path, tmp_path: Path) -> None:
-    command = ["--cache", caches, "--seeds", 3, *ALL]
-    assert run(*command, "--output", tmp_path / "one").exit_code == 0
-    assert run(*command, "--jobs", 2, "--output", tmp_path / "two").exit_code == 0
-    for name in ("results.csv", "memory.csv"):
-        assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
-
-
 def test_the_last_runs_take_turns(caches: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Three runs on two workers are handed back and forth, and come to the same."""
     turns: list[tuple[int, bool]] = []
