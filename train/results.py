@@ -146,7 +146,15 @@ def read_results(path: Path) -> list[Result]:
             if absent and absent != ["fold"]:  # which older versions did not write
                 raise SerError(f"{path} has no column {listing(absent)}: give a results.csv of ser-train.")
             there = [name for name in columns if name not in absent]
-            return [Result(**{name: kinds.get(name, str)(row[name]) for name in there}) for row in reader]
+            rows = []
+            for row in reader:
+                if None in row.values():
+                    raise SerError(
+                        f"{path} was cut off at line {reader.line_num}: run the same ser-train command with --output "
+                        f"{path.parent}, which writes it again."
+                    )
+                rows.append(Result(**{name: kinds.get(name, str)(row[name]) for name in there}))
+            return rows
     except FileNotFoundError:
         raise SerError(f"There is no {path}: give the folder of a run of ser-train.") from None
     except OSError as error:

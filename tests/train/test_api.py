@@ -116,6 +116,10 @@ def test_results_that_are_none(tmp_path: Path) -> None:
     (tmp_path / "results.csv").write_text("strategy,value\ngem,1\n")
     with pytest.raises(SerError, match="has no column sampler, memory_size"):
         read_results(tmp_path)
+    names = "strategy,sampler,memory_size,seed,stage,stage_name,corpus,split,dimension,metric,value,n,fold"
+    (tmp_path / "results.csv").write_text(f"{names}\ngem,random,10,0,1,P,iemo")
+    with pytest.raises(SerError, match=r"results\.csv was cut off at line 2: run the same ser-train command"):
+        read_results(tmp_path)
     (tmp_path / "results.csv").write_bytes(b"\xff\xfe")
     with pytest.raises(SerError, match="cannot be read as results of ser-train"):
         read_results(tmp_path)
