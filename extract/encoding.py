@@ -3,7 +3,7 @@
 No files and no threads but those that decode: an extraction runs this over the parts of a corpus, and any other
 program over a list of recordings.
 
-On a CPU a batch is one recording or one text, so that a row is the same to the bit whatever is encoded with it. On a
+On a CPU a batch is one recording or one text, so that what else is encoded changes no bit of a row. On a
 GPU a row depends on its batch mates by rounding (1e-6 relative).
 """
 

@@ -70,7 +70,7 @@ def main(dry_run: bool, study: str | None, **options: Any) -> None:
     """Train emotion heads through a sequence of corpora, and show what each strategy forgets.
 
     Reads <cache>/<corpus>.h5 for every stage, trains every strategy with every seed, evaluates all corpora
-    after every stage, writes results.csv and what stands beside it, and prints the closing tables. Every
+    after every stage, writes results.csv and the other files of a run, and prints the closing tables. Every
     finished stage is kept: the same command continues after an interruption, and a further seed or strategy costs
     only itself.
     """

@@ -45,7 +45,7 @@ class Failure:
 class TrainedRun:
     """What `ser-train` gives."""
 
-    folder: Path  # holds results.csv, config.json and what stands beside them
+    folder: Path  # holds results.csv, config.json and the other files of a run
     results: list[Result] = field(repr=False)
     failures: list[Failure]
 
@@ -110,7 +110,7 @@ def train(settings: Settings, command: str | None = None) -> TrainedRun:
 def _write_for_reports(
     settings: Settings, folder: Path, trainer: Trainer, source: Source, outcomes: Outcomes
 ) -> None:
-    """What stands beside the figures: costs, predictions, and what a tracker takes."""
+    """Write costs, predictions and what a tracker takes."""
     write_costs(folder / COSTS, trainer.experiment, outcomes, trainer.kept_bytes)
     which = settings.machine.predictions
     write_predictions(folder / PREDICTIONS, which, trainer, source, outcomes)

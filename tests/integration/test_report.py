@@ -5,41 +5,14 @@ from __future__ import annotations
 import csv
 from pathlib import Path
 
-import html5lib
 import numpy as np
 import pytest
-from click.testing import CliRunner, Result
 
-from ser_memory.train.report.cli import main
 from ser_memory.train.results import read_results
-from ser_memory.train.settings import Variant
 from tests.train.report.runs import build_run
+from tests.train.report.test_cli import PUBLISHED, SMALL, VARIANTS, refusal, report, run, text_of
 
-VARIANTS = (Variant("finetune"), Variant("gem", "random", 30), Variant("gem", "speaker", 30))
-PUBLISHED = "strategy,stage_name,corpus,dimension,metric,value\n"
-SMALL = {"train": 60, "validation": 30, "test": 110}
-
-
-@pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return build_run(tmp_path_factory.mktemp("runs") / "night", variants=VARIANTS, seeds=3, splits=SMALL)
-
-
-def report(*arguments: object) -> Result:
-    return CliRunner().invoke(main, [str(argument) for argument in arguments])
-
-
-def text_of(page: Path) -> str:
-    tree = html5lib.parse(page.read_text(encoding="utf-8"), namespaceHTMLElements=False)
-    return " ".join(" ".join(tree.itertext()).split())
-
-
-def refusal(*arguments: object) -> str:
-    result = report(*arguments)
-    assert result.exit_code != 0
-    assert result.output.count("Error: ") == 1
-    assert "Traceback" not in result.output
-    return result.output.partition("Error: ")[2].strip()
+assert run  # the fixture
 
 
 @pytest.fixture(scope="module")

@@ -13,10 +13,10 @@ from ser_memory.train.predictions import Predictions
 from ser_memory.train.report import summary, tables
 from ser_memory.train.report.data import RunData
 from ser_memory.train.report.published import Published, beside
+from ser_memory.train.report.statistics import FEWEST_SEEDS
 from ser_memory.train.report.summary import Row, Runs
 from ser_memory.train.report.tables import Named
 from ser_memory.train.report.transcripts import courses
-from ser_memory.train.results import overall
 from ser_memory.train.settings import Variant
 
 SLOPES = (
@@ -60,15 +60,16 @@ def chapters(
 
     Raises SerError if predictions are damaged, or a published table has names that the runs do not have.
     """
-    reduced: Runs = {label: overall(run.results) for label, run in runs.items()}
+    reduced: Runs = {label: run.overall for label, run in runs.items()}
+    last = [(label, values) for label, run in runs.items() for values in _last(run, split)]
     found = [
         Chapter("What was run", [line for label, run in runs.items() for line in _described(label, run)]),
         _results(reduced, split),
         _by_fold(runs, split),
         _samplers(reduced, split),
         _transfer(reduced, split),
-        _sampling(runs, split),
-        _predictions(runs, split),
+        _sampling(last, split),
+        _predictions(runs, last, split),
         Chapter("What the memories hold", figures=["memory"]),
         Chapter("Training", figures=["learning", "bent"]),
         _costs(runs),
@@ -81,7 +82,7 @@ def chapters(
 
 def differences(runs: Mapping[str, RunData], split: str = summary.TEST) -> list[Row]:
     """The tests of all strategies against fine-tuning after the last stage, of CCC, for forest plots."""
-    rows = summary.comparisons({label: overall(run.results) for label, run in runs.items()}, split)
+    rows = summary.comparisons({label: run.overall for label, run in runs.items()}, split)
     last = {label: max(row.stage for row in rows if row.label == label) for label in runs}
     return [
         row for row in rows
@@ -131,7 +132,7 @@ def _unfinished(run: RunData) -> str:
 
 def _results(runs: Runs, split: str) -> Chapter:
     rows = summary.comparisons(runs, split)
-    few = max((row.seeds for row in rows), default=0) < 3  # noqa: PLR2004
+    few = max((row.seeds for row in rows), default=0) < FEWEST_SEEDS
     notes = [*_marks(rows), *([NO_TESTS] if few else [])]
     shared = ["At the first stage all strategies are the same model: it is trained once for each seed."]
     return Chapter(
@@ -194,52 +195,19 @@ def _transfer(runs: Runs, split: str) -> Chapter | None:
     return Chapter("Forgetting and transfer", parts=parts) if parts else None
 
 
-def _sampling(runs: Mapping[str, RunData], split: str) -> Chapter | None:
-    made: list[Named] = []
-    for label, run in runs.items():
-        for corpus, stage, values, truth in _last(run, split):
-            speakers = np.array(values.predictions.texts(corpus, split, "speaker"))
-            rows = summary.intervals(truth, values.by_variant, speakers, values.predictions.dimensions)
-            made += [
-                _labelled(named, label) for named in tables.sampled(corpus, split, stage, len(truth), rows)
-            ]
-    return Chapter("Other utterances, other speakers", (), made) if made else None
-
-
-def _predictions(runs: Mapping[str, RunData], split: str) -> Chapter | None:
-    if not any(run.predictions for run in runs.values()):
-        return None
-    made: dict[str, list[Named]] = {"speaker": [], "gender": []}
-    for label, run in runs.items():
-        for corpus, stage, values, truth in _last(run, split):
-            dimensions = values.predictions.dimensions
-            for kind, named in made.items():
-                names = np.array(values.predictions.texts(corpus, split, kind))
-                found = {
-                    variant: summary.groups(truth, predicted, names, dimensions)
-                    for variant, predicted in values.by_variant.items()
-                }
-                named.append(_labelled(tables.groups(kind, corpus, split, stage, found), label))
-    return Chapter(
-        "Predicted and true values",
-        figures=["agreement"],
-        parts=[
-            Chapter("By speaker", (), made["speaker"]),
-            Chapter("By gender", (), made["gender"]),
-        ],
-    )
-
-
 @dataclass(frozen=True)
 class _Values:
-    """The predictions of all variants for one split after one stage."""
+    """The predictions of all variants for one split of one corpus after the last stage."""
 
     predictions: Predictions
+    corpus: str
+    stage_name: str
+    truth: npt.NDArray[np.float32]  # (N, K)
     by_variant: dict[Variant, npt.NDArray[np.float32]]  # (R, N, K), a row per seed
 
 
-def _last(run: RunData, split: str) -> Iterator[tuple[str, str, _Values, npt.NDArray[np.float32]]]:
-    """Each corpus with the name of the last stage, the predictions after it, and the (N, K) truth."""
+def _last(run: RunData, split: str) -> Iterator[_Values]:
+    """The predictions of a run after its last stage, corpus by corpus."""
     predictions = run.predictions
     if predictions is None:
         return
@@ -248,7 +216,42 @@ def _last(run: RunData, split: str) -> Iterator[tuple[str, str, _Values, npt.NDA
     for corpus in [name for name, splits in predictions.splits.items() if split in splits]:
         found = by_variant(predictions, corpus, split, last)
         if found and stage is not None:
-            yield corpus, stage, _Values(predictions, found), predictions.truth(corpus, split)
+            yield _Values(predictions, corpus, stage, predictions.truth(corpus, split), found)
+
+
+def _sampling(last: Sequence[tuple[str, _Values]], split: str) -> Chapter | None:
+    made: list[Named] = []
+    for label, values in last:
+        speakers = np.array(values.predictions.texts(values.corpus, split, "speaker"))
+        rows = summary.intervals(values.truth, values.by_variant, speakers, values.predictions.dimensions)
+        shown = tables.sampled(values.corpus, split, values.stage_name, len(values.truth), rows)
+        made += [_labelled(named, label) for named in shown]
+    return Chapter("Other utterances, other speakers", (), made) if made else None
+
+
+def _predictions(
+    runs: Mapping[str, RunData], last: Sequence[tuple[str, _Values]], split: str
+) -> Chapter | None:
+    if not any(run.predictions for run in runs.values()):
+        return None
+    made: dict[str, list[Named]] = {"speaker": [], "gender": []}
+    for label, values in last:
+        for kind, named in made.items():
+            names = np.array(values.predictions.texts(values.corpus, split, kind))
+            found = {
+                variant: summary.groups(values.truth, predicted, names, values.predictions.dimensions)
+                for variant, predicted in values.by_variant.items()
+            }
+            shown = tables.groups(kind, values.corpus, split, values.stage_name, found)
+            named.append(_labelled(shown, label))
+    return Chapter(
+        "Predicted and true values",
+        figures=["agreement"],
+        parts=[
+            Chapter("By speaker", (), made["speaker"]),
+            Chapter("By gender", (), made["gender"]),
+        ],
+    )
 
 
 def by_variant(

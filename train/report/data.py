@@ -6,13 +6,14 @@ import csv
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
 
 from ser_memory.common.conventions import DIMENSIONS
 from ser_memory.common.errors import SerError, listing
 from ser_memory.train.predictions import PREDICTIONS, Predictions
-from ser_memory.train.results import COSTS, EPOCHS, MEMORY, RESULTS, STUDY, Result, read_results
+from ser_memory.train.results import COSTS, EPOCHS, MEMORY, RESULTS, STUDY, Result, overall, read_results
 
 CONFIG = "config.json"
 
@@ -88,6 +89,11 @@ class RunData:
     config: Mapping[str, Any] = field(default_factory=dict)
     predictions: Predictions | None = None
     missing: tuple[str, ...] = ()  # names of files that this folder does not have
+
+    @cached_property
+    def overall(self) -> list[Result]:
+        """The results with one figure for all folds, computed once."""
+        return overall(self.results)
 
     @property
     def complete(self) -> bool:

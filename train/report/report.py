@@ -20,7 +20,6 @@ from ser_memory.train.report.published import Published
 from ser_memory.train.report.summary import Row
 from ser_memory.train.report.tables import Named
 from ser_memory.train.report.transcripts import courses
-from ser_memory.train.results import overall
 
 if TYPE_CHECKING:  # they load matplotlib, which waits until the first figure is drawn
     from ser_memory.train.report.figures.base import Drawn, Saved
@@ -110,7 +109,7 @@ def _drawn(run: RunData, label: str, split: str, wanted: Sequence[str]) -> Itera
     from ser_memory.train.report.figures.gallery import figures_of
 
     forests = _forests(run, label, split) if not wanted or "forest" in wanted else ()
-    return itertools.chain(figures_of(run, overall(run.results), split, wanted), forests)
+    return itertools.chain(figures_of(run, run.overall, split, wanted), forests)
 
 
 def _transcripts(runs: Mapping[str, RunData], split: str) -> Iterator[tuple[str, Drawn]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 from ser_memory.common.errors import listing
 from ser_memory.train.report import summary
@@ -13,6 +14,8 @@ from ser_memory.train.report.statistics import SIGNIFICANT, Interval
 from ser_memory.train.report.summary import CURRENT, SEEN, SHARED, Cost, Group, OverFolds, Row, Sampled
 from ser_memory.train.report.transcripts import Course, Slope
 from ser_memory.train.settings import NO_SAMPLER, Variant
+
+_Measured = TypeVar("_Measured", Row, OverFolds)
 
 _ROLE_MARKS = {SEEN: "s", CURRENT: "c"}  # unseen has none
 ROLES = (
@@ -89,11 +92,8 @@ def significance(row: Row) -> str:
 
 def over_folds(rows: Sequence[OverFolds], split: str) -> list[Named]:
     """For each measure and dimension, mean and deviation over folds by stage, strategy and corpus."""
-    parts: dict[tuple[str, str], list[OverFolds]] = {}
-    for row in rows:
-        parts.setdefault((row.metric, row.dimension), []).append(row)
     made = []
-    for (metric, dimension), part in sorted(parts.items()):
+    for (metric, dimension), part in _parts(rows).items():
         lines = tuple(
             (
                 *([Cell(row.label)] if row.label else []),
@@ -322,9 +322,9 @@ def file_name(text: str) -> str:
     return "-".join("".join(sign if sign.isalnum() else " " for sign in text.lower()).split())
 
 
-def _parts(rows: Iterable[Row]) -> dict[tuple[str, str], list[Row]]:
+def _parts(rows: Iterable[_Measured]) -> dict[tuple[str, str], list[_Measured]]:
     """By metric and dimension, CCC first."""
-    found: dict[tuple[str, str], list[Row]] = {}
+    found: dict[tuple[str, str], list[_Measured]] = {}
     for row in rows:
         found.setdefault((row.metric, row.dimension), []).append(row)
     return dict(sorted(found.items(), key=lambda item: item[0][0]))

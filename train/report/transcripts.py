@@ -9,11 +9,8 @@ import numpy as np
 from scipy.stats import t
 
 from ser_memory.train.report.data import RunData
-from ser_memory.train.results import overall
+from ser_memory.train.report.statistics import CONFIDENCE, FEWEST_SEEDS
 from ser_memory.train.settings import OWN_TRANSCRIPTS, Variant
-
-CONFIDENCE = 0.95
-FEWEST_SEEDS = 3  # for an interval
 
 
 @dataclass(frozen=True)
@@ -86,7 +83,7 @@ def courses(runs: Mapping[str, RunData], split: str) -> list[Course]:
     found: dict[tuple[str, Variant, str], dict[str, tuple[float, dict[int, float], int]]] = {}
     for label, run in runs.items():
         last = max(row.stage for row in run.results)
-        for row in overall(run.results):
+        for row in run.overall:
             rate = rate_of(run, row.corpus)
             if (row.stage, row.split, row.metric) == (last, split, "ccc") and rate is not None:
                 key = (row.corpus, Variant(row.strategy, row.sampler, row.memory_size), row.dimension)

@@ -20,6 +20,7 @@ from matplotlib.colors import Colormap
 from matplotlib.figure import Figure
 
 from ser_memory.common.files import write_whole
+from ser_memory.train.results import Result
 from ser_memory.train.settings import NO_SAMPLER, Variant
 
 Floats = npt.NDArray[np.float64]
@@ -146,6 +147,14 @@ def looks(names: Iterable[str]) -> dict[str, Look]:
 def variant_of(row: OfVariant) -> Variant:
     """The variant that a row belongs to."""
     return Variant(row.strategy, row.sampler, row.memory_size)
+
+
+def rows_of(results: Iterable[Result], dimension: str, metric: str, split: str) -> list[Result]:
+    """The results that a figure shows. Raises ValueError if there is none."""
+    shown = [row for row in results if (row.dimension, row.metric, row.split) == (dimension, metric, split)]
+    if not shown:
+        raise ValueError(f"no result has {metric} of {dimension} on the split {split}")
+    return shown
 
 
 def names_of(rows: Iterable[OfVariant]) -> dict[Variant, str]:

@@ -18,6 +18,7 @@ from ser_memory.train.report.figures.base import (
     ink_on,
     measure,
     panels,
+    rows_of,
     sheet,
     trained_in,
     variant_of,
@@ -42,9 +43,7 @@ def stage_by_corpus(
     `results` are the rows of results.csv, all corpora and splits, without those of single folds; `names` gives each
     variant's name. Raises ValueError if no row has this dimension, metric and split.
     """
-    shown = [row for row in results if (row.dimension, row.metric, row.split) == (dimension, metric, split)]
-    if not shown:
-        raise ValueError(f"no result has {metric} of {dimension} on the split {split}")
+    shown = rows_of(results, dimension, metric, split)
     values: dict[tuple[str, int, str], list[float]] = {}
     for row in shown:
         values.setdefault((names[variant_of(row)], row.stage, row.corpus), []).append(row.value)

@@ -21,6 +21,7 @@ from ser_memory.train.report.figures.base import (
     mean_and_spread,
     measure,
     panels,
+    rows_of,
     sheet,
     trained_in,
     variant_of,
@@ -47,9 +48,7 @@ def along_stages(
     `results` are the rows of results.csv, all corpora and splits, without those of single folds; `names` gives each
     variant's name. Raises ValueError if no row has this dimension, metric and split.
     """
-    shown = [row for row in results if (row.dimension, row.metric, row.split) == (dimension, metric, split)]
-    if not shown:
-        raise ValueError(f"no result has {metric} of {dimension} on the split {split}")
+    shown = rows_of(results, dimension, metric, split)
     values: dict[str, dict[str, dict[int, list[float]]]] = {}  # corpus -> name -> stage -> by seed
     for row in shown:
         of_corpus = values.setdefault(row.corpus, {})
