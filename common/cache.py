@@ -23,12 +23,12 @@ import h5py
 import numpy as np
 import numpy.typing as npt
 
-from ser_memory.common.conventions import RATED, in_split_order
+from ser_memory.common.conventions import NO_SPLIT, RATED, in_split_order
 from ser_memory.common.errors import SerError, listing
 from ser_memory.common.files import replacing
 from ser_memory.common.hdf5 import NO_LOCKS, error_number, opened, said, why_not_opened
 from ser_memory.common.manifests import extraction_of
-from ser_memory.common.protocols import NO_SPLIT, SPLIT_NAME
+from ser_memory.common.protocols import SPLIT_NAME
 
 FORMAT = "ser-feature-cache"
 FORMAT_VERSION = 1

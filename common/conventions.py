@@ -14,7 +14,9 @@ DIMENSIONS = (
     "valence",
 )  # of these, the ones that are trained: columns of targets and predictions
 
-_SPLITS = {"train": 0, "validation": 1, "none": 3}  # all others have 2
+NO_SPLIT = "none"  # of an utterance that no fold uses
+
+_SPLITS = {"train": 0, "validation": 1, NO_SPLIT: 3}  # all others have 2
 
 
 def in_split_order(splits: Iterable[str]) -> list[str]:

@@ -30,14 +30,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ser_memory.common.conventions import UNKNOWN
+from ser_memory.common.conventions import NO_SPLIT, UNKNOWN
 from ser_memory.common.errors import SerError, listing
 
 SPLIT_NAME = re.compile(r"train|validation|test[0-9]*")
 SPLIT_BY = ("speaker", "session", "split")
 FOLDS_BY = ("speaker", "session")
 ANY_OTHER = "*"
-NO_SPLIT = "none"  # of an utterance that no fold uses
 NEEDED = ("train", "validation")  # splits without which nothing can be trained
 
 _FEWEST_FOLDS = 3  # one is tested, one validates, one trains

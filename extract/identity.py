@@ -21,9 +21,8 @@ import numpy as np
 
 from ser_memory.common import __version__
 from ser_memory.common.cache import CacheInfo, FeatureCache
-from ser_memory.common.conventions import SAMPLING_RATE
+from ser_memory.common.conventions import NO_SPLIT, SAMPLING_RATE
 from ser_memory.common.errors import SerError, listing
-from ser_memory.common.protocols import NO_SPLIT
 from ser_memory.extract.corpora import Utterance
 from ser_memory.extract.settings import Extraction
 

@@ -24,7 +24,7 @@ from ser_memory.extract.reuse import (
     refuse_unasked,
     refuse_unheard,
     silent_of,
-    store_of,
+    stores_of,
     word_errors_against,
 )
 from ser_memory.extract.rows import Known, Store
@@ -73,21 +73,13 @@ def extract_corpus(extraction: Extraction, encoders: Encoders) -> FeatureCache:
             if is_made(old, info, release):
                 report_doubts(screened, chosen, silent_of(old))
                 return old
-            known = Known(
-                [
-                    store
-                    for cache in (old, base)
-                    if cache
-                    for store in store_of(cache, info, release, trusted=True)
-                ]
-                + parts.stores()
-            )
+            stores = stores_of((old, base), info, release, trusted=True)
+            known = Known([*stores, *parts.stores()])
             refuse_unasked(old, info, release, missing(release, known, *bounds))
         if denied is not None:
             raise denied
-        stores = store_of(old, info, release) if old is not None and not settings.fresh else []
+        stores = stores_of((None if settings.fresh else old, base), info, release)
         if base is not None:
-            stores += store_of(base, info, release)
             refuse_unheard(base, missing(release, Known(stores), *bounds))
         known = compute_missing(extraction, release, stores, parts, encoders)
         utterances = [utterance for utterance, _ in chosen]

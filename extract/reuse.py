@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -154,18 +154,22 @@ def refuse_unasked(cache: FeatureCache, info: CacheInfo, release: Release, todo:
     )
 
 
-def store_of(cache: FeatureCache, info: CacheInfo, release: Release, trusted: bool = False) -> list[Store]:
-    """The rows of an existing cache that can be reused; none if its values are not those that were written.
+def stores_of(
+    caches: Iterable[FeatureCache | None], info: CacheInfo, release: Release, trusted: bool = False
+) -> list[Store]:
+    """The rows of existing caches that can be reused; none of a cache whose values are not those that were written.
 
     With `trusted` the values are not read, which only counting allows.
     """
-    try:
-        if not trusted and not cache.refuse_altered():
-            cache.validate()  # an old file, which does not tell
-        return [rows_of(cache, info, _recordings_of(cache, release))]
-    except SerError:
-        notice(f"{cache.path} is damaged, so that none of its rows is reused.")
-        return []
+    stores = []
+    for cache in (cache for cache in caches if cache is not None):
+        try:
+            if not trusted and not cache.refuse_altered():
+                cache.validate()  # an old file, which does not tell
+            stores.append(rows_of(cache, info, _recordings_of(cache, release)))
+        except SerError:
+            notice(f"{cache.path} is damaged, so that none of its rows is reused.")
+    return stores
 
 
 def silent_of(cache: FeatureCache) -> list[str]:

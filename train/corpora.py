@@ -28,12 +28,12 @@ from ser_memory.common.cache import (
     Version,
     cache_path,
 )
-from ser_memory.common.conventions import DIMENSIONS, RATED, UNKNOWN, in_split_order
+from ser_memory.common.conventions import DIMENSIONS, NO_SPLIT, RATED, UNKNOWN, in_split_order
 from ser_memory.common.errors import SerError, UsageError, listing
 from ser_memory.common.labels import to_unit
 from ser_memory.common.machine import memory
 from ser_memory.common.manifests import extraction_of
-from ser_memory.common.protocols import NEEDED, NO_SPLIT, Splits, in_natural_order
+from ser_memory.common.protocols import NEEDED, Splits, in_natural_order
 from ser_memory.common.reporting import notice
 from ser_memory.train.samples import UNKNOWN_SPEAKER, Samples
 from ser_memory.train.settings import DataSettings

@@ -10,13 +10,12 @@ import numpy as np
 
 from ser_memory.common import manifests
 from ser_memory.common.cache import FeatureCache
-from ser_memory.common.conventions import UNKNOWN, in_split_order
+from ser_memory.common.conventions import NO_SPLIT, UNKNOWN, in_split_order
 from ser_memory.common.errors import SerError, UsageError, listing
 from ser_memory.common.manifests import extraction_of
 from ser_memory.common.protocols import (
     ANY_OTHER,
     NEEDED,
-    NO_SPLIT,
     Protocol,
     Splits,
     parse_protocol,

@@ -6,8 +6,7 @@ import math
 from dataclasses import dataclass
 from pathlib import Path
 
-from ser_memory.common.conventions import UNKNOWN
-from ser_memory.common.protocols import NO_SPLIT
+from ser_memory.common.conventions import NO_SPLIT, UNKNOWN
 
 
 @dataclass(frozen=True)

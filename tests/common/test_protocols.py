@@ -10,14 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ser_memory.common import manifests
+from ser_memory.common.conventions import NO_SPLIT
 from ser_memory.common.errors import SerError
-from ser_memory.common.protocols import (
-    NO_SPLIT,
-    Protocol,
-    in_natural_order,
-    parse_protocol,
-    speakers_in_two_splits,
-)
+from ser_memory.common.protocols import Protocol, in_natural_order, parse_protocol, speakers_in_two_splits
 
 
 def assign(protocol: Protocol, values: list[str], labelled: bool = True) -> list[list[str]]:

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from ser_memory.common import manifests
-from ser_memory.common.conventions import UNKNOWN
+from ser_memory.common.conventions import NO_SPLIT, UNKNOWN
 from ser_memory.common.manifests import Manifest
-from ser_memory.common.protocols import NO_SPLIT, SPLIT_NAME
+from ser_memory.common.protocols import SPLIT_NAME
 from ser_memory.extract.corpora import READERS, Utterance, read_release
 from tests.releases import BUILDERS, Truth
 

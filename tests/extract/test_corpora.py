@@ -16,9 +16,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ser_memory.common import manifests
-from ser_memory.common.conventions import UNKNOWN
+from ser_memory.common.conventions import NO_SPLIT, UNKNOWN
 from ser_memory.common.errors import SerError
-from ser_memory.common.protocols import NO_SPLIT, SPLIT_NAME, Protocol
+from ser_memory.common.protocols import SPLIT_NAME, Protocol
 from ser_memory.extract.corpora import Utterance, read_release
 from tests.releases import (
     TABLE_MANIFEST,
