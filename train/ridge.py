@@ -254,7 +254,6 @@ class Spectrum:
     vectors: Floats  # (F, R) orthonormal columns
     cross: Floats  # (R, K) products of the targets with the features along each vector
     spreads: Floats  # (K,) sum of squares of the targets about their means; 0 within rounding
-    rounding: Floats  # (K,) what counts as zero in a sum of squares of each target
 
     @classmethod
     def of(cls, sums: Sums) -> Spectrum:
@@ -264,25 +263,24 @@ class Spectrum:
         centred = dsyr(-sums.n, means, a=np.array(sums.products, order="F"), overwrite_a=True)
         # Divide and conquer is the quickest driver by far.
         values, vectors = eigh(centred, lower=False, overwrite_a=True, driver="evd")
-        # n centred rows have at most n - 1 directions.
+        # n centred rows have at most n - 1 directions, however much rounding many joined corpora have gathered.
         first = max(
             len(values) - (sums.n - 1), int(np.searchsorted(values, ROUNDING * length**2, side="right"))
         )
         values, vectors = values[first:], vectors[:, first:]
         cross = vectors.T @ (sums.cross - np.outer(means, sums.targets))
         cross[np.abs(cross) <= ROUNDING * length * lengths] = 0
-        spreads, rounding = sums.squares - target_means * sums.targets, ROUNDING * sums.squares
-        return cls(sums.n, values, vectors, cross, np.where(spreads > rounding, spreads, 0), rounding)
+        spreads = sums.squares - target_means * sums.targets
+        spreads[spreads <= ROUNDING * sums.squares] = 0
+        return cls(sums.n, values, vectors, cross, spreads)
 
     def criterion(self, target: int) -> Criterion:
         """Generalised cross-validation of one target."""
         explained = self.cross[:, target] ** 2 / self.eigenvalues
         spare = self.n - 1 - len(self.eigenvalues)
-        # A difference of sums of squares, so rounding can make it negative or a little positive where it is 0. With
-        # as many directions as centred rows, they explain everything.
-        left = float(self.spreads[target] - explained.sum())
-        if spare == 0 or left <= self.rounding[target]:
-            left = 0.0
+        # A difference of sums of squares: rounding can make it negative. Where as many directions as centred rows
+        # explain everything it is 0, and rounding would decide the criterion at small ridges.
+        left = max(float(self.spreads[target] - explained.sum()), 0.0) if spare else 0.0
         return Criterion(self.n, self.eigenvalues, explained, left, spare)
 
     def matched(self, target: int, ridge: float) -> Floats:

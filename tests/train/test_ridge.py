@@ -279,7 +279,7 @@ def test_predictions_have_the_targets_moments_and_the_best_ccc(columns: int) -> 
 
 
 @pytest.mark.parametrize(("sizes", "columns"), [((150, 9, 1100), 12), ((20, 9, 30), 100), ((1, 2, 40), 40)])
-@pytest.mark.parametrize("noise", [0.1, 3.0])
+@pytest.mark.parametrize("noise", [0.0, 0.1, 3.0])
 def test_corpora_join_in_any_order(sizes: tuple[int, ...], columns: int, noise: float) -> None:
     corpora = [data(n, columns, seed, noise) for seed, n in enumerate(sizes)]
     corpora = [(layer_normalised(features), targets) for features, targets in corpora]
@@ -393,6 +393,15 @@ def test_means_far_from_zero_cost_no_more_digits_than_they_must(mean: float) -> 
     assert error < 100 * np.finfo(np.float64).eps * mean**2
 
 
+def test_means_far_from_zero_leave_nothing_over_where_features_explain_everything() -> None:
+    features, targets = data(30, 40)
+    near, far = (Spectrum.of(Sums.of(features + mean, targets)).criterion(0) for mean in (0.0, 1e4))
+    assert near.spare == far.spare == 0
+    assert far.best() == pytest.approx(near.best(), rel=1e-3)
+    for ridge in (1e-4, 1e-2, 1.0):
+        assert far(ridge) == pytest.approx(near(ridge), rel=1e-3)
+
+
 def test_means_too_far_from_zero_leave_the_mean() -> None:
     features, targets = data(5000, 5)
     solution = solve(Sums.of(features + 1e9, targets))
@@ -403,6 +412,15 @@ def test_targets_that_features_explain_fully_are_reached() -> None:
     features, targets = data(100, 8, noise=0)
     solution = solve(Sums.of(features, targets))
     np.testing.assert_allclose(solution.predict(features), targets, atol=1e-5)
+
+
+def test_a_direction_within_the_rounding_of_float32_gets_no_large_weight() -> None:
+    random = np.random.default_rng(1)
+    wide, narrow = random.standard_normal((2, 300))
+    features = np.column_stack([wide, wide + 1e-6 * narrow])
+    solution = solve(Sums.of(features, (wide + 10 * narrow)[:, None]))
+    largest = np.linalg.eigvalsh(np.cov(features.T) * 300)[-1]
+    assert solution.ridges[0] == pytest.approx(1e-12 * largest, rel=0.01)
 
 
 @pytest.mark.parametrize("n", [2, 3, 20])
@@ -423,14 +441,18 @@ def test_constant_targets_and_features_leave_the_mean(n: int) -> None:
 
 
 def test_constants_stay_constants_over_many_rows_and_corpora() -> None:
-    """0.1 and 0.3 are no binary fractions, and errors of the same sign would add up."""
-    rows = 40_000
-    constant = np.full((rows, 1), 0.3)
-    varied = np.random.default_rng(2).standard_normal((rows, 1))
-    blocks = [(constant * 0.1, varied), (constant * 0.1, varied)]
-    assert not solve(Sums.over(blocks)).learned.any()
-    assert not solve(functools.reduce(operator.add, [Sums.of(*block) for block in blocks * 4])).learned.any()
-    assert not solve(Sums.of(varied, constant)).learned.any()
+    """0.03 and 0.3 are no binary fractions, and errors of the same sign would add up."""
+    features, targets = np.full((40_000, 1), 0.03), np.full((40_000, 1), 0.3)
+    varied = np.random.default_rng(2).standard_normal((40_000, 1))
+    corpora = [Sums.of(features[:n], targets[:n]) for n in (40_000, 3, 1000, 17)]
+    for sums in (corpora[0], functools.reduce(operator.add, corpora)):
+        about_zero = sums.features**2 / sums.n
+        np.testing.assert_allclose(sums.products[0], about_zero, rtol=4 * np.finfo(np.float64).eps)
+        spectrum = Spectrum.of(sums)
+        assert spectrum.eigenvalues.size == 0
+        np.testing.assert_array_equal(spectrum.spreads, 0)
+    assert not solve(Sums.of(features, varied)).learned.any()
+    assert not solve(Sums.of(varied, targets)).learned.any()
 
 
 def test_a_constant_column_gets_no_weight() -> None:
@@ -444,11 +466,13 @@ def test_a_constant_column_gets_no_weight() -> None:
 
 
 def test_targets_that_no_feature_goes_with_leave_the_mean() -> None:
-    features = np.array([[1.0, 2.0], [-1.0, -2.0], [1.0, 2.0], [-1.0, -2.0]]) + 0.1
-    targets = np.array([[1.0], [1.0], [-1.0], [-1.0]]) + 0.7
-    solution = solve(Sums.of(features, targets))
+    """Each row twice, with two targets whose mean is the same: rounding is all that correlates."""
+    features, targets = data(500, 5)
+    targets[:] = 0.3
+    solution = solve(Sums.of(np.vstack([features, features]), np.vstack([targets - 0.7, targets + 0.7])))
     assert not solution.learned.any()
-    np.testing.assert_allclose(solution.predict(features), 0.7, rtol=1e-12)
+    np.testing.assert_array_equal(solution.weights, 0)
+    np.testing.assert_allclose(solution.predict(features), 0.3, rtol=1e-12)
 
 
 def test_one_row_is_predicted_and_two_rows_are_reached() -> None:
