@@ -130,9 +130,7 @@ class _Running:
         self._n = 0
         self._origin = np.zeros(width)
         self._sums = np.zeros(width)
-        self._products = np.zeros(
-            (width, width), order="F"
-        )  # BLAS's order; only the upper triangle is written
+        self._products = np.zeros((width, width), order="F")  # as BLAS wants it; the upper triangle is used
 
     def add(self, features: Rows, targets: Rows) -> None:
         """Add rows; ValueError if their shapes differ from each other or from earlier ones."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import itertools
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import numpy.typing as npt
@@ -14,10 +14,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.optimize import minimize_scalar
 from sklearn.linear_model import Ridge
+from threadpoolctl import threadpool_limits
 
 from ser_memory.common.metrics import ccc
 from ser_memory.train import ridge as module
 from ser_memory.train.ridge import Floats, Solution, Spectrum, Sums, solve
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _one_thread() -> Iterator[None]:
+    """The matrices are tiny: threads would spend their time waiting for each other."""
+    with threadpool_limits(1):
+        yield
+
 
 FIELDS = ("features", "products", "cross", "targets", "squares")
 
