@@ -248,7 +248,7 @@ def _click_type(declared: Declared, hint: _Hint) -> Any:
     from ser_memory.common.console import Number, OrNone
 
     kind: Any = hint.kind
-    if declared.choices:
+    if declared.choices and not declared.separated:  # several are checked apart, once they are
         kind = click.Choice(declared.choices)
     elif hint.kind is int:
         low, high = declared.minimum, declared.maximum

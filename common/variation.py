@@ -12,10 +12,9 @@ from ser_memory.common.conventions import DIMENSIONS, in_split_order
 
 
 def same_in_all(labels: npt.NDArray[np.floating], dimensions: Sequence[str] = DIMENSIONS) -> list[str]:
-    """The dimensions, columns of the (N, K) labels, in which all N labels are the same."""
-    return [
-        name for name, column in zip(dimensions, labels.T, strict=True) if len(column) and np.ptp(column) == 0
-    ]
+    """The dimensions, columns of the (N, K) labels, in which all labels are the same; NaN is no label."""
+    rated = {name: column[np.isfinite(column)] for name, column in zip(dimensions, labels.T, strict=True)}
+    return [name for name, column in rated.items() if len(column) and np.ptp(column) == 0]
 
 
 def flat_splits(

@@ -8,19 +8,48 @@ import numpy as np
 import numpy.typing as npt
 
 from ser_memory.common.conventions import DIMENSIONS
-from ser_memory.common.errors import listing
+from ser_memory.common.errors import UsageError, listing
 from ser_memory.common.labels import to_bins
+from ser_memory.common.machine import memory
 from ser_memory.common.variation import flat_splits, same_in_all
 from ser_memory.train.corpora import Corpus
+from ser_memory.train.gradient import remembered
 from ser_memory.train.results import Result
-from ser_memory.train.settings import NO_SAMPLER, POOLED, Experiment, Variant
-from ser_memory.train.trainer import remembered
+from ser_memory.train.settings import NO_SAMPLER, POOLED, Experiment, Variant, shares_first_stage
+from ser_memory.train.strategies import STRATEGIES, ClosedFormStrategy
+from ser_memory.train.trainer import network_for
 
 _BY_SPEAKER = ("speaker", "speaker-emotion")
 _BY_EMOTION = ("emotion", "speaker-emotion", "density")
 _SMALL = 32  # a larger memory has different labels, unless nearly all labels of its corpus are the same
 _NEARLY_ALL = 0.99
 _ZERO = 1e-6  # of a CCC: the predictions differ by rounding, if at all
+
+
+def refuse_impossible(experiment: Experiment, corpora: Sequence[Corpus], jobs: int) -> None:
+    """Raise UsageError for what a strategy cannot do with these corpora on this machine."""
+    architecture = network_for(corpora).architecture
+    for variant in experiment.variants:
+        strategy = STRATEGIES[variant.strategy]
+        if not issubclass(strategy, ClosedFormStrategy):
+            continue
+        if architecture.layers:
+            raise UsageError(
+                f"--layer weighted learns a mixture of layers by gradient steps, and {variant.strategy} takes none: "
+                "choose one layer, or another strategy."
+            )
+        model = strategy(architecture, experiment.seeds[0], *experiment.options_of(variant.strategy))
+        together = (
+            min(jobs, len(experiment.seeds))
+            if model.depends_on_seed(*experiment.options_of(variant.strategy))
+            else 1
+        )
+        needed = together * model.working_bytes
+        if needed > memory():
+            raise UsageError(
+                f"{variant.strategy} with so many features needs {needed / 1e9:,.0f} GB of memory, and this machine has "
+                f"{memory() / 1e9:,.0f} GB: lower --analytic-features{' or --jobs' if together > 1 else ''}."
+            )
 
 
 def before_training(experiment: Experiment, corpora: Sequence[Corpus]) -> list[str]:
@@ -48,7 +77,7 @@ def after_training(results: Iterable[Result], corpora: Sequence[Corpus]) -> list
     named = {corpus.name: corpus for corpus in corpora}
     zero = {
         f"{result.dimension} of {result.corpus} {result.split} at stage {result.stage_name}, "
-        f"{result.strategy if result.stage > 1 else 'all strategies'}, seed {result.seed}"
+        f"{'all strategies' if _shared(result) else result.strategy}, seed {result.seed}"
         f"{f', fold {result.fold}' if result.fold else ''}": None
         for result in results
         if result.metric == "ccc"
@@ -63,6 +92,10 @@ def after_training(results: Iterable[Result], corpora: Sequence[Corpus]) -> list
         f"({'; '.join(list(zero)[:3])}{'; ...' if len(zero) > 3 else ''}): "  # noqa: PLR2004
         "these models have learned nothing there. Try another --learning-rate, more --epochs or another --loss."
     ]
+
+
+def _shared(result: Result) -> bool:
+    return result.stage == 1 and shares_first_stage(result.strategy)
 
 
 def _folds(corpora: Iterable[Corpus]) -> list[Corpus]:
@@ -143,5 +176,6 @@ def _memories(experiment: Experiment, corpus: Corpus, number: int) -> list[str]:
 
 def _may_be_flat(targets: npt.NDArray[np.float32], size: int) -> bool:
     """Whether it is worth to choose a memory in order to look at its labels."""
-    most = max(np.unique(column, return_counts=True)[1].max() for column in targets.T)
+    rated = [column[np.isfinite(column)] for column in targets.T]
+    most = max(np.unique(column, return_counts=True)[1].max(initial=0) for column in rated)
     return bool(most >= size and (size <= _SMALL or most > _NEARLY_ALL * len(targets)))

@@ -76,7 +76,11 @@ def main(dry_run: bool, study: str | None, **options: Any) -> None:
     """
     context = click.get_current_context()
     source = context.get_parameter_source
-    given = [name for name in options if source(name) is not ParameterSource.DEFAULT]
+    # What a preset says is not asked for: its memory size is no mistake where no strategy has a memory.
+    asked = [ParameterSource.COMMANDLINE] + [ParameterSource.DEFAULT_MAP] * context.meta.get(
+        recipes.FROM_FILE, False
+    )
+    given = [name for name in options if source(name) in asked]
     settings = Settings.take(_typed_seeds(options), given)
     if dry_run:
         from ser_memory.train.estimate import print_estimate

@@ -77,6 +77,13 @@ class Corpus:
         return f"fold {self.fold} of {self.name}" if self.fold else self.name
 
     @property
+    def rates_all(self) -> bool:
+        """Whether every utterance has a rating of every dimension."""
+        return all(
+            bool(each.targets.isfinite().all()) for fold in self.each_fold for each in fold.splits.values()
+        )
+
+    @property
     def evaluated(self) -> dict[str, Samples]:
         """The splits that results are given for: all but train."""
         return {split: samples for split, samples in self.splits.items() if split != "train"}
@@ -131,6 +138,7 @@ def source_of(
         division_of(cache, name, data.protocols.get(name))
         for name, cache in zip(data.stages, caches, strict=True)
     )
+    _report_ratings(caches, data.stages, dimensions)
     checked = zip(caches, data.stages, divisions, strict=True)
     refuse_unequal_folds({name: check_splits(cache, name, each) for cache, name, each in checked})
     versions = tuple(cache.version for cache in caches if cache.version)
@@ -196,6 +204,33 @@ def _refuse_other_labels(cache: FeatureCache, base: Path) -> None:
         )
 
 
+def _report_ratings(caches: Iterable[FeatureCache], names: Iterable[str], dimensions: Iterable[str]) -> None:
+    """Report corpora that do not rate every utterance in a dimension; activation and valence are always there.
+
+    Raises UsageError if no corpus has any rating of one.
+    """
+    for dimension in set(dimensions) - set(DIMENSIONS):
+        absent = {
+            name: int(np.isnan(cache.read(dimension)).sum())
+            for cache, name in zip(caches, names, strict=True)
+        }
+        sizes = {name: len(cache) for cache, name in zip(caches, names, strict=True)}
+        if absent == sizes:
+            raise UsageError(f"No corpus has ratings of {dimension}: leave it out of --dimensions.")
+        for name, missing in absent.items():
+            if missing == sizes[name]:
+                if tuple(dimensions) == (dimension,):
+                    raise UsageError(
+                        f"{name} has no ratings of {dimension}, and nothing else is trained: leave {name} out of "
+                        "--stages, or name more --dimensions."
+                    )
+                notice(f"{name} has no ratings of {dimension}: it trains and tests the other dimensions.")
+            elif missing:
+                notice(
+                    f"{missing} of {sizes[name]} utterances of {name} have no rating of {dimension} and do not count in it."
+                )
+
+
 def _bytes_used(cache: FeatureCache, layer: str | None) -> int:
     """Bytes of the embeddings that training reads: of a cache with several layers perhaps one."""
     rows, *layers, width = cache.shapes["acoustic"]
@@ -246,13 +281,14 @@ def _load(
 ) -> Corpus:
     # A GPU gets its own copy, unless that would be too much; a CPU reads the mapped file.
     device = torch.device("cpu" if source.streamed else source.device)
-    labels = np.stack([_scaled(cache, each, source.label_scale) for each in DIMENSIONS], axis=1)
+    read = (*DIMENSIONS, *(each for each in source.dimensions if each not in DIMENSIONS))
+    labels = np.stack([_scaled(cache, each, source.label_scale) for each in read], axis=1)
     targets = torch.from_numpy(labels.astype(np.float32)).to(device)
     names = cache.read("speaker")
     speakers = sorted(set(names) - {UNKNOWN})
     codes = {speaker: code for code, speaker in enumerate(speakers)}
     acoustic, text = _of_layer(cache, source.layer), cache.mapped("text")
-    trained = [DIMENSIONS.index(each) for each in source.dimensions]
+    trained = [read.index(each) for each in source.dimensions]
     everything = Samples(
         acoustic=torch.from_numpy(acoustic).to(device),
         text=torch.from_numpy(text).to(device),
@@ -260,7 +296,7 @@ def _load(
         targets=targets[:, trained].contiguous(),
         speakers=torch.tensor([codes.get(speaker, UNKNOWN_SPEAKER) for speaker in names], device=device),
         streamed=source.streamed,
-        rated=targets,
+        rated=targets[:, : len(DIMENSIONS)].contiguous(),
     )
     folds = [_rows_by_split(splits) for splits in splits_of(cache, name, division)]
     if digests is None:
@@ -303,7 +339,10 @@ def _part(whole: Samples, rows: Tensor) -> Samples:
 def _scaled(cache: FeatureCache, dimension: str, label_scale: str) -> npt.NDArray[np.float64]:
     ratings = cache.read(dimension)
     declared = (cache.info.scale_min, cache.info.scale_max)
-    observed = (float(ratings.min()), float(ratings.max()))
+    rated = ratings[np.isfinite(ratings)]  # of dominance, which not every corpus rates
+    if not len(rated):
+        return np.asarray(ratings, np.float64)
+    observed = (float(rated.min()), float(rated.max()))
     if label_scale == "observed" and observed[0] == observed[1]:
         raise SerError(
             f"All {dimension} labels of {cache.path} are {observed[0]:g}: use --label-scale declared."

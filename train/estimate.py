@@ -11,8 +11,9 @@ import torch
 from ser_memory.common.console import clock, say, table
 from ser_memory.common.machine import one_core_each
 from ser_memory.common.manifests import stage_name
+from ser_memory.train.closed_form import ClosedFormStack
 from ser_memory.train.experiment import Plan, jobs_of, load, plan
-from ser_memory.train.settings import Experiment, Run, Settings
+from ser_memory.train.settings import Experiment, Run, Settings, shares_first_stage
 from ser_memory.train.store import Store
 from ser_memory.train.trainer import Trainer
 
@@ -100,7 +101,7 @@ def _kind(number: int, run: Run) -> tuple[int, str, int]:
 
 
 def _label(line: Line, several: bool) -> str:
-    if line.number == 1:
+    if line.number == 1 and shares_first_stage(line.strategy):
         return "all"
     return f"{line.strategy} ({line.memory_size})" if several and line.memory_size else line.strategy
 
@@ -113,11 +114,14 @@ def _where(jobs: int, device: torch.device) -> str:
 
 def _line(trainer: Trainer, experiment: Experiment, runs: Sequence[Run], number: int) -> Line:
     stack = [run for run in runs if run.fold == runs[0].fold] if trainer.device.type != "cpu" else runs[:1]
-    start = trainer.initial(stack)
-    kept = [trainer.keep(stack, earlier, start)[0] for earlier in range(1, number)]
-    training = trainer.training(stack, number, start, kept)
+    together = trainer.stack(stack)
+    if isinstance(together, ClosedFormStack):
+        return Line(number, runs[0].strategy, len(runs), 1, 0, 0.0, together.expected_seconds(number))
+    start = together.start(1)
+    kept = [together.keep(earlier, start)[0] for earlier in range(1, number)]
+    training = together.training(number, start, kept)
     batches = list(training.strategy.batches())
-    validation = trainer.corpus(stack, number).splits["validation"]
+    validation = trainer.corpora[number - 1].at(stack[0].fold).splits["validation"]
     training.step(batches[0])
     step = _timed(lambda: [training.step(index) for index in batches[:_STEPS]]) / min(_STEPS, len(batches))
     epoch = len(batches) * step + _timed(lambda: training.validate(validation))

@@ -17,7 +17,7 @@ from ser_memory.common.interruption import InterruptedRunError, on_signals
 from ser_memory.common.machine import cores, one_core_each, resolve_device
 from ser_memory.common.manifests import stage_name
 from ser_memory.common.reporting import notice, progress
-from ser_memory.train.checks import after_training, before_training
+from ser_memory.train.checks import after_training, before_training, refuse_impossible
 from ser_memory.train.corpora import Corpus, Source, load_corpora, source_of
 from ser_memory.train.engines import engine_for
 from ser_memory.train.engines.contract import WorkerKilledError
@@ -125,7 +125,8 @@ def load(settings: Settings) -> tuple[Experiment, Source, list[Corpus]]:
     )
     corpora = load_corpora(source)
     experiment = replace(settings.experiment, folds=tuple(len(corpus.folds) for corpus in corpora))
-    for line in (*settings.without_effect, *before_training(experiment, corpora)):
+    refuse_impossible(experiment, corpora, jobs_of(settings.machine.jobs))
+    for line in before_training(experiment, corpora):
         notice(line)
     digests = tuple(tuple(fold.digests for fold in corpus.each_fold) for corpus in corpora)
     return experiment, replace(source, digests=digests), corpora

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 
 import torch
 
+from ser_memory.common.options import Options
 from ser_memory.common.protocols import NEEDED
 from ser_memory.train.corpora import Corpus
 from ser_memory.train.model import Architecture
-from ser_memory.train.settings import Experiment, Run
+from ser_memory.train.settings import Experiment, LaterStageSettings, Run
+from ser_memory.train.strategies import STRATEGIES, ClosedFormStrategy
 
+_NOTHING = object()
+_UNNAMED: dict[str, object] = {"replay_loss": "pooled"}  # what older versions did, and had no option for
 METHOD = 1  # raise it when the same run would give other results: then stages of older versions are not used
 
 
@@ -29,14 +33,15 @@ class Fingerprints:
     ) -> None:
         self._experiment = experiment
         self._corpora = corpora
-        training = {name: value for name, value in asdict(experiment.training).items() if name != "heads"}
+        training = asdict(experiment.training)
+        del training["dimensions"]  # the architecture has the heads
         self._common = {
             "method": METHOD,
             "torch": torch.__version__,
             "device": device.type,
-            "architecture": asdict(architecture),  # has the heads
-            "training": training,
+            "architecture": asdict(architecture),
         }
+        self._training = {"training": training}
 
     def of(self, run: Run, number: int) -> str:
         """The fingerprint of stage `number` (from 1) of a run: of everything that determined it.
@@ -44,18 +49,24 @@ class Fingerprints:
         Of the corpora that is what trains and validates; test labels may be corrected.
         """
         read = [corpus.at(run.fold) for corpus in self._corpora[:number]]
-        facts = {
-            **self._common,
+        facts = {**self._common, "corpora": [[corpus.digests[split] for split in NEEDED] for corpus in read]}
+        strategy, options = STRATEGIES[run.strategy], self._experiment.options_of(run.strategy)
+        if issubclass(strategy, ClosedFormStrategy):
+            seed = run.seed if strategy.depends_on_seed(*options) else None
+            return _digest({**facts, "strategy": run.strategy, "options": _described(options), "seed": seed})
+        facts |= {
+            **self._training,
             "seed": run.seed,
-            "corpora": [[corpus.digests[split] for split in NEEDED] for corpus in read],
             "streamed": [corpus.splits["train"].streamed for corpus in read],
         }
         if number > 1 and run.variant is not None:
-            options = self._experiment.options_of(run.strategy)
-            facts |= {"variant": asdict(run.variant), "options": asdict(options)}
+            facts |= {"variant": asdict(run.variant), "options": _described(options)}
             facts["remembered"] = self._experiment.stages[
                 : number - 1
             ]  # names that the record of a memory has
+            later = self._experiment.later_of(run.strategy)
+            if later != LaterStageSettings():  # which had no name in older versions
+                facts["later"] = asdict(later)
         return _digest(facts)
 
     def evaluated(self, run: Run) -> str:
@@ -73,6 +84,12 @@ class Fingerprints:
 
 def _evaluated(corpus: Corpus) -> list[object]:
     return [corpus.name, {split: corpus.digests[split] for split in corpus.evaluated}]
+
+
+def _described(options: Iterable[Options]) -> dict[str, object]:
+    """Options by their names, without those at the value that older versions had no name for."""
+    named = {name: value for each in options for name, value in asdict(each).items()}
+    return {name: value for name, value in named.items() if _UNNAMED.get(name, _NOTHING) != value}
 
 
 def _digest(facts: object) -> str:

@@ -15,8 +15,8 @@ from torch import Tensor
 from ser_memory.common.metrics import ccc
 from ser_memory.common.reporting import Advance, spare
 from ser_memory.train.samples import Samples
-from ser_memory.train.settings import TrainingSettings
-from ser_memory.train.strategies import Stage, Strategy
+from ser_memory.train.settings import LaterStageSettings, TrainingSettings
+from ser_memory.train.strategies import GradientStrategy, Stage
 
 # PyTorch's fused Adam exists for these. Elsewhere, such as on `meta`, its plain implementation runs.
 _FUSED_DEVICES = ("cpu", "cuda", "mps", "xpu")
@@ -57,7 +57,13 @@ class Training:
     no longer count. Raises ValueError if the targets have another number of columns than the network has heads.
     """
 
-    def __init__(self, stage: Stage, strategy: Strategy, settings: TrainingSettings) -> None:
+    def __init__(
+        self,
+        stage: Stage,
+        strategy: GradientStrategy,
+        settings: TrainingSettings,
+        later: LaterStageSettings | None = None,
+    ) -> None:
         columns, dimensions = stage.current.targets.shape[1], stage.network.architecture.dimensions
         if columns != len(dimensions):  # (R, B, 1) and (R, B, 2) would broadcast silently
             raise ValueError(
@@ -66,10 +72,15 @@ class Training:
         self.stage = stage
         self.strategy = strategy
         self._settings = settings
+        self._later = later or LaterStageSettings()
+        self._held_out = [
+            kept.held_out.shared(stage.start) for kept in stage.kept if kept.held_out is not None
+        ]
         self._flat = torch.nn.Parameter(stage.start.clone(), requires_grad=False)
         self._optimiser = _optimiser(self._flat, settings.learning_rate)
         self.parameters = stage.network.unpack(self._flat.data)
         self._gradient = stage.network.unpack(torch.empty_like(stage.start))
+        self._average = stage.start.clone() if self._later.average == "ema" else None  # of the parameters
         self._best = stage.start.clone()
         self._scores: list[list[float]] = [[] for _ in range(stage.runs)]
         self._bent: list[list[float]] = [[] for _ in range(stage.runs)]
@@ -104,15 +115,16 @@ class Training:
                 self._bent[run] += [] if bent is None else [bent[run]]
                 self._seconds[run] += seconds
                 if _best_epoch(scores) == len(scores) - 1:
-                    self._best[run] = self.parameters.flat[run]
+                    self._best[run] = self._current[run]
                 advance(1.0)
                 if self._is_over(run) and (spared := self._settings.epochs - len(scores)):
                     spare(advance, spared)
             if pause():
                 raise PausedError
+        best = self._best if self._later.average != "interpolate" else self._interpolated(validation)
         return [
             Trained(
-                self._best[run].clone(),
+                best[run].clone(),
                 scores,
                 not np.isfinite(scores[-1]),
                 self._seconds[run],
@@ -120,6 +132,26 @@ class Training:
             )
             for run, scores in enumerate(self._scores)
         ]
+
+    @property
+    def _current(self) -> Tensor:
+        """(R, P) parameters that are evaluated: those of the last step, or their average."""
+        return self._flat.data if self._average is None else self._average
+
+    def _interpolated(self, validation: Samples) -> Tensor:
+        """(R, P) of each run, the parameters between those before the stage and the best after it (WiSE-FT).
+
+        Wortsman et al. 2022, "Robust fine-tuning of zero-shot models". The share of the new ones is the one of eleven, from
+        0 to 1, that is best on validation and memory; without a memory, `average_share`.
+        """
+        start, end = self.stage.start, self._best
+        if not self._held_out:
+            return torch.lerp(start, end, self._later.average_share)
+        shares = torch.linspace(0, 1, 11, device=start.device)
+        tried = [torch.lerp(start, end, share) for share in shares]
+        scores = [self._scored(parameters, validation, with_memory=True) for parameters in tried]
+        chosen = [_best_epoch(list(of_run)) for of_run in zip(*scores, strict=True)]
+        return torch.stack([tried[share][run] for run, share in enumerate(chosen)])
 
     def _is_over(self, run: int) -> bool:
         """Whether a run has had all its epochs, has run out of patience, or has diverged."""
@@ -133,6 +165,8 @@ class Training:
         """Everything that later epochs depend on, per run."""
         adam = self._optimiser.state[self._flat]
         tensors = {"parameters": self._flat.data, "best": self._best, **adam}
+        if self._average is not None:
+            tensors["average"] = self._average
         streams = zip(*self._streams(), strict=True)
         return [
             State(
@@ -162,6 +196,8 @@ class Training:
         }
         self._flat.data.copy_(stacked.pop("parameters"))
         self._best.copy_(stacked.pop("best"))
+        if self._average is not None:
+            self._average.copy_(stacked.pop("average"))
         # Adam's own tensors go to the device of the parameters, but for the plain implementation's step counter.
         self._optimiser.load_state_dict({**self._optimiser.state_dict(), "state": {0: stacked}})
         self._scores = [list(state.scores) for state in states]
@@ -188,17 +224,35 @@ class Training:
         batch = strategy.pool.batch(index).to(self._flat.device)
         masks = stage.dropout.masks(index.shape[1])
         prediction, trace = stage.network.forward(self.parameters, batch.acoustic, batch.text, masks)
-        _, output_gradient = stage.objective(prediction, batch.targets)
-        output_gradient = strategy.output_gradient(index, prediction, output_gradient)
+        output_gradient = strategy.output_gradient(index, prediction, batch.targets)
         stage.network.backward(self.parameters, trace, output_gradient, self._gradient)
         self._flat.grad = strategy.adjust(self.parameters, self._gradient.flat)
         self._optimiser.step()
+        if self._average is not None:
+            self._average.lerp_(self._flat.data, 1 - self._later.average_decay)
 
     def validate(self, validation: Samples) -> list[float]:
-        """Per run the mean CCC over dimensions on the whole split, NaN if a prediction is not finite."""
-        truth = validation.targets.cpu().numpy()
-        predictions = self.stage.network.predict(self.parameters, validation).cpu().numpy()
-        return [_mean_ccc(truth, prediction) for prediction in predictions]
+        """Per run the mean CCC over dimensions on the whole split, NaN if a prediction is not finite.
+
+        With `stop_on` memory, the mean of that and of what the held-out part of each memory has, as equal halves.
+        """
+        return self._scored(self._current, validation, with_memory=self._later.stop_on == "memory")
+
+    def _scored(self, flat: Tensor, validation: Samples, with_memory: bool) -> list[float]:
+        network = self.stage.network
+        parameters = network.unpack(flat)
+        of_current = [
+            mean_ccc(validation, prediction) for prediction in network.predict(parameters, validation)
+        ]
+        if not (with_memory and self._held_out):
+            return of_current
+        of_memories = []
+        for memory in self._held_out:
+            predictions = network.infer(parameters, memory.acoustic, memory.text)
+            pairs = zip(memory.targets.cpu().numpy(), predictions.cpu().numpy(), strict=True)
+            of_memories.append([_mean_ccc(truth, prediction) for truth, prediction in pairs])
+        means = np.mean(of_memories, axis=0).tolist()
+        return [(one + other) / 2 for one, other in zip(of_current, means, strict=True)]
 
 
 def _optimiser(parameters: torch.nn.Parameter, learning_rate: float) -> torch.optim.Adam:
@@ -211,7 +265,15 @@ def _best_epoch(scores: list[float]) -> int:
     return int(np.argmax(np.nan_to_num(scores, nan=-np.inf)))
 
 
+def mean_ccc(samples: Samples, prediction: Tensor) -> float:
+    """The mean CCC over the rated dimensions of (N, K) predictions, NaN if a prediction is not finite."""
+    return _mean_ccc(samples.targets.cpu().numpy(), prediction.cpu().numpy())
+
+
 def _mean_ccc(truth: npt.NDArray[np.float32], prediction: npt.NDArray[np.float32]) -> float:
     if not np.isfinite(prediction).all():
         return float("nan")
-    return float(np.mean([ccc(truth[:, i], prediction[:, i]) for i in range(truth.shape[1])]))
+    rated = np.isfinite(truth)
+    columns = [column for column in range(truth.shape[1]) if rated[:, column].any()]
+    values = [ccc(truth[rated[:, i], i], prediction[rated[:, i], i]) for i in columns]
+    return float(np.mean(values)) if values else 0.0

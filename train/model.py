@@ -43,7 +43,7 @@ class Head:
 
 
 # Text reaches valence only: with both, text hurts activation, while valence still regularises the shared trunk.
-HEADS = (Head("activation"), Head("valence", text=True))
+HEADS = (Head("activation"), Head("valence", text=True), Head("dominance"))
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ class Architecture:
     text_dropout: float = 0.2
     head_dropout: float = 0.1
     layers: int = 0  # of the acoustic encoder to be weighted, 0 for a single one
-    heads: tuple[Head, ...] = HEADS  # in the order of the columns of predictions and targets
+    heads: tuple[Head, ...] = HEADS[:2]  # in the order of the columns of predictions and targets
 
     def __post_init__(self) -> None:
         if not self.heads:

@@ -12,6 +12,7 @@ import click
 from ser_memory.common.errors import SerError, listing
 from ser_memory.common.toml_files import read_toml
 
+FROM_FILE = "ser_memory.train.file"  # in a context: the options of a file were asked for by its user
 _OF_THE_MACHINE = {
     "dry-run",
     "study",
@@ -40,6 +41,7 @@ def use_file(context: click.Context, parameter: click.Parameter, path: Path | No
     """Callback of --experiment."""
     del parameter
     if path is not None:
+        context.meta[FROM_FILE] = True
         _use(context, path, "experiment")
 
 

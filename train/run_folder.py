@@ -141,8 +141,15 @@ def _described(experiment: Experiment) -> dict[str, Any]:
         "stages": experiment.stages,
         "variants": [asdict(variant) for variant in experiment.variants],
         "seeds": experiment.seeds,
-        "training": asdict(experiment.training),
-        "options": {name: asdict(experiment.options_of(name)) for name in strategies},
+        "training": {**asdict(experiment.training), **asdict(experiment.later)},
+        "options": {
+            strategy: {
+                name: value
+                for each in experiment.options_of(strategy)
+                for name, value in asdict(each).items()
+            }
+            for strategy in strategies
+        },
     }
 
 

@@ -112,6 +112,11 @@ class Samples:
         return _shuffled(len(self), self.streamed, generator)
 
 
+def parts_of(index: Tensor, sizes: Sequence[int]) -> Tensor:
+    """Numbers on the host, into parts of these sizes one after the other -> the number of the part that each is in."""
+    return torch.bucketize(index.contiguous(), torch.tensor(sizes).cumsum(dim=0), right=True)
+
+
 def take(values: Tensor, index: Tensor) -> Tensor:
     """(R, m, ...) and each run's own (R, B) numbers -> (R, B, ...)."""
     return values[torch.arange(len(index), device=index.device)[:, None], index]
@@ -149,6 +154,10 @@ class Pool:
     def shuffled(self, generator: np.random.Generator) -> npt.NDArray[np.int64]:
         """(N,) a random order of one run's numbers, of all parts together."""
         return _shuffled(len(self), any(part.streamed for part in self._parts), generator)
+
+    def parts(self, index: Tensor) -> Tensor:
+        """(R, B) int64 on the host, numbers of samples -> (R, B) the number of the part that each is in."""
+        return parts_of(index, self._sizes)
 
     def batch(self, index: Tensor) -> Batch:
         """(R, B) int64 on the host, each run's own numbers -> tensors of (R, B, ...)."""

@@ -3,23 +3,23 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
-from ser_memory.common.conventions import DIMENSIONS, cache_folder
+from ser_memory.common.conventions import DIMENSIONS, RATED, cache_folder
 from ser_memory.common.errors import UsageError, listing
 from ser_memory.common.options import Options, flag, names_of, option, refuse_unknown
 from ser_memory.train.memory.samplers import SAMPLERS
-from ser_memory.train.strategies import STRATEGIES, option_classes
+from ser_memory.train.strategies import STRATEGIES, Strategy, option_classes
 
 STUDIES = ("heads", "transcripts")  # see study.py
 OWN_TRANSCRIPTS = "own"  # of <corpus>.h5
 NO_SAMPLER = "none"  # of a strategy that keeps no memory
 POOLED = "pooled"  # in place of a fold: the test predictions of all folds together
-JOINT = "joint"  # heads for all dimensions in one network
 DEFAULT_SEEDS = 5
+SMALLEST_TO_SPLIT = 10  # utterances of a memory, of which a fifth has a CCC
 
 
 @dataclass(frozen=True)
@@ -148,10 +148,12 @@ class TrainingSettings(Options):
 
     title = "Training"
 
-    heads: str = option(
-        JOINT,
-        choices=(JOINT, *DIMENSIONS),
-        help="Dimensions that one network predicts: both together, or one alone, to compare with a run of both.",
+    dimensions: tuple[str, ...] = option(
+        DIMENSIONS,
+        choices=RATED,
+        separated=True,
+        help=f"What one network predicts, of {', '.join(RATED)}, separated by commas. A corpus without ratings of one "
+        "trains the others.",
     )
     loss: str = option(
         "ccc",
@@ -163,10 +165,63 @@ class TrainingSettings(Options):
     epochs: int = option(50, minimum=1, help="At most this many per stage.")
     patience: int = option(10, minimum=1, help="Epochs without a better validation CCC before a stage stops.")
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if len(set(self.dimensions)) < len(self.dimensions):
+            raise UsageError(f"--dimensions {','.join(self.dimensions)} must name each dimension once.")
+        # One order, so that the same dimensions are the same experiment.
+        object.__setattr__(self, "dimensions", tuple(each for each in RATED if each in self.dimensions))
+
+
+@dataclass(frozen=True)
+class LaterStageSettings(Options):
+    """How stages after the first are stopped and averaged; the first is the same for all."""
+
+    title = "Stages after the first"
+
+    stop_on: str = option(
+        "current",
+        choices=("current", "memory"),
+        help="What decides which epoch is best: the validation CCC of the current corpus, or the mean of it and the CCC "
+        "of a fifth of each memory, which is then not trained on.",
+    )
+    average: str = option(
+        "none",
+        choices=("none", "interpolate", "ema"),
+        help="Average the parameters: interpolate between those before and after a stage, with the share that is best on "
+        "validation and a fifth of each memory; or ema, an exponential average during the stage.",
+    )
+    average_share: float = option(
+        0.5,
+        minimum=0,
+        maximum=1,
+        help="Share of the new parameters in --average interpolate where there is no memory to choose it on.",
+    )
+    average_decay: float = option(
+        0.99,
+        minimum=0,
+        maximum=1,
+        below=True,
+        help="Share of the old average at every step of --average ema.",
+    )
+
+    def of(self, strategy: type[Strategy]) -> LaterStageSettings:
+        """What matters of these for a strategy; all else as by default, so that equal stages are found equal."""
+        if not strategy.by_gradient:
+            return LaterStageSettings()
+        remembers = strategy.earlier == "memory"
+        plain = LaterStageSettings()
+        return LaterStageSettings(
+            self.stop_on if remembers else plain.stop_on,
+            self.average,
+            self.average_share if self.average == "interpolate" and not remembers else plain.average_share,
+            self.average_decay if self.average == "ema" else plain.average_decay,
+        )
+
     @property
-    def dimensions(self) -> tuple[str, ...]:
-        """What is trained, evaluated and predicted: columns of targets and predictions."""
-        return DIMENSIONS if self.heads == JOINT else (self.heads,)
+    def holds_out(self) -> bool:
+        """Whether a part of each memory is looked at instead of trained on."""
+        return self.stop_on == "memory" or self.average == "interpolate"
 
 
 @dataclass(frozen=True)
@@ -209,7 +264,7 @@ class MachineSettings(Options):
 
 
 GROUPS: tuple[type[Options], ...] = (
-    DataSettings, StrategySettings, TrainingSettings, *option_classes(), MachineSettings
+    DataSettings, StrategySettings, TrainingSettings, LaterStageSettings, *option_classes(), MachineSettings
 )  # fmt: skip
 
 
@@ -220,28 +275,30 @@ class Settings:
     data: DataSettings = field(default_factory=DataSettings)
     strategies: StrategySettings = field(default_factory=StrategySettings)
     training: TrainingSettings = field(default_factory=TrainingSettings)
+    later: LaterStageSettings = field(default_factory=LaterStageSettings)
     options: tuple[Options, ...] = field(default_factory=lambda: tuple(cls() for cls in option_classes()))
     machine: MachineSettings = field(default_factory=MachineSettings)
-    given: frozenset[str] = frozenset()  # the options that somebody asked for; the others have their defaults
 
     @classmethod
     def take(cls, values: Mapping[str, Any], given: Iterable[str] | None = None) -> Self:
         """From options by their names, with underscores; those that are not named keep their defaults.
 
-        `given` names those that were asked for, if `values` has defaults too.
+        `given` names those that were asked for, if `values` has others too, such as defaults or those of a preset.
 
-        Raises UsageError, which names the option, for names or values that are not allowed.
+        Raises UsageError, which names the option, for names or values that are not allowed, and for an option that was
+        asked for and that nothing in the experiment uses.
         """
         refuse_unknown(values, *GROUPS)
         made = cls(
             DataSettings.take(values),
             StrategySettings.take(values),
             TrainingSettings.take(values),
+            LaterStageSettings.take(values),
             tuple(options.take(values) for options in option_classes()),
             MachineSettings.take(values),
-            frozenset(values if given is None else given),
         )
-        made.experiment.refuse_single_samples()
+        made._refuse_unused(frozenset(values if given is None else given))
+        made.experiment.refuse_small_memories()
         return made
 
     @property
@@ -253,36 +310,59 @@ class Settings:
             self.strategies.chosen_seeds,
             self.training,
             self.options,
+            self.later,
         )
 
-    @property
-    def without_effect(self) -> list[str]:
-        """A sentence for options that were asked for, but that nothing in the experiment uses."""
-        if len(self.data.stages) == 1:
-            plain = {item.partition(":")[0] for item in self.strategies.strategy} == {"finetune"}
-            names = ["sampler", "memory_size", *names_of(*option_classes()), *([] if plain else ["strategy"])]
-            return self._unused(names, "with one stage there is nothing before it to be remembered")
-        strategies = [item.partition(":") for item in self.strategies.strategy]
-        used = {name for name, _, _ in strategies}
-        trained = f"this run trains {listing(dict.fromkeys(item[0] for item in strategies))}"
-        with_memory = [
-            own for name, _, own in strategies if name in STRATEGIES and STRATEGIES[name].earlier == "memory"
-        ]
-        found = []
-        if not with_memory:
-            found += self._unused(["sampler", "memory_size"], f"{trained}, which keeps no memory")
-        elif all(with_memory):
-            found += self._unused(["sampler"], "every strategy with a memory names its own sampler")
-        for cls in option_classes():
-            owners = [name for name, strategy in STRATEGIES.items() if strategy.options is cls]
-            if not used & set(owners):
-                found += self._unused(names_of(cls), f"only {listing(owners)} has it, and {trained}")
-        return found
+    def _refuse_unused(self, given: frozenset[str]) -> None:
+        """Raise UsageError, which names them, if options were asked for that nothing in the experiment uses."""
+        for names, why in self._unused():
+            asked = [flag(name) for name in names if name in given]
+            if asked:
+                verb = "has" if len(asked) == 1 else "have"
+                raise UsageError(
+                    f"{listing(asked)} {verb} no effect: {why}. Leave {'it' if len(asked) == 1 else 'them'} out."
+                )
 
-    def _unused(self, names: Iterable[str], why: str) -> list[str]:
-        asked = [flag(name) for name in names if name in self.given]
-        verb = "has" if len(asked) == 1 else "have"
-        return [f"{listing(asked)} {verb} no effect: {why}."] if asked else []
+    def _unused(self) -> Iterator[tuple[list[str], str]]:
+        """Names of options that nothing uses, and why."""
+        named = [item.partition(":") for item in self.strategies.strategy]
+        used = {name: STRATEGIES[name] for name, _, _ in named}
+        trained = f"this run trains {listing(used)}"
+        own = {name for cls in used.values() for name in names_of(*cls.options)}
+        for cls in option_classes():
+            owners = [name for name, strategy in STRATEGIES.items() if cls in strategy.options]
+            yield (
+                [name for name in names_of(cls) if name not in own],
+                f"only {listing(owners)} has it, and {trained}",
+            )
+        if not any(strategy.by_gradient for strategy in used.values()):
+            names = [name for name in names_of(TrainingSettings, LaterStageSettings) if name != "dimensions"]
+            yield names, f"{trained}, which takes no step of training"
+        if len(self.data.stages) == 1:
+            plain = set(used) <= {"finetune", "analytic"}
+            gradient = [name for name in own if name not in names_of(*STRATEGIES["analytic"].options)]
+            yield (
+                [
+                    "sampler",
+                    "memory_size",
+                    *names_of(LaterStageSettings),
+                    *gradient,
+                    *([] if plain else ["strategy"]),
+                ],
+                "with one stage there is nothing before it to be remembered",
+            )
+        with_memory = [sampler for name, _, sampler in named if used[name].earlier == "memory"]
+        if not with_memory:
+            yield ["sampler", "memory_size"], f"{trained}, which keeps no memory"
+            yield ["stop_on"], f"{trained}, which keeps no memory"
+        elif all(with_memory):
+            yield ["sampler"], "every strategy with a memory names its own sampler"
+        if self.later.average != "interpolate" or len(with_memory) == len(
+            [n for n in named if used[n[0]].by_gradient]
+        ):
+            yield ["average_share"], "only --average interpolate without a memory has it"
+        if self.later.average != "ema":
+            yield ["average_decay"], "only --average ema has it"
 
     @property
     def trained(self) -> Path:
@@ -303,8 +383,8 @@ class Variant:
 class Run:
     """One variant with one seed, in one fold.
 
-    The first stage is the same for all variants and belongs to none of them. The stages before the first corpus with
-    folds are the same for all folds and belong to none of them.
+    The first stage is the same for all variants that train by gradient steps, and belongs to none of them. The stages
+    before the first corpus with folds are the same for all folds and belong to none of them.
     """
 
     variant: Variant | None
@@ -316,12 +396,17 @@ class Run:
         """The strategy that trains; the first stage is plain training."""
         return self.variant.strategy if self.variant else "finetune"
 
+    @property
+    def shares_first_stage(self) -> bool:
+        """Whether its first stage is that of all strategies which train by gradient steps."""
+        return shares_first_stage(self.strategy)
+
     def follows(self, other: Run) -> bool:
         """Whether the stages of `other` come before these."""
         return (
             self != other
             and self.seed == other.seed
-            and other.variant in (None, self.variant)
+            and other.variant in ((None, self.variant) if self.shares_first_stage else (self.variant,))
             and other.fold in ("", self.fold)
         )
 
@@ -337,6 +422,7 @@ class Experiment:
     options: tuple[
         Options, ...
     ] = ()  # of the strategies; those of a class that is not there have their defaults
+    later: LaterStageSettings = field(default_factory=LaterStageSettings)
     folds: tuple[int, ...] = ()  # of the corpus of each stage, 0 for one without; empty: none has any
 
     @property
@@ -362,7 +448,8 @@ class Experiment:
     def owner(self, run: Run, number: int) -> Run:
         """To whom stage `number` (from 1) of a run belongs: to all variants, all folds, or that run alone."""
         shared = run.fold != POOLED and not any(self.folds[:number])
-        return Run(run.variant if number > 1 else None, run.seed, "" if shared else run.fold)
+        own = number > 1 or not run.shares_first_stage
+        return Run(run.variant if own else None, run.seed, "" if shared else run.fold)
 
     @property
     def owners(self) -> dict[Run, list[int]]:
@@ -381,19 +468,39 @@ class Experiment:
         """The folds in which a run is evaluated: its own, or all of them if they share it."""
         return (run.fold,) if run.fold else self.fold_names
 
-    def options_of(self, strategy: str) -> Any:
-        """The options that a strategy uses, an instance of its `options`."""
-        wanted = STRATEGIES[strategy].options
-        return next((made for made in self.options if type(made) is wanted), None) or wanted()
+    def options_of(self, strategy: str) -> tuple[Any, ...]:
+        """The options that a strategy uses: instances of its `options`, in their order."""
+        made = {type(options): options for options in self.options}
+        return tuple(made.get(wanted) or wanted() for wanted in STRATEGIES[strategy].options)
 
-    def refuse_single_samples(self) -> None:
+    def later_of(self, strategy: str) -> LaterStageSettings:
+        """How the strategy's stages after the first are stopped and averaged."""
+        return self.later.of(STRATEGIES[strategy])
+
+    def refuse_small_memories(self) -> None:
         """Raise UsageError where the CCC of one utterance would be learned from: there is nothing to learn."""
+        for variant in self.variants:
+            if (
+                variant.memory_size
+                and self.later_of(variant.strategy).holds_out
+                and variant.memory_size < SMALLEST_TO_SPLIT
+            ):
+                asked = "--stop-on memory" if self.later.stop_on == "memory" else "--average interpolate"
+                raise UsageError(
+                    f"--memory-size {variant.memory_size} is too small for {asked}, which looks at a fifth of each memory: "
+                    f"keep {SMALLEST_TO_SPLIT} or more."
+                )
         for variant in self.variants if self.training.loss == "ccc" else ():
             if variant.memory_size == 1:
                 raise UsageError(
                     "--memory-size 1 teaches nothing with --loss ccc, the CCC of one utterance is 0: keep 2 or more."
                 )
-            STRATEGIES[variant.strategy].refuse_single_samples(self.options_of(variant.strategy))
+            STRATEGIES[variant.strategy].refuse_single_samples(*self.options_of(variant.strategy))
+
+
+def shares_first_stage(strategy: str) -> bool:
+    """Whether a strategy's first stage is that of all strategies which train by gradient steps."""
+    return strategy not in STRATEGIES or STRATEGIES[strategy].by_gradient
 
 
 def _known(kind: str, names: Sequence[str], registry: Mapping[str, object]) -> None:

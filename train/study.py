@@ -7,12 +7,13 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from ser_memory.common.conventions import DIMENSIONS
 from ser_memory.common.errors import SerError, UsageError
 from ser_memory.common.files import write_whole
 from ser_memory.train.corpora import transcripts_in
 from ser_memory.train.results import STUDY
-from ser_memory.train.settings import JOINT, OWN_TRANSCRIPTS, Settings
+from ser_memory.train.settings import OWN_TRANSCRIPTS, Settings
+
+JOINT = "joint"  # all dimensions in one network
 
 
 def _transcripts(settings: Settings) -> dict[str, Settings]:
@@ -33,10 +34,13 @@ def _transcripts(settings: Settings) -> dict[str, Settings]:
 
 
 def _heads(settings: Settings) -> dict[str, Settings]:
-    """Both dimensions in one network, then each in a network of its own."""
+    """All dimensions in one network, then each in a network of its own."""
+    together = settings.training.dimensions
+    if len(together) == 1:
+        raise UsageError("--study heads compares several --dimensions with each alone: name two or more.")
     return {
-        heads: replace(settings, training=replace(settings.training, heads=heads))
-        for heads in (JOINT, *DIMENSIONS)
+        name: replace(settings, training=replace(settings.training, dimensions=dimensions))
+        for name, dimensions in ((JOINT, together), *((each, (each,)) for each in together))
     }
 
 

@@ -36,6 +36,7 @@ from ser_memory.common.machine import cores, one_core_each
 from ser_memory.train.corpora import Source, load_corpora
 from ser_memory.train.engines import engine_for
 from ser_memory.train.experiment import plan
+from ser_memory.train.gradient import GradientStack
 from ser_memory.train.model import Architecture, Network
 from ser_memory.train.settings import Experiment, Run, StrategySettings, TrainingSettings
 from ser_memory.train.store import Store
@@ -326,9 +327,11 @@ def steps_of_ours(folder: Path, strategy: str, size: int, batch: int) -> list[fl
         runs = [Run(variant, 0)]
         times = []
         for number in (2, 3):
-            start = trainer.initial(runs)
-            kept = [trainer.keep(runs, earlier, start)[0] for earlier in range(1, number)]
-            training = trainer.training(runs, number, start, kept)
+            stack = trainer.stack(runs)
+            assert isinstance(stack, GradientStack)
+            start = stack.start(1)
+            kept = [stack.keep(earlier, start)[0] for earlier in range(1, number)]
+            training = stack.training(number, start, kept)
             steps = list(training.strategy.batches())[:30]
             training.step(steps[0])
             times.append(1e3 * best_of(3, lambda: [training.step(index) for index in steps]) / len(steps))  # noqa: B023

@@ -28,16 +28,15 @@ from ser_memory.train.dropout import Dropout
 from ser_memory.train.loop import Training
 from ser_memory.train.samples import Samples
 from ser_memory.train.settings import TrainingSettings
-from ser_memory.train.strategies import STRATEGIES
-from tests.train.worlds import ACOUSTIC_WIDTH, begin, network, on, samples
+from tests.train.worlds import ACOUSTIC_WIDTH, BY_GRADIENT, begin, network, on, samples
 
 LOOP = TrainingSettings(batch_size=16)
 RUNS = (0, 1)
 SETTINGS: dict[str, dict[str, Any]] = {
     "default": {},
-    "other": {"replay_share": 0.5, "gem_margin": 0.1, "gem_batch": 8},
+    "other": {"replay_share": 0.5, "gem_margin": 0.1, "gem_batch": 8, "replay_loss": "per-corpus"},
 }
-strategies = pytest.mark.parametrize("name", STRATEGIES)
+strategies = pytest.mark.parametrize("name", BY_GRADIENT)
 
 
 class OneDevice(TorchDispatchMode):
@@ -107,7 +106,7 @@ def test_training_and_prediction_stay_on_the_device(
 @strategies
 def test_what_is_kept_of_a_corpus_is_on_the_device(name: str) -> None:
     """Of the model itself; samples are where the corpus is."""
-    kind, net = STRATEGIES[name], network()
+    kind, net = BY_GRADIENT[name], network()
     with OneDevice(), torch.inference_mode():
         flat = torch.empty(1, net.size, device="meta")
         allowed = None if kind.earlier == "nothing" else on("meta", samples(8, 1))

@@ -5,7 +5,10 @@ from __future__ import annotations
 import copy
 import csv
 import itertools
+from collections.abc import Sequence
+from functools import reduce
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -23,26 +26,28 @@ from ser_memory.train.fingerprints import Fingerprints
 from ser_memory.train.loop import Trained
 from ser_memory.train.memory.samplers import SAMPLERS
 from ser_memory.train.results import tabulate, write_results
-from ser_memory.train.settings import Experiment, Run, StrategySettings, TrainingSettings
+from ser_memory.train.samples import Samples
+from ser_memory.train.settings import Experiment, LaterStageSettings, Run, StrategySettings, TrainingSettings
 from ser_memory.train.store import Store
-from ser_memory.train.strategies import STRATEGIES, option_classes
+from ser_memory.train.strategies import STRATEGIES, ClosedFormStrategy, option_classes
+from ser_memory.train.strategies.analytic import joined
 from ser_memory.train.trainer import Trainer
-from tests.train.worlds import begin, corpora, corpora_in_folds, network, parameters, samples
+from tests.train.worlds import BY_GRADIENT, begin, corpora, corpora_in_folds, network, parameters, samples
 
 QUICK = TrainingSettings(batch_size=16, epochs=3, patience=3, learning_rate=1e-3)
 STAGES = ("msp-podcast", "msp-improv", "iemocap")
 
 
-def trained(strategy: str, with_earlier: bool, **options: float) -> Trained:
+def trained(strategy: str, with_earlier: bool, **options: Any) -> Trained:
     earlier = [samples(20, 1), samples(30, 2)] if with_earlier else []
     training = begin(strategy, samples(50, 0), earlier, loop=QUICK, options=options)
     return training.run(samples(20, 3))[0]
 
 
 # Another value than the default for every option of every strategy.
-OTHER: dict[str, float] = {
+OTHER: dict[str, Any] = {
     "replay_share": 0.5, "gem_margin": 0.1, "gem_batch": 8, "der_alpha": 0.1, "der_beta": 0.9,
-    "ewc_strength": 1e4, "lwf_strength": 3.0,
+    "ewc_strength": 1e4, "lwf_strength": 3.0, "replay_loss": "per-corpus", "analytic_features": 20,
 }  # fmt: skip
 
 
@@ -50,8 +55,17 @@ def test_every_option_is_tried() -> None:
     assert set(OTHER) == set(names_of(*option_classes()))
 
 
-@pytest.mark.parametrize("name", STRATEGIES)
-class TestStrategy:
+def stage_key(name: str, later: LaterStageSettings | None = None, seed: int = 0, **changes: Any) -> str:
+    """The fingerprint of a second stage."""
+    options: tuple[Options, ...] = tuple(cls.take(changes) for cls in option_classes())
+    (variant,) = StrategySettings(strategy=(name,)).variants
+    experiment = Experiment((variant,), STAGES, (seed,), QUICK, options, later or LaterStageSettings())
+    keys = Fingerprints(experiment, corpora(), network().architecture, torch.device("cpu"))
+    return keys.of(Run(variant, seed), 2)
+
+
+@pytest.mark.parametrize("name", BY_GRADIENT)
+class TestGradientStrategy:
     def test_without_earlier_corpora_all_are_plain_training(self, name: str) -> None:
         """The first stage is trained once for all strategies; that is only right if they agree on it."""
         ours, plain = trained(name, with_earlier=False), trained("finetune", with_earlier=False)
@@ -66,20 +80,24 @@ class TestStrategy:
 
     def test_each_of_its_options_matters(self, name: str) -> None:
         usual = trained(name, True)
-        for option in names_of(STRATEGIES[name].options):
+        for option in names_of(*STRATEGIES[name].options):
             changed = trained(name, True, **{option: OTHER[option]})
             assert not torch.equal(changed.parameters, usual.parameters), option
 
     def test_its_options_and_no_others_tell_finished_stages_apart(self, name: str) -> None:
-        def key(**changes: float) -> str:
-            options: tuple[Options, ...] = tuple(cls.take(changes) for cls in option_classes())
-            (variant,) = StrategySettings(strategy=(name,)).variants
-            experiment = Experiment((variant,), STAGES, (0,), QUICK, options)
-            keys = Fingerprints(experiment, corpora(), network().architecture, torch.device("cpu"))
-            return keys.of(Run(variant, 0), 2)
-
+        own = names_of(*STRATEGIES[name].options)
         for option, value in OTHER.items():
-            assert (key(**{option: value}) != key()) == (option in names_of(STRATEGIES[name].options)), option
+            assert (stage_key(name, **{option: value}) != stage_key(name)) == (option in own), option
+
+    def test_later_stages_are_told_apart_by_what_matters_to_them(self, name: str) -> None:
+        usual, remembers = stage_key(name), STRATEGIES[name].earlier == "memory"
+        assert (stage_key(name, LaterStageSettings(stop_on="memory")) != usual) == remembers
+        assert stage_key(name, LaterStageSettings(average="ema")) != usual
+        one, other = (
+            stage_key(name, LaterStageSettings(average="interpolate", average_share=share))
+            for share in (0.2, 0.3)
+        )
+        assert (one != other) != remembers
 
     def test_an_epoch_goes_once_through_the_new_corpus(self, name: str) -> None:
         current = samples(50, 0)
@@ -94,7 +112,7 @@ class TestStrategy:
     def test_nothing_it_was_not_allowed_is_kept(self, name: str) -> None:
         """Of an earlier corpus a strategy keeps at most the samples it says."""
         net, train, allowed = network(), samples(50, 0), samples(8, 1)
-        kind = STRATEGIES[name]
+        kind = BY_GRADIENT[name]
         kept = kind.keep(
             net, net.unpack(parameters(net)), train, None if kind.earlier == "nothing" else allowed
         )
@@ -114,6 +132,55 @@ class TestStrategy:
             assert torch.equal(was.acoustic, now.acoustic)
             assert torch.equal(was.targets, now.targets)
 
+
+CLOSED_FORM = [name for name in STRATEGIES if name not in BY_GRADIENT]
+
+
+@pytest.mark.parametrize("name", CLOSED_FORM)
+class TestClosedFormStrategy:
+    def model(self, name: str, seed: int = 0, **options: float) -> ClosedFormStrategy:
+        kind = STRATEGIES[name]
+        assert issubclass(kind, ClosedFormStrategy)
+        return kind(network().architecture, seed, *(cls.take(options) for cls in kind.options))
+
+    def solved(self, name: str, corpora: Sequence[Samples], seed: int = 0, **options: float) -> torch.Tensor:
+        model = self.model(name, seed, **options)
+        return model.solve(reduce(joined, [model.keep(corpus) for corpus in corpora]))
+
+    def test_every_order_of_corpora_and_all_rows_at_once_give_the_same_model(self, name: str) -> None:
+        parts = [samples(40, seed) for seed in range(3)]
+        whole = self.solved(name, [Samples.concatenate(parts)])
+        for order in itertools.permutations(parts):
+            torch.testing.assert_close(self.solved(name, order), whole, rtol=1e-8, atol=1e-8)
+
+    def test_each_of_its_options_matters_and_has_its_own_stages(self, name: str) -> None:
+        usual = self.solved(name, [samples(50, 0)])
+        for option in names_of(*STRATEGIES[name].options):
+            changed = self.solved(name, [samples(50, 0)], **{option: OTHER[option]})
+            assert changed.shape != usual.shape or not torch.equal(changed, usual), option
+            assert stage_key(name, **{option: OTHER[option]}) != stage_key(name)
+
+    def test_its_seed_tells_stages_apart_only_if_it_matters(self, name: str) -> None:
+        for changes in ({}, OTHER):
+            options = [cls.take(changes) for cls in STRATEGIES[name].options]
+            kind = STRATEGIES[name]
+            assert issubclass(kind, ClosedFormStrategy)
+            one, other = (stage_key(name, seed=seed, **changes) for seed in (0, 1))
+            assert (one != other) == kind.depends_on_seed(*options)
+            one_model, other_model = (self.solved(name, [samples(50, 0)], seed, **changes) for seed in (0, 1))
+            assert torch.equal(one_model, other_model) != kind.depends_on_seed(*options)
+
+    def test_no_samples_are_kept_and_bytes_are_those_of_what_is_kept(self, name: str) -> None:
+        for changes in ({}, OTHER):
+            model = self.model(name, **changes)
+            kept = model.keep(samples(50, 0))
+            assert kept.samples is None
+            assert kept.size == model.kept_bytes
+            assert model.solve(kept).shape == (model.size,)
+
+
+@pytest.mark.parametrize("name", STRATEGIES)
+class TestStrategy:
     def test_a_whole_experiment(self, name: str, tmp_path: Path) -> None:
         store, chosen = Store(tmp_path), StrategySettings(strategy=(name,), memory_size=(10,))
         experiment = Experiment(chosen.variants, STAGES, (0,), QUICK)
@@ -135,7 +202,8 @@ class TestStrategy:
         """Seeds together, or apart and stopped again and again: the same bytes. The shared stage is trained once."""
         made = corpora_in_folds()
         whole = in_folds(name, (0, 1), made, tmp_path / "whole")
-        assert len(list((tmp_path / "whole").glob("*.safetensors"))) == 2 * (1 + 3 * 2)
+        seeds = 2 if name in BY_GRADIENT else 1
+        assert len(list((tmp_path / "whole").glob("*.safetensors"))) == seeds * (1 + 3 * 2)
         apart = [in_folds(name, (seed,), made, tmp_path / f"seed-{seed}", stop=True) for seed in (1, 0)]
         assert sorted(line for lines in apart for line in lines[1:]) == sorted(whole[1:])
         folds = {(row[3], row[6], row[7], row[-1]) for row in csv.reader(whole[1:])}

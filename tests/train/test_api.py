@@ -99,7 +99,7 @@ def test_folders_that_cannot_be_used_are_errors_that_a_caller_can_solve(caches: 
     options = {
         **QUICK,
         "cache": caches,
-        "strategy": "finetune",
+        "strategy": "gem",
         "trained": tmp_path / "t",
         "reporter": Silent(),
     }

@@ -20,7 +20,7 @@ from filelock import FileLock
 from ser_memory.common.cache import FeatureCache
 from ser_memory.common.cache_cli import describe
 from ser_memory.common.conventions import DIMENSIONS
-from ser_memory.common.errors import SerError
+from ser_memory.common.errors import SerError, UsageError
 from ser_memory.extract.cli import report
 from ser_memory.train.checks import after_training, before_training
 from ser_memory.train.engines import processes
@@ -142,32 +142,58 @@ def test_a_learned_ccc_of_0_is_told() -> None:
     ("options", "told"),
     [
         ({"strategy": "finetune", "memory_size": 5, "sampler": ["speaker"]},
-         ["--sampler, --memory-size have no effect: this run trains finetune, which keeps no memory."]),
+         "--sampler, --memory-size have no effect: this run trains finetune, which keeps no memory"),
         ({"strategy": ["ewc", "gem:speaker"], "sampler": "emotion", "memory_size": 5},
-         ["--sampler has no effect: every strategy with a memory names its own sampler."]),
+         "--sampler has no effect: every strategy with a memory names its own sampler"),
         ({"strategy": "ewc", "gem_margin": 0.5, "ewc_strength": 2.0},
-         ["--gem-margin has no effect: only gem, a-gem has it, and this run trains ewc."]),
+         "--gem-margin has no effect: only gem, a-gem has it, and this run trains ewc"),
         ({"strategy": "gem", "stages": "iemocap", "memory_size": 5},
-         ["--memory-size, --strategy have no effect: with one stage there is nothing before it to be remembered."]),
-        ({"strategy": "a-gem", "gem_margin": 0.5, "memory_size": 5, "sampler": "emotion"}, []),
-        ({"strategy": "finetune", "stages": "iemocap"}, []),
-        ({}, []),
+         "--memory-size, --strategy have no effect: with one stage there is nothing before it to be remembered"),
+        ({"stages": "iemocap", "strategy": "finetune", "average": "ema"},
+         "--average has no effect: with one stage there is nothing before it to be remembered"),
+        ({"strategy": "gem", "replay_loss": "per-corpus"},
+         "--replay-loss has no effect: only experience-replay, der++, joint has it, and this run trains gem"),
+        ({"strategy": "analytic", "learning_rate": 0.1, "average": "ema"},
+         "--learning-rate, --average have no effect: this run trains analytic, which takes no step of training"),
+        ({"strategy": "ewc", "stop_on": "memory"},
+         "--stop-on has no effect: this run trains ewc, which keeps no memory"),
+        ({"strategy": "gem", "average": "interpolate", "average_share": 0.3},
+         "--average-share has no effect: only --average interpolate without a memory has it"),
+        ({"average_decay": 0.5}, "--average-decay has no effect: only --average ema has it"),
     ],
 )  # fmt: skip
-def test_options_without_effect_are_named(options: dict[str, Any], told: list[str]) -> None:
-    assert Settings.take(options).without_effect == told
+def test_options_without_effect_are_refused_by_name(options: dict[str, Any], told: str) -> None:
+    with pytest.raises(UsageError) as refused:
+        Settings.take(options)
+    assert str(refused.value).startswith(f"{told}. Leave ")
 
 
-def test_options_without_effect_are_told_where_they_were_asked_for(caches: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"strategy": "a-gem", "gem_margin": 0.5, "memory_size": 5, "sampler": "emotion"},
+        {"strategy": "finetune", "stages": "iemocap"},
+        {"strategy": ["analytic", "finetune"], "stages": "iemocap", "analytic_features": 10, "epochs": 3},
+        {"strategy": ["finetune", "gem"], "average": "interpolate", "average_share": 0.3},
+        {"strategy": "ewc", "average": "ema", "average_decay": 0.3},
+        {},
+    ],
+)
+def test_options_with_an_effect_are_not(options: dict[str, Any]) -> None:
+    Settings.take(options)
+
+
+def test_options_of_a_file_count_as_asked_for_and_those_of_a_preset_do_not(
+    caches: Path, tmp_path: Path
+) -> None:
     (tmp_path / "mine.toml").write_text("lwf-strength = 2.0")
     result = run(
         "--cache", caches, "--experiment", tmp_path / "mine.toml", "--strategy", "finetune", "--dry-run"
     )
+    assert result.exit_code == 2
     assert "--lwf-strength has no effect: only lwf has it, and this run trains finetune." in result.stderr
-    assert "--gem-margin" not in result.stderr
-    assert (
-        "--memory-size has no effect" not in run("--cache", caches, "--strategy", "gem", "--dry-run").stderr
-    )
+    for more in (["--preset", "paper"], []):
+        assert run("--cache", caches, *more, "--strategy", "finetune", "--dry-run").exit_code == 0
 
 
 def test_stages_may_be_given_one_by_one(caches: Path, tmp_path: Path) -> None:

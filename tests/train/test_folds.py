@@ -24,6 +24,7 @@ from ser_memory.train.corpora import load_corpora, source_of
 from ser_memory.train.engines.inline import Inline
 from ser_memory.train.engines.stacked import Stacked
 from ser_memory.train.experiment import load, plan, pooled
+from ser_memory.train.gradient import GradientStack
 from ser_memory.train.results import Result, overall, read_results, tabulate
 from ser_memory.train.settings import (
     POOLED,
@@ -587,14 +588,14 @@ def test_stacks_of_each_fold_are_the_same_as_single_runs(with_folds: tuple[str, 
 def test_a_first_stage_that_diverges_takes_only_what_follows_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    original = Trainer.training
+    original = GradientStack.training
 
-    def spoilt(self: Trainer, runs: list[Run], number: int, start: torch.Tensor, kept: Any) -> Any:
-        bad = [(run.seed, run.fold, number) == (1, "2", 1) for run in runs]
+    def spoilt(self: GradientStack, number: int, start: torch.Tensor, kept: Any) -> Any:
+        bad = [(run.seed, run.fold, number) == (1, "2", 1) for run in self.runs]
         start = torch.where(torch.tensor(bad)[:, None], torch.nan, start)
-        return original(self, runs, number, start, kept)
+        return original(self, number, start, kept)
 
-    monkeypatch.setattr(Trainer, "training", spoilt)
+    monkeypatch.setattr(GradientStack, "training", spoilt)
     made = corpora_in_folds(with_folds=STAGES)
     training = TrainingSettings(batch_size=16, epochs=1, learning_rate=1e-3)
     variants = StrategySettings(strategy=("finetune",)).variants

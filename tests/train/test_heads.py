@@ -36,7 +36,7 @@ def test_one_dimension_alone(heads: str, caches: Path, tmp_path: Path) -> None:
         "--sampler",
         "emotion",
     ]
-    result = run(*command, "--heads", heads, "--output", tmp_path / "one")
+    result = run(*command, "--dimensions", heads, "--output", tmp_path / "one")
     assert result.exit_code == 0, result.output
     assert run(*command, "--output", tmp_path / "joint").exit_code == 0
     made = rows(tmp_path / "one")
@@ -52,8 +52,8 @@ def test_one_dimension_alone(heads: str, caches: Path, tmp_path: Path) -> None:
     assert Predictions(tmp_path / "one").dimensions == (heads,)
     assert recomputed(tmp_path / "one") == len(made)
     config = json.loads((tmp_path / "one/config.json").read_text())
-    assert config["experiment"]["training"]["heads"] == heads
-    says = "already holds another experiment (different: heads)"
+    assert config["experiment"]["training"]["dimensions"] == [heads]
+    says = "already holds another experiment (different: dimensions)"
     assert says in refused(run(*command, "--output", tmp_path / "one"), 2)
 
 
@@ -85,8 +85,8 @@ def test_targets_are_those_of_the_dimension(caches: Path) -> None:
 def test_a_stage_of_the_joint_network_is_known_as_before() -> None:
     """The option itself is in no fingerprint: the architecture tells what is trained."""
     keys = set()
-    for heads in ("joint", "activation"):
-        experiment = Experiment(StrategySettings().variants, STAGES, (0,), TrainingSettings(heads=heads))
+    for heads in (("activation", "valence"), ("activation",)):
+        experiment = Experiment(StrategySettings().variants, STAGES, (0,), TrainingSettings(dimensions=heads))
         keys.add(
             Fingerprints(experiment, corpora(), network().architecture, torch.device("cpu")).of(
                 Run(None, 0), 1

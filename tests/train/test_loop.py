@@ -17,15 +17,14 @@ from ser_memory.train.loop import PausedError, Training
 from ser_memory.train.model import HEADS, Head
 from ser_memory.train.settings import TrainingSettings
 from ser_memory.train.store import Store
-from ser_memory.train.strategies import STRATEGIES
 from tests.train.reference import PlainModel, plain, plain_training
-from tests.train.worlds import begin, learnable, network, parameters, samples
+from tests.train.worlds import BY_GRADIENT, begin, learnable, network, parameters, samples
 
 NO_DROPOUT = {"trunk_dropout": 0.0, "text_dropout": 0.0, "head_dropout": 0.0}
 
 
 # One, two and three dimensions.
-HEADS_BY_NUMBER = [(Head("activation"),), HEADS, (*HEADS, Head("dominance"))]
+HEADS_BY_NUMBER = [HEADS[:1], HEADS[:2], HEADS]
 
 
 @pytest.mark.parametrize("heads", HEADS_BY_NUMBER, ids=len)
@@ -72,7 +71,7 @@ def test_learning_is_not_paid_for_speed() -> None:
     assert (difference < 4 * error).all()  # 12 epochs at once: a chance below 1 in 1,000
 
 
-@pytest.mark.parametrize("name", STRATEGIES)
+@pytest.mark.parametrize("name", BY_GRADIENT)
 def test_a_run_does_not_depend_on_its_neighbours(name: str) -> None:
     """Run 3 alone is run 3 of five, though the others' products go through the same calls."""
     loop = TrainingSettings(batch_size=16, epochs=2, patience=3, learning_rate=1e-3)
@@ -101,7 +100,7 @@ def test_a_stage_stops_when_patience_ends_and_keeps_its_best_epoch() -> None:
 
 
 @pytest.mark.parametrize("heads", HEADS_BY_NUMBER, ids=len)
-@pytest.mark.parametrize("name", STRATEGIES)
+@pytest.mark.parametrize("name", BY_GRADIENT)
 def test_every_strategy_trains_any_number_of_dimensions(name: str, heads: tuple[Head, ...]) -> None:
     """The validation CCC rises above that of the start, and the measures are named by dimension."""
     made = [learnable(200, seed) for seed in range(4)]
@@ -125,7 +124,8 @@ def test_every_strategy_trains_any_number_of_dimensions(name: str, heads: tuple[
         {},
         tuple(head.dimension for head in heads),
     )
-    figures = evaluate(training.stage.network, training.parameters, [corpus])
+    net = training.stage.network
+    figures = evaluate(lambda split: net.predict(training.parameters, split), training.stage.runs, [corpus])
     assert {figure.dimension for figure in figures[0]} == {head.dimension for head in heads}
 
 
@@ -140,7 +140,7 @@ def test_targets_of_other_dimensions_are_refused() -> None:
 
 
 @pytest.mark.parametrize("words", ["of the host", "of a device"])
-@pytest.mark.parametrize("name", STRATEGIES)
+@pytest.mark.parametrize("name", BY_GRADIENT)
 def test_paused_and_gone_on_with_it_is_the_same_to_the_bit(name: str, words: str, tmp_path: Path) -> None:
     """After every epoch, through the store, in a Training made anew; also with a GPU's kind of random streams."""
     loop = TrainingSettings(batch_size=16, epochs=6, patience=2, learning_rate=1e-2)

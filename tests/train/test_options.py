@@ -15,7 +15,7 @@ STRATEGY = """
 from dataclasses import dataclass
 
 from ser_memory.common.options import Options, option
-from ser_memory.train.strategies.base import Strategy
+from ser_memory.train.strategies.base import GradientStrategy
 
 
 @dataclass(frozen=True)
@@ -25,11 +25,11 @@ class ShrinkOptions(Options):
     shrink_by: float = option(0.5, minimum=0, maximum=1, help="What is left of every gradient.")
 
 
-class Shrink(Strategy):
-    options = ShrinkOptions
+class Shrink(GradientStrategy):
+    options = (ShrinkOptions,)
 
     def __init__(self, stage, options):
-        super().__init__(stage, options)
+        super().__init__(stage)
         self._by = options.shrink_by
 
     def adjust(self, parameters, gradient):
@@ -62,7 +62,7 @@ def test_a_strategy_with_an_option_is_one_file_and_one_line(caches: Path, tmp_pa
 
     def trained(name: str, *more: object) -> Path:
         done = command(
-            tmp_path, *QUICK, "--cache", caches, "--seed", 0, "--strategy", "shrink", *more,
+            tmp_path, *QUICK[:6], *QUICK[8:], "--cache", caches, "--seed", 0, "--strategy", "shrink", *more,
             "--trained", tmp_path / "t", "--output", tmp_path / name,
         )  # fmt: skip
         assert done.returncode == 0, done.stderr

@@ -15,16 +15,16 @@ from safetensors import safe_open
 from safetensors.torch import save
 
 from ser_memory.common.errors import SerError
+from ser_memory.train.gradient import GradientStack
 from ser_memory.train.kept import KeptBytes
 from ser_memory.train.predictions import PredictedRun, Predictions
 from ser_memory.train.settings import Experiment, Run, StrategySettings, TrainingSettings
 from ser_memory.train.store import Store
-from ser_memory.train.strategies import STRATEGIES
 from ser_memory.train.trainer import Trainer
 from tests.train.test_cli import refused, rows, run
 from tests.train.test_folds import caches, literal, of
 from tests.train.test_resume import trained_stages
-from tests.train.worlds import ACOUSTIC_WIDTH, STAGES, TEXT_WIDTH, corpora
+from tests.train.worlds import ACOUSTIC_WIDTH, BY_GRADIENT, STAGES, TEXT_WIDTH, corpora
 
 assert caches  # the fixture
 STRATEGY = ["--strategy", "finetune", "--strategy", "gem", "--strategy", "der++"]
@@ -194,12 +194,14 @@ class TestCosts:
         before, after = (table(tmp_path / folder / "epochs.csv") for folder in "ab")
         assert after == [{**row, "bent_share": ""} for row in before]
 
-    @pytest.mark.parametrize("name", STRATEGIES)
+    @pytest.mark.parametrize("name", BY_GRADIENT)
     def test_bytes_are_those_of_what_is_kept(self, name: str, tmp_path: Path) -> None:
         (variant,) = StrategySettings(strategy=(name,), memory_size=(10,)).variants
         experiment = Experiment((variant,), STAGES, (0,), TrainingSettings())
         trainer, own = Trainer(experiment, corpora(), Store(tmp_path), torch.device("cpu")), Run(variant, 0)
-        what, _ = trainer.keep([own], 2, trainer.initial([own]))
+        stack = trainer.stack([own])
+        assert isinstance(stack, GradientStack)
+        what, _ = stack.keep(2, stack.start(1))
         tensors = {
             field: value.nbytes for field, value in vars(what).items() if isinstance(value, torch.Tensor)
         }

@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +24,12 @@ from ser_memory.train.engines.contract import Engine
 from ser_memory.train.engines.inline import Inline
 from ser_memory.train.engines.stacked import Stacked
 from ser_memory.train.experiment import plan
+from ser_memory.train.gradient import GradientStack
 from ser_memory.train.loop import Training
 from ser_memory.train.results import Outcome, tabulate
 from ser_memory.train.settings import DataSettings, Experiment, Run, StrategySettings, TrainingSettings
 from ser_memory.train.store import Store
+from ser_memory.train.strategies import Kept
 from ser_memory.train.trainer import Trainer
 from tests.train.test_cli import caches, quick, refused, rows, run
 from tests.train.worlds import STAGES, corpora, write_caches
@@ -347,18 +349,16 @@ class TestStacks:
     def test_one_run_of_a_stack_that_fails_leaves_the_others(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        original = Trainer.training
+        original = GradientStack.training
 
-        def spoilt(
-            self: Trainer, runs: list[Run], number: int, start: torch.Tensor, kept: object
-        ) -> Training:
+        def spoilt(self: GradientStack, number: int, start: torch.Tensor, kept: Sequence[Kept]) -> Training:
             start = start.clone()
-            for row, one in enumerate(runs):
+            for row, one in enumerate(self.runs):
                 if (one.seed, number) == (1, 2):
                     start[row] = torch.nan
-            return original(self, runs, number, start, kept)  # type: ignore[arg-type]
+            return original(self, number, start, kept)
 
-        monkeypatch.setattr(Trainer, "training", spoilt)
+        monkeypatch.setattr(GradientStack, "training", spoilt)
         outcomes, _, _ = self.carried_out(Stacked, tmp_path)
         failed = {run: outcome.failed for run, outcome in outcomes.items() if outcome.failed}
         assert {(run.seed, stage) for run, stage in failed.items()} == {(1, 2)}

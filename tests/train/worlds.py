@@ -19,9 +19,10 @@ from ser_memory.train.model import Architecture, Network
 from ser_memory.train.objective import OBJECTIVES
 from ser_memory.train.samples import Samples
 from ser_memory.train.settings import TrainingSettings
-from ser_memory.train.strategies import STRATEGIES, Stage
+from ser_memory.train.strategies import STRATEGIES, GradientStrategy, Stage
 
 ACOUSTIC_WIDTH, TEXT_WIDTH = 6, 5
+BY_GRADIENT = {name: kind for name, kind in STRATEGIES.items() if issubclass(kind, GradientStrategy)}
 STAGES = ("msp-podcast", "msp-improv", "iemocap")
 SCALES = {"msp-podcast": (1.0, 7.0), "msp-improv": (1.0, 5.0), "iemocap": (1.0, 5.0)}
 SPLITS = {"train": 60, "validation": 20, "test": 25}
@@ -115,7 +116,7 @@ def begin(
 
     The model is on `device`, the samples stay where they are.
     """
-    net, loop, kind = net or network(), loop or TrainingSettings(batch_size=16), STRATEGIES[strategy]
+    net, loop, kind = net or network(), loop or TrainingSettings(batch_size=16), BY_GRADIENT[strategy]
     start = parameters(net, max(runs) + 1)[list(runs)].to(device)
     kept = []
     for corpus in earlier:
@@ -129,7 +130,7 @@ def begin(
         [np.random.default_rng([run, 1]) for run in runs],
         [np.random.default_rng([run, 2]) for run in runs],
     )  # fmt: skip
-    return Training(stage, kind(stage, kind.options.take(options or {})), loop)
+    return Training(stage, kind(stage, *(cls.take(options or {}) for cls in kind.options)), loop)
 
 
 def write_caches(

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from ser_memory.common.options import Options
 from ser_memory.train.strategies.a_gem import AveragedGEM
-from ser_memory.train.strategies.base import Kept, Stage, Strategy
+from ser_memory.train.strategies.analytic import Analytic
+from ser_memory.train.strategies.base import ClosedFormStrategy, GradientStrategy, Kept, Stage, Strategy
 from ser_memory.train.strategies.der import DarkExperienceReplay
 from ser_memory.train.strategies.ewc import ElasticWeightConsolidation
 from ser_memory.train.strategies.experience_replay import ExperienceReplay
@@ -21,13 +22,22 @@ STRATEGIES: dict[str, type[Strategy]] = {
     "der++": DarkExperienceReplay,
     "ewc": ElasticWeightConsolidation,
     "lwf": LearningWithoutForgetting,
+    "analytic": Analytic,
     "joint": Joint,
 }
 
 
 def option_classes() -> tuple[type[Options], ...]:
     """The classes of all strategies' options, each once."""
-    return tuple(dict.fromkeys(each.options for each in STRATEGIES.values() if each.options is not Options))
+    return tuple(dict.fromkeys(cls for each in STRATEGIES.values() for cls in each.options))
 
 
-__all__ = ["STRATEGIES", "Kept", "Stage", "Strategy", "option_classes"]
+__all__ = [
+    "STRATEGIES",
+    "ClosedFormStrategy",
+    "GradientStrategy",
+    "Kept",
+    "Stage",
+    "Strategy",
+    "option_classes",
+]

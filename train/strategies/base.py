@@ -1,12 +1,12 @@
-"""What a strategy can decide about one stage of training.
+"""What a strategy declares, keeps of earlier corpora, and decides about one stage of training.
 
 Strategy files import torch for types only or inside functions, so that --help can read their options quickly.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
@@ -18,8 +18,9 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from ser_memory.train.dropout import Dropout
-    from ser_memory.train.model import Network, Parameters
+    from ser_memory.train.model import Architecture, Network, Parameters
     from ser_memory.train.objective import Objective
+    from ser_memory.train.ridge import Sums
     from ser_memory.train.samples import Batch, Samples
 
 
@@ -31,13 +32,17 @@ class Kept:
     answers: Tensor | None = None  # (R, m, K) predictions for the memory when its stage ended
     parameters: Tensor | None = None  # (R, P) at that time
     importance: Tensor | None = None  # (R, P) of each parameter for that corpus
+    sums: Mapping[tuple[str, ...], Sums] = field(default_factory=dict)  # by the dimensions that are rated
+    held_out: Samples | None = None  # R * h remembered samples that are looked at, and not trained on
 
     @property
     def size(self) -> KeptBytes:
         """Bytes of all of it."""
         tensors = {name: value.nbytes for name, value in vars(self).items() if hasattr(value, "nbytes")}
         parameters = tensors.pop("parameters", 0) + tensors.pop("importance", 0)
-        return KeptBytes(self.samples.size if self.samples else 0, parameters, sum(tensors.values()))
+        memory = sum(each.size for each in (self.samples, self.held_out) if each is not None)
+        memory += sum(each.nbytes for each in self.sums.values())
+        return KeptBytes(memory, parameters, sum(tensors.values()))
 
 
 @dataclass(frozen=True)
@@ -63,11 +68,11 @@ class Stage:
         return [kept.samples.shared(self.start) for kept in self.kept if kept.samples is not None]
 
     def draw(self, size: int, n: int) -> Tensor:
-        """(R, min(n, size)) int64: different numbers below `size`, chosen for each run on its own."""
+        """(R, min(n, size)) int64: different numbers below `size`, chosen for each run on its own; on the host."""
         import torch
 
         chosen = np.stack([generator.permutation(size)[:n] for generator in self.chance])
-        return torch.from_numpy(chosen).to(self.start.device)
+        return torch.from_numpy(chosen)
 
     def gradient(self) -> Parameters:
         """Room for a gradient of all runs."""
@@ -75,25 +80,71 @@ class Stage:
 
 
 class Strategy:
-    """One stage under one policy towards earlier corpora. This base class is plain training on one corpus.
+    """One policy towards earlier corpora: what every entry of the registry declares.
 
-    `earlier` declares what the strategy may still see of earlier corpora: nothing, the episodic memory, or the
-    whole training split. `keep` gets exactly that. `options` is the class of its options, declared beside it.
+    `earlier` is what it may still see of earlier corpora: nothing, the episodic memory, or the whole training split.
+    `options` are the classes of its options, declared beside it.
     """
 
     earlier: ClassVar[Literal["nothing", "memory", "corpora"]] = "nothing"
-    options: ClassVar[type[Options]] = Options
+    options: ClassVar[tuple[type[Options], ...]] = ()
+    by_gradient: ClassVar[bool] = True  # all that train by gradient steps share their first stage
 
-    def __init__(self, stage: Stage, options: Any) -> None:
-        """`options` is an instance of the class's `options`."""
+    @classmethod
+    def refuse_single_samples(cls, *options: Any) -> None:
+        """Raise UsageError if the options ask for the CCC of one utterance, which teaches nothing."""
+
+
+class ClosedFormStrategy(Strategy):
+    """A model that follows from sums over the training rows of all corpora so far, without a step of training."""
+
+    by_gradient = False
+
+    def __init__(self, architecture: Architecture, seed: int, *options: Any) -> None:
+        """`options` are instances of the class's `options`, in their order."""
+
+    @classmethod
+    def depends_on_seed(cls, *options: Any) -> bool:
+        """Whether another seed gives another model."""
+        raise NotImplementedError
+
+    @property
+    def working_bytes(self) -> int:
+        """Bytes of memory that `solve` needs."""
+        raise NotImplementedError
+
+    @property
+    def size(self) -> int:
+        """P, the number of parameters."""
+        raise NotImplementedError
+
+    @property
+    def kept_bytes(self) -> KeptBytes:
+        """Bytes of what `keep` returns for a corpus that rates all dimensions."""
+        raise NotImplementedError
+
+    def keep(self, train: Samples) -> Kept:
+        """The sums over the training split of one corpus."""
+        raise NotImplementedError
+
+    def solve(self, kept: Kept) -> Tensor:
+        """(P,) float64 parameters, from the sums over all corpora so far, the current one too."""
+        raise NotImplementedError
+
+    def predict(self, parameters: Tensor, samples: Samples) -> Tensor:
+        """(N, K) float32 predictions."""
+        raise NotImplementedError
+
+
+class GradientStrategy(Strategy):
+    """One stage of training by gradient steps. This base class is plain training on one corpus."""
+
+    def __init__(self, stage: Stage, *options: Any) -> None:
+        """`options` are instances of the class's `options`, in their order."""
         from ser_memory.train.samples import Pool
 
         self.stage = stage
         self.pool = Pool(stage.current)  # the samples that `batches` refers to by number
-
-    @classmethod
-    def refuse_single_samples(cls, options: Any) -> None:
-        """Raise UsageError if the options ask for the CCC of one utterance, which teaches nothing."""
 
     @classmethod
     def keep(cls, network: Network, parameters: Parameters, train: Samples, allowed: Samples | None) -> Kept:
@@ -111,16 +162,16 @@ class Strategy:
         orders = np.stack([self.pool.shuffled(generator) for generator in self.stage.order])
         return iter(torch.from_numpy(orders).split(self.stage.batch_size, dim=1))
 
-    def output_gradient(self, index: Tensor, prediction: Tensor, gradient: Tensor) -> Tensor:
+    def output_gradient(self, index: Tensor, prediction: Tensor, targets: Tensor) -> Tensor:
         """(R, B, K) gradient of everything to be minimised, with respect to the batch's predictions.
 
         Args:
-            index: (R, B) numbers of the batch's samples in `pool`.
+            index: (R, B) numbers of the batch's samples in `pool`, on the host.
             prediction: (R, B, K) predictions for the batch.
-            gradient: (R, B, K) gradient of the loss alone.
+            targets: (R, B, K) their targets, NaN where there is no rating.
         """
-        del index, prediction
-        return gradient
+        del index
+        return self.stage.objective(prediction, targets)[1]
 
     def adjust(self, parameters: Parameters, gradient: Tensor) -> Tensor:
         """The (R, P) gradient for the optimiser, from that of the batch; may change `gradient` in place."""

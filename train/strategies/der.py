@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ser_memory.common.options import Options, option
-from ser_memory.train.strategies.base import Kept, Stage, Strategy
+from ser_memory.train.strategies.base import GradientStrategy, Kept, Stage
+from ser_memory.train.strategies.mixture import PER_CORPUS, ReplayLossOptions
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -23,11 +24,11 @@ class DarkExperienceReplayOptions(Options):
     der_beta: float = option(0.5, minimum=0, help="Weight of the loss on remembered utterances.")
 
 
-class DarkExperienceReplay(Strategy):
+class DarkExperienceReplay(GradientStrategy):
     """Adds to every step the distance to old predictions for some remembered samples, and the loss on others."""
 
     earlier = "memory"
-    options = DarkExperienceReplayOptions
+    options = (ReplayLossOptions, DarkExperienceReplayOptions)
 
     @classmethod
     def keep(cls, network: Network, parameters: Parameters, train: Samples, allowed: Samples | None) -> Kept:
@@ -35,13 +36,15 @@ class DarkExperienceReplay(Strategy):
         memory = allowed.shared(parameters.flat)
         return Kept(allowed, answers=network.infer(parameters, memory.acoustic, memory.text))
 
-    def __init__(self, stage: Stage, options: DarkExperienceReplayOptions) -> None:
+    def __init__(self, stage: Stage, loss: ReplayLossOptions, options: DarkExperienceReplayOptions) -> None:
         import torch
 
-        super().__init__(stage, options)
+        super().__init__(stage)
         self._options = options
+        self._per_corpus = loss.replay_loss == PER_CORPUS
         self._gradient = stage.gradient()
         memories = stage.memories()
+        self._sizes = [memory.targets.shape[1] for memory in memories]
         self._memory = memories[0].join(memories[1:]) if memories else None
         if memories:
             self._answers = torch.cat(
@@ -55,16 +58,26 @@ class DarkExperienceReplay(Strategy):
         memory, stage = self._memory, self.stage
         if memory is None:
             return gradient
-        terms = (
-            (self._options.der_alpha, mse_loss, self._answers),
-            (self._options.der_beta, stage.objective, memory.targets),
-        )
-        for weight, objective, targets in terms:
-            index = stage.draw(targets.shape[1], stage.batch_size)
+        for weight, answered in ((self._options.der_alpha, True), (self._options.der_beta, False)):
+            drawn = stage.draw(memory.targets.shape[1], stage.batch_size)
+            index = drawn.to(stage.start.device)
             acoustic, text = take(memory.acoustic, index), take(memory.text, index)
             masks = stage.dropout.masks(index.shape[1])
             prediction, trace = stage.network.forward(parameters, acoustic, text, masks)
-            _, output_gradient = objective(prediction, take(targets, index))
+            if answered:
+                _, output_gradient = mse_loss(prediction, take(self._answers, index))
+            else:
+                output_gradient = self._remembered_loss(drawn, prediction, take(memory.targets, index))
             stage.network.backward(parameters, trace, output_gradient, self._gradient)
             gradient = gradient.add_(self._gradient.flat, alpha=weight)
         return gradient
+
+    def _remembered_loss(self, index: Tensor, prediction: Tensor, targets: Tensor) -> Tensor:
+        """The gradient of the loss on remembered utterances, whose numbers are (R, B) `index`, on the host."""
+        from ser_memory.train.objective import groups_of
+        from ser_memory.train.samples import parts_of
+
+        if not self._per_corpus:
+            return self.stage.objective(prediction, targets)[1]
+        groups = groups_of(parts_of(index, self._sizes))
+        return self.stage.objective.per_group(prediction, targets, groups)[1]

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ser_memory.common.options import Options, option
-from ser_memory.train.strategies.base import Kept, Stage, Strategy
+from ser_memory.train.strategies.base import GradientStrategy, Kept, Stage
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -24,13 +24,13 @@ class ElasticWeightConsolidationOptions(Options):
     ewc_strength: float = option(100.0, minimum=0, help="Weight of the penalty.")
 
 
-class ElasticWeightConsolidation(Strategy):
+class ElasticWeightConsolidation(GradientStrategy):
     r"""Adds the gradient of :math:`\tfrac{\lambda}{2} F_k (\theta - \theta_k)^2` for every earlier corpus k. No memory."""
 
-    options = ElasticWeightConsolidationOptions
+    options = (ElasticWeightConsolidationOptions,)
 
     def __init__(self, stage: Stage, options: ElasticWeightConsolidationOptions) -> None:
-        super().__init__(stage, options)
+        super().__init__(stage)
         self._strength = options.ewc_strength
 
     @classmethod

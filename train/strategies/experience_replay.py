@@ -10,7 +10,8 @@ import numpy as np
 import numpy.typing as npt
 
 from ser_memory.common.options import Options, option
-from ser_memory.train.strategies.base import Stage, Strategy
+from ser_memory.train.strategies.base import Stage
+from ser_memory.train.strategies.mixture import Mixture, ReplayLossOptions
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -31,19 +32,15 @@ class ExperienceReplayOptions(Options):
     )
 
 
-class ExperienceReplay(Strategy):
+class ExperienceReplay(Mixture):
     """Trains on new and remembered samples alike; with `replay_share`, on a fixed mixture in every batch."""
 
     earlier = "memory"
-    options = ExperienceReplayOptions
+    options = (ReplayLossOptions, ExperienceReplayOptions)
 
-    def __init__(self, stage: Stage, options: ExperienceReplayOptions) -> None:
-        from ser_memory.train.samples import Pool
-
-        super().__init__(stage, options)
-        memories = [kept.samples for kept in stage.kept if kept.samples is not None]
-        self.pool = Pool(stage.current, memories, stage.runs)
-        self._share = options.replay_share if memories else None
+    def __init__(self, stage: Stage, loss: ReplayLossOptions, options: ExperienceReplayOptions) -> None:
+        super().__init__(stage, loss)
+        self._share = options.replay_share if len(self.pool) > len(stage.current) else None
 
     def batches(self) -> Iterator[Tensor]:
         """One epoch. With a share, once through the new corpus, and through memory as often as it takes."""

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from ser_memory.train.strategies.base import Strategy
+from ser_memory.train.strategies.base import GradientStrategy
 
 
-class FineTune(Strategy):
+class FineTune(GradientStrategy):
     """Sees nothing of earlier corpora again."""

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from ser_memory.common.errors import UsageError
 from ser_memory.common.options import Options, option
-from ser_memory.train.strategies.base import Stage, Strategy
+from ser_memory.train.strategies.base import GradientStrategy, Stage
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -29,16 +29,16 @@ class GEMOptions(Options):
     )
 
 
-class GEM(Strategy):
+class GEM(GradientStrategy):
     """Trains on the new corpus; memory only bends the gradient away from harming earlier corpora."""
 
     earlier = "memory"
-    options = GEMOptions
+    options = (GEMOptions,)
 
     def __init__(self, stage: Stage, options: GEMOptions) -> None:
         import torch
 
-        super().__init__(stage, options)
+        super().__init__(stage)
         self._options = options
         self._memories = self.constraints(stage.memories())
         self._gradients = stage.start.new_empty(len(self._memories), *stage.start.shape)
@@ -78,7 +78,7 @@ class GEM(Strategy):
         size = memory.targets.shape[1]
         if self._options.gem_batch is None or self._options.gem_batch >= size:
             return memory
-        return memory.take(self.stage.draw(size, self._options.gem_batch))
+        return memory.take(self.stage.draw(size, self._options.gem_batch).to(self.stage.start.device))
 
 
 def memory_gradient(stage: Stage, parameters: Parameters, memory: Batch, into: Parameters) -> None:

@@ -1,0 +1,81 @@
+"""A stack of runs whose model follows from sums, from stage to stage: nothing is trained step by step."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from ser_memory.common.reporting import Advance, spare
+from ser_memory.train.kept import KeptBytes
+from ser_memory.train.loop import mean_ccc
+from ser_memory.train.samples import Samples
+from ser_memory.train.settings import Run
+from ser_memory.train.store import Record
+from ser_memory.train.strategies import STRATEGIES, ClosedFormStrategy, Kept
+from ser_memory.train.strategies.analytic import joined
+from ser_memory.train.workbench import Workbench
+
+_TRIED = 8192  # rows from which the time of all is estimated
+
+
+class ClosedFormStack:
+    """Runs of one strategy in one fold. They are solved one after the other; equal ones are solved once."""
+
+    def __init__(self, bench: Workbench, runs: Sequence[Run]) -> None:
+        self._bench = bench
+        self._runs = runs
+        self._totals: dict[int, tuple[int, Kept]] = {}  # of each run: the sums up to a stage, and its number
+
+    def train(self, number: int, advance: Advance, pause: Callable[[], bool]) -> list[Run]:
+        """Solve stage `number` (from 1) and keep it, if it is missing. For `advance` it is one epoch."""
+        del pause  # a stage takes seconds
+        bench = self._bench
+        for place, key in enumerate(bench.keys_of(self._runs, number)):
+            if bench.store.record(key) is not None:
+                continue
+            begun = time.perf_counter()
+            model = self._model(place)
+            parameters = model.solve(self._total(place, number))
+            validation = bench.corpus(self._runs, number).splits["validation"]
+            score = mean_ccc(validation, model.predict(parameters, validation))
+            bench.store.save(key, parameters, Record([score], [], time.perf_counter() - begun))
+            advance(1.0)
+            if bench.experiment.training.epochs > 1:
+                spare(advance, bench.experiment.training.epochs - 1)
+        return []
+
+    def predict(self, parameters: Tensor, samples: Samples) -> Tensor:
+        """(R, N, K) predictions with (R, P) parameters."""
+        return torch.stack([self._model(run).predict(row, samples) for run, row in enumerate(parameters)])
+
+    def expected_seconds(self, number: int) -> float:
+        """About how long stage `number` takes, from a part of its rows; solving takes longest with many features."""
+        model, train = self._model(0), self._bench.corpus(self._runs, number).splits["train"]
+        part = train.select(torch.arange(min(_TRIED, len(train))))
+        begun = time.perf_counter()
+        sums = model.keep(part)
+        summed = (time.perf_counter() - begun) * len(train) / len(part)
+        begun = time.perf_counter()
+        model.solve(sums)
+        return summed + time.perf_counter() - begun
+
+    def kept_bytes(self, number: int) -> KeptBytes:
+        """What a run keeps from stage `number` for later ones: the first stage's sums grow, in value only."""
+        return self._model(0).kept_bytes if number == 1 else KeptBytes()
+
+    def _model(self, place: int) -> ClosedFormStrategy:
+        bench, run = self._bench, self._runs[place]
+        strategy = STRATEGIES[run.strategy]
+        assert issubclass(strategy, ClosedFormStrategy)
+        return strategy(bench.network.architecture, run.seed, *bench.experiment.options_of(run.strategy))
+
+    def _total(self, place: int, number: int) -> Kept:
+        """The sums over the corpora of all stages up to `number`."""
+        model, (reached, total) = self._model(place), self._totals.get(place, (0, Kept()))
+        for stage in range(reached + 1, number + 1):
+            total = joined(total, model.keep(self._bench.corpus(self._runs, stage).splits["train"]))
+        self._totals[place] = number, total
+        return total

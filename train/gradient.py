@@ -1,0 +1,169 @@
+"""A stack of runs that are trained by gradient steps, from stage to stage."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from ser_memory.common.reporting import Advance
+from ser_memory.train.dropout import Dropout
+from ser_memory.train.kept import KeptBytes
+from ser_memory.train.loop import PausedError, Training
+from ser_memory.train.memory.contents import choose, contents
+from ser_memory.train.objective import OBJECTIVES
+from ser_memory.train.results import Held
+from ser_memory.train.samples import Samples
+from ser_memory.train.settings import LaterStageSettings, Run, Variant
+from ser_memory.train.store import Record
+from ser_memory.train.strategies import STRATEGIES, GradientStrategy, Kept, Stage
+from ser_memory.train.workbench import Workbench, generator, stream
+
+
+class GradientStack:
+    """Runs of one strategy in one fold, or first stages. What a run learns does not depend on the others."""
+
+    def __init__(self, bench: Workbench, runs: Sequence[Run]) -> None:
+        self._bench = bench
+        self.runs = runs
+        strategy = STRATEGIES[runs[0].strategy]
+        assert issubclass(strategy, GradientStrategy)
+        self._strategy = strategy
+        self._kept: list[Kept] = []
+        self._memories: list[list[Held]] = [[] for _ in runs]
+
+    def train(self, number: int, advance: Advance, pause: Callable[[], bool]) -> list[Run]:
+        """Train stage `number` (from 1) and keep it, if any of it is missing; returns the runs that diverged.
+
+        The stages before must be in the store. `advance` gets the epochs that are done. Raises PausedError if `pause` said
+        so; what was trained until then is kept in the store.
+        """
+        bench, runs = self._bench, self.runs
+        keys = bench.keys_of(runs, number)
+        missing = [place for place, key in enumerate(keys) if bench.store.record(key) is None]
+        if not missing:
+            return []
+        # What came before lies in tensors of the whole stack, so that only a first stage can be trained in part.
+        places = missing if number == 1 else range(len(runs))
+        stack = self if len(places) == len(runs) else GradientStack(bench, [runs[place] for place in places])
+        training = stack.training(number, stack.start(number), stack.kept(number))
+        paused = [bench.store.paused(keys[place]) for place in places]
+        states = [state for state in paused if state is not None]
+        if len(states) == len(paused) and len({float(state.tensors["step"]) for state in states}) == 1:
+            training.restore(states)
+        try:
+            trained = training.run(bench.corpus(runs, number).splits["validation"], advance, pause)
+        except PausedError:
+            for place, state in zip(places, training.states(), strict=True):
+                bench.store.pause(keys[place], state)
+            raise
+        for place, one in zip(places, trained, strict=True):
+            if not one.diverged:
+                record = Record(one.scores, self._memories[place], one.seconds, one.bent)
+                bench.store.save(keys[place], one.parameters, record)
+        return [runs[place] for place, one in zip(places, trained, strict=True) if one.diverged]
+
+    def predict(self, parameters: Tensor, samples: Samples) -> Tensor:
+        """(R, N, K) predictions with (R, P) parameters."""
+        network = self._bench.network
+        return network.predict(network.unpack(parameters.to(self._bench.device)), samples)
+
+    def kept_bytes(self, number: int) -> KeptBytes:
+        """What a run keeps from stage `number` (from 1) for later ones.
+
+        The strategy itself keeps it, of samples and parameters of the right shapes, but learns from one utterance only.
+        """
+        bench, train = self._bench, self._bench.corpus(self.runs, number).splits["train"]
+        (run,) = self.runs
+        allowed = train if self._strategy.earlier == "corpora" else None
+        if self._strategy.earlier == "memory" and run.variant is not None:
+            allowed = train.select(torch.arange(min(run.variant.memory_size, len(train))))
+        nothing = bench.network.unpack(torch.zeros(1, bench.network.size, device=bench.device))
+        with torch.inference_mode():
+            return self._strategy.keep(bench.network, nothing, train.select(torch.arange(1)), allowed).size
+
+    def start(self, number: int) -> Tensor:
+        """(R, P) parameters with which stage `number` begins."""
+        if number > 1:
+            keys = self._bench.keys_of(self.runs, number - 1)
+            return self._bench.store.parameters(keys).to(self._bench.device)
+        network = self._bench.network
+        rows = [network.initial(generator(run.seed, 0, "initialisation")) for run in self.runs]
+        return torch.stack(rows).to(self._bench.device)
+
+    def training(self, number: int, start: Tensor, kept: Sequence[Kept]) -> Training:
+        """Stage `number` (from 1), about to begin from (R, P) parameters."""
+        bench, runs = self._bench, self.runs
+        settings = bench.experiment.training
+        rated = all(corpus.rates_all for corpus in bench.corpora)
+        stage = Stage(
+            bench.network,
+            start,
+            replace(OBJECTIVES[settings.loss], rated=rated),
+            bench.corpus(runs, number).splits["train"],
+            kept,
+            settings.batch_size,
+            Dropout(
+                bench.network.dropouts, [stream(run.seed, number, "dropout") for run in runs], bench.device
+            ),
+            order=[generator(run.seed, number, "order") for run in runs],
+            chance=[generator(run.seed, number, "strategy") for run in runs],
+        )
+        name = runs[0].strategy
+        strategy = self._strategy(stage, *bench.experiment.options_of(name))
+        later = bench.experiment.later_of(name) if number > 1 else LaterStageSettings()
+        return Training(stage, strategy, settings, later)
+
+    def kept(self, number: int) -> list[Kept]:
+        """What the stack carries on from all stages before `number`."""
+        for earlier in range(len(self._kept) + 1, number):
+            what, held = self.keep(earlier, self.start(earlier + 1))
+            self._kept.append(what)
+            self._memories = [before + new for before, new in zip(self._memories, held, strict=True)]
+        return self._kept
+
+    def keep(self, number: int, parameters: Tensor) -> tuple[Kept, list[list[Held]]]:
+        """What a stack's strategy carries on from stage `number`, and what each run's memory of it holds.
+
+        Of the memories a fifth may be held out: it is chosen by chance, for each run on its own.
+        """
+        bench, runs, corpus = self._bench, self.runs, self._bench.corpus(self.runs, number)
+        train = corpus.splits["train"]
+        unpacked = bench.network.unpack(parameters)
+        if self._strategy.earlier != "memory":
+            allowed = train if self._strategy.earlier == "corpora" else None
+            return self._strategy.keep(bench.network, unpacked, train, allowed), [[] for _ in runs]
+        chosen = [remembered(train, variant, run.seed, number) for run in runs if (variant := run.variant)]
+        held = [contents(corpus, rows) for rows in chosen]
+        if not bench.experiment.later_of(runs[0].strategy).holds_out:
+            return self._strategy.keep(bench.network, unpacked, train, _select(train, chosen)), held
+        parts = [
+            _split(rows, generator(run.seed, number, "held out"))
+            for run, rows in zip(runs, chosen, strict=True)
+        ]
+        trained, looked_at = (_select(train, rows) for rows in zip(*parts, strict=True))
+        kept = self._strategy.keep(bench.network, unpacked, train, trained)
+        return replace(kept, held_out=looked_at), held
+
+
+def remembered(train: Samples, variant: Variant, seed: int, number: int) -> npt.NDArray[np.int64]:
+    """Rows of the training split of stage `number` (from 1) that go into a run's memory."""
+    return choose(train, variant.sampler, variant.memory_size, generator(seed, number, "memory"))
+
+
+def _split(
+    rows: npt.NDArray[np.int64], random: np.random.Generator
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Four fifths of a memory's rows, and the fifth that is held out; each rising."""
+    order = random.permutation(len(rows))
+    fifth = round(len(rows) / 5)
+    return rows[np.sort(order[fifth:])], rows[np.sort(order[:fifth])]
+
+
+def _select(train: Samples, rows: Sequence[npt.NDArray[np.int64]]) -> Samples:
+    """The rows of each run, one run after the other."""
+    return train.select(torch.from_numpy(np.concatenate(rows)))
