@@ -20,6 +20,7 @@ from ser_memory.train.objective import OBJECTIVES
 from ser_memory.train.samples import Samples
 from ser_memory.train.settings import TrainingSettings
 from ser_memory.train.strategies import STRATEGIES, Stage
+from ser_memory.train.strategies.prototype_replay import PrototypeReplay, PrototypeReplayOptions
 
 ACOUSTIC_WIDTH, TEXT_WIDTH = 6, 5
 STAGES = ("msp-podcast", "msp-improv", "iemocap")
@@ -121,8 +122,12 @@ def begin(
     for corpus in earlier:
         whole = torch.arange(len(corpus)).repeat(len(runs) if kind.earlier == "memory" else 1)
         allowed = None if kind.earlier == "nothing" else corpus.select(whole)
-        # What the model knew then: not what it knows now.
-        kept.append(kind.keep(net, net.unpack(start + 0.01), corpus, allowed))
+        then = net.unpack(start + 0.01)  # what the model knew: not what it knows now
+        if issubclass(kind, PrototypeReplay):
+            own = PrototypeReplayOptions.take(options or {})
+            kept.append(kind.keep(net, then, corpus, allowed, own))
+        else:
+            kept.append(kind.keep(net, then, corpus, allowed))
     stage = Stage(
         net, start, OBJECTIVES[loop.loss], current, kept, loop.batch_size,
         Dropout(net.dropouts, [np.random.SeedSequence([run, 0]) for run in runs], torch.device(device)),

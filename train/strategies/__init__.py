@@ -12,6 +12,7 @@ from ser_memory.train.strategies.finetune import FineTune
 from ser_memory.train.strategies.gem import GEM
 from ser_memory.train.strategies.joint import Joint
 from ser_memory.train.strategies.lwf import LearningWithoutForgetting
+from ser_memory.train.strategies.prototype_replay import PrototypeReplay
 
 STRATEGIES: dict[str, type[Strategy]] = {
     "finetune": FineTune,
@@ -21,6 +22,7 @@ STRATEGIES: dict[str, type[Strategy]] = {
     "der++": DarkExperienceReplay,
     "ewc": ElasticWeightConsolidation,
     "lwf": LearningWithoutForgetting,
+    "prototype-replay": PrototypeReplay,
     "joint": Joint,
 }
 

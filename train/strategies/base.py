@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from ser_memory.train.dropout import Dropout
+    from ser_memory.train.memory.prototypes import Prototypes
     from ser_memory.train.model import Network, Parameters
     from ser_memory.train.objective import Objective
     from ser_memory.train.samples import Batch, Samples
@@ -31,13 +32,15 @@ class Kept:
     answers: Tensor | None = None  # (R, m, K) predictions for the memory when its stage ended
     parameters: Tensor | None = None  # (R, P) at that time
     importance: Tensor | None = None  # (R, P) of each parameter for that corpus
+    prototypes: Prototypes | None = None  # statistics, common to all runs
 
     @property
     def size(self) -> KeptBytes:
         """Bytes of all of it."""
         tensors = {name: value.nbytes for name, value in vars(self).items() if hasattr(value, "nbytes")}
         parameters = tensors.pop("parameters", 0) + tensors.pop("importance", 0)
-        return KeptBytes(self.samples.size if self.samples else 0, parameters, sum(tensors.values()))
+        memory = tensors.pop("prototypes", 0) + (self.samples.size if self.samples else 0)
+        return KeptBytes(memory, parameters, sum(tensors.values()))
 
 
 @dataclass(frozen=True)

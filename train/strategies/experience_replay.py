@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -34,8 +34,9 @@ class ExperienceReplayOptions(Options):
 class ExperienceReplay(Strategy):
     """Trains on new and remembered samples alike; with `replay_share`, on a fixed mixture in every batch."""
 
-    earlier = "memory"
-    options = ExperienceReplayOptions
+    # With the types of the base class, because prototype replay has others.
+    earlier: ClassVar[Literal["nothing", "memory", "corpora"]] = "memory"
+    options: ClassVar[type[Options]] = ExperienceReplayOptions
 
     def __init__(self, stage: Stage, options: ExperienceReplayOptions) -> None:
         from ser_memory.train.samples import Pool
@@ -43,7 +44,7 @@ class ExperienceReplay(Strategy):
         super().__init__(stage, options)
         memories = [kept.samples for kept in stage.kept if kept.samples is not None]
         self.pool = Pool(stage.current, memories, stage.runs)
-        self._share = options.replay_share if memories else None
+        self._share = options.replay_share if stage.kept else None
 
     def batches(self) -> Iterator[Tensor]:
         """One epoch. With a share, once through the new corpus, and through memory as often as it takes."""
