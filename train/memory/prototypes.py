@@ -37,9 +37,7 @@ class Prototypes:
     its K targets.
     """
 
-    counts: (
-        Integers  # (C,) rows that the statistics are of; 0 of an empty cell, and of one merged into another
-    )
+    counts: Integers  # (C,) rows of each cell; 0 also of one that was merged into another
     means: Floats  # (C, V), NaN in the column of a target that the corpus does not rate
     factors: Floats  # (C, V, r); their columns beyond the rank of a cell are 0
     acoustic_shape: tuple[int, ...]  # (D,), or (L, D)
@@ -53,7 +51,7 @@ class Prototypes:
     def draw(
         self, n: int, generators: Sequence[np.random.Generator], device: torch.device | str = "cpu"
     ) -> Samples:
-        """R * n pseudo-rows of R runs on a device, those of run r from generator r alone, of nobody's voice.
+        """R * n pseudo-rows of R runs on a device, those of run r from generator r alone; their speaker is unknown.
 
         Cells are drawn in proportion to their counts. Targets are cut to [-1, 1], which normal values can leave; a
         target that the corpus does not rate is NaN. Rows of a run come in the order of cells.
@@ -85,12 +83,12 @@ def prototypes(samples: Samples, rank: int, minimum: int) -> Prototypes:
 
     Args:
         samples: the corpus. Its cells are the bins of `labels`; a label that is NaN counts as the middle.
-        rank: directions per cell at most. A cell never has as many as a third of its count: then too many rows lie
-            behind each direction to be found in it again.
+        rank: directions per cell at most. A cell always has fewer than a third of its count, so that each stands
+            for several rows: with as many directions as rows, the rows could be computed from them.
         minimum: rows that a cell has at least. Smaller ones are merged, see `homes`; the last one stays.
 
     The covariance of a cell, divided by the count, is replaced by its leading part. What leads depends on the units,
-    and the two or three targets would hardly count beside a thousand features. So every column is divided by its
+    and the few targets would hardly count beside a thousand features. So every column is divided by its
     standard deviation in the corpus, and by the root of the number of columns in its block: acoustic, text and
     targets then vary by 1 in all, and the directions of the targets, with what of the features goes along with them,
     are among the first. The factors are in the units of the rows again.
