@@ -33,6 +33,7 @@ class GradientStack:
         strategy = STRATEGIES[runs[0].strategy]
         assert issubclass(strategy, GradientStrategy)
         self._strategy = strategy
+        self._options = bench.experiment.options_of(runs[0].strategy)
         self._kept: list[Kept] = []
         self._memories: list[list[Held]] = [[] for _ in runs]
 
@@ -84,7 +85,8 @@ class GradientStack:
             allowed = train.select(torch.arange(min(run.variant.memory_size, len(train))))
         nothing = bench.network.unpack(torch.zeros(1, bench.network.size, device=bench.device))
         with torch.inference_mode():
-            return self._strategy.keep(bench.network, nothing, train.select(torch.arange(1)), allowed).size
+            one = train.select(torch.arange(1))
+            return self._strategy.keep(bench.network, nothing, one, allowed, *self._options).size
 
     def start(self, number: int) -> Tensor:
         """(R, P) parameters with which stage `number` begins."""
@@ -114,7 +116,7 @@ class GradientStack:
             chance=[generator(run.seed, number, "strategy") for run in runs],
         )
         name = runs[0].strategy
-        strategy = self._strategy(stage, *bench.experiment.options_of(name))
+        strategy = self._strategy(stage, *self._options)
         later = bench.experiment.later_of(name) if number > 1 else LaterStageSettings()
         return Training(stage, strategy, settings, later)
 
@@ -136,17 +138,21 @@ class GradientStack:
         unpacked = bench.network.unpack(parameters)
         if self._strategy.earlier != "memory":
             allowed = train if self._strategy.earlier == "corpora" else None
-            return self._strategy.keep(bench.network, unpacked, train, allowed), [[] for _ in runs]
+            return self._strategy.keep(bench.network, unpacked, train, allowed, *self._options), [
+                [] for _ in runs
+            ]
         chosen = [remembered(train, variant, run.seed, number) for run in runs if (variant := run.variant)]
         held = [contents(corpus, rows) for rows in chosen]
         if not bench.experiment.later_of(runs[0].strategy).holds_out:
-            return self._strategy.keep(bench.network, unpacked, train, _select(train, chosen)), held
+            return self._strategy.keep(
+                bench.network, unpacked, train, _select(train, chosen), *self._options
+            ), held
         parts = [
             _split(rows, generator(run.seed, number, "held out"))
             for run, rows in zip(runs, chosen, strict=True)
         ]
         trained, looked_at = (_select(train, rows) for rows in zip(*parts, strict=True))
-        kept = self._strategy.keep(bench.network, unpacked, train, trained)
+        kept = self._strategy.keep(bench.network, unpacked, train, trained, *self._options)
         return replace(kept, held_out=looked_at), held
 
 

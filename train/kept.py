@@ -8,7 +8,7 @@ from typing import NamedTuple
 class KeptBytes(NamedTuple):
     """Bytes that are kept from one stage, or from several, for later ones."""
 
-    memory: int = 0  # remembered utterances: features, targets, speaker codes
+    memory: int = 0  # remembered utterances (features, targets, speaker codes), or statistics in their place
     parameters: int = 0  # and whatever there is one of for each of them
     other: int = 0
 

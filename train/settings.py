@@ -333,7 +333,7 @@ class Settings:
             owners = [name for name, strategy in STRATEGIES.items() if cls in strategy.options]
             yield (
                 [name for name in names_of(cls) if name not in own],
-                f"only {listing(owners)} has it, and {trained}",
+                f"only {listing(owners)} {'has' if len(owners) == 1 else 'have'} it, and {trained}",
             )
         if not any(strategy.by_gradient for strategy in used.values()):
             names = [name for name in names_of(TrainingSettings, LaterStageSettings) if name != "dimensions"]

@@ -6,8 +6,8 @@ What this shows: no operation of a training step or a prediction mixes tensors o
 a value on the CPU (`.item()`, `if tensor.any()`, `.numpy()` raise on `meta`), and all results stay on the device.
 
 What it cannot show: whether the values are right, how quick it is, and whether a GPU has every operation in every
-precision. Selection of the memory, validation and the measures turn tensors into NumPy arrays, so their last step
-cannot run on `meta`. GEM over more than six earlier corpora calls SciPy and cannot run here either.
+precision. Selection of the memory, prototypes, validation and the measures turn tensors into NumPy arrays, so their
+last step cannot run on `meta`. GEM over more than six earlier corpora calls SciPy and cannot run here either.
 """
 
 from __future__ import annotations
@@ -67,9 +67,15 @@ def layered(n: int, seed: int, layers: int) -> Samples:
     return replace(made, acoustic=torch.randn(n, layers, ACOUSTIC_WIDTH, generator=random))
 
 
+def device_of_earlier(name: str, data: str) -> str:
+    """Where the earlier corpora are: on the CPU for statistics, which are computed there from values."""
+    return "cpu" if name == "prototype-replay" else data
+
+
 def on_meta(name: str, data: str, settings: dict[str, Any], layers: int = 0) -> Training:
     """A third stage whose model is on `meta`."""
-    current, *earlier = (on(data, layered(n, seed, layers)) for seed, n in enumerate((50, 20, 30)))
+    current, *earlier = (layered(n, seed, layers) for seed, n in enumerate((50, 20, 30)))
+    current, earlier = on(data, current), [on(device_of_earlier(name, data), corpus) for corpus in earlier]
     return begin(name, current, earlier, RUNS, settings, network(layers=layers), LOOP, "meta")
 
 
@@ -110,7 +116,8 @@ def test_what_is_kept_of_a_corpus_is_on_the_device(name: str) -> None:
     with OneDevice(), torch.inference_mode():
         flat = torch.empty(1, net.size, device="meta")
         allowed = None if kind.earlier == "nothing" else on("meta", samples(8, 1))
-        kept = kind.keep(net, net.unpack(flat), on("meta", samples(50, 0)), allowed)
+        train = on(device_of_earlier(name, "meta"), samples(50, 0))
+        kept = kind.keep(net, net.unpack(flat), train, allowed, *(cls() for cls in kind.options))
     tensors = [value for value in vars(kept).values() if isinstance(value, Tensor)]
     assert {tensor.device.type for tensor in tensors} <= {"meta"}
 

@@ -48,7 +48,18 @@ def trained(strategy: str, with_earlier: bool, **options: Any) -> Trained:
 OTHER: dict[str, Any] = {
     "replay_share": 0.5, "gem_margin": 0.1, "gem_batch": 8, "der_alpha": 0.1, "der_beta": 0.9,
     "ewc_strength": 1e4, "lwf_strength": 3.0, "replay_loss": "per-corpus", "analytic_features": 20,
+    "prototype_rank": 1, "prototype_minimum": 4, "prototype_rows": 20,
 }  # fmt: skip
+
+
+# What `Kept` may hold; whether these are samples in disguise is checked for each.
+ALLOWED = {"samples", "answers", "parameters", "importance", "prototypes"}
+
+
+def near(rows: npt.NDArray[np.float32], others: npt.NDArray[np.float32]) -> bool:
+    """Whether any of (M, V) others is one of the (N, V) rows, or its negative."""
+    distances = [np.abs(rows[:, None] - sign * others[None]).max(axis=2).min() for sign in (1, -1)]
+    return bool(min(distances) < 1e-3)
 
 
 def test_every_option_is_tried() -> None:
@@ -110,17 +121,22 @@ class TestGradientStrategy:
         assert torch.equal(acoustic[1], current.acoustic)
 
     def test_nothing_it_was_not_allowed_is_kept(self, name: str) -> None:
-        """Of an earlier corpus a strategy keeps at most the samples it says."""
+        """Of an earlier corpus a strategy keeps at most the samples it says, and of others at most statistics."""
         net, train, allowed = network(), samples(50, 0), samples(8, 1)
         kind = BY_GRADIENT[name]
-        kept = kind.keep(
-            net, net.unpack(parameters(net)), train, None if kind.earlier == "nothing" else allowed
-        )
+        own = [cls() for cls in kind.options]
+        permitted = None if kind.earlier == "nothing" else allowed
+        kept = kind.keep(net, net.unpack(parameters(net)), train, permitted, *own)
         held = kept.samples
         assert (held is None) == (kind.earlier == "nothing")
         assert held is None or torch.equal(held.targets, allowed.targets)
         others = [value for value in vars(kept).values() if isinstance(value, torch.Tensor)]
         assert all(value.shape in {(1, net.size), (1, len(allowed), 2)} for value in others)
+        assert {name for name, value in vars(kept).items() if value is not None} <= ALLOWED
+        if kept.prototypes is not None:
+            rows = torch.cat([train.acoustic, train.text, train.targets], dim=1).numpy()
+            statistics = [kept.prototypes.means, *np.moveaxis(kept.prototypes.factors, 2, 0)]
+            assert not any(near(rows, statistic) for statistic in statistics)
 
     def test_data_is_left_alone_and_gradients_are_finite(self, name: str) -> None:
         current, earlier = samples(50, 0), [samples(20, 1)]

@@ -209,7 +209,8 @@ class TestBadInput:
         [
             (
                 ["--strategy", "ewma"],
-                "There is no strategy 'ewma': choose among finetune, experience-replay, gem, a-gem, der++, ewc, lwf,",
+                "There is no strategy 'ewma': choose among finetune, experience-replay, gem, a-gem, der++, ewc, lwf, "
+                "prototype-replay, analytic, joint.",
             ),
             (["--sampler", "best"], "There is no sampler 'best': choose among random"),
             (["--strategy", "gem:best"], "There is no sampler 'best': choose among random"),

@@ -212,7 +212,7 @@ class TestCosts:
             else []
         )
         assert trainer.kept_bytes(own, 2) == KeptBytes(
-            sum(value.nbytes for value in held),
+            sum(value.nbytes for value in held) + (what.prototypes.nbytes if what.prototypes else 0),
             tensors.get("parameters", 0) + tensors.get("importance", 0),
             tensors.get("answers", 0),
         )

@@ -165,3 +165,59 @@ def test_coverage_looks_at_a_part_of_large_corpora() -> None:
     assert len(rows) == 20
     assert embeddings.asked == 200
     assert np.diff(rows).min() > 50  # spread along the line: 5000 / 20 apart would be best
+
+
+def far_from_mean(points: npt.NDArray[np.floating], rows: Array) -> float:
+    return float(np.linalg.norm(points[rows].mean(axis=0) - points.mean(axis=0)))
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_herding_is_the_greedy_search_for_the_mean(seed: int) -> None:
+    """Against a literal version that computes all means anew; all 60 rows are candidates."""
+    random = np.random.default_rng(seed)
+    points = (random.standard_normal((60, 5)) + 100).astype(np.float32)
+    exact = points.astype(np.float64)
+    literal: list[int] = []
+    while len(literal) < 8:
+        others = [row for row in range(60) if row not in literal]
+        literal.append(min(others, key=lambda row: far_from_mean(exact, np.array([*literal, row]))))
+    bins, speakers = np.zeros((60, 2), np.int64), np.zeros(60, np.int64)
+    rows = SAMPLERS["herding"](bins, speakers, points, 8, np.random.default_rng(seed))
+    assert rows.tolist() == sorted(literal)
+
+
+def test_herding_is_nearer_to_the_mean_than_random() -> None:
+    """Of a corpus with many more rows than candidates, read in blocks and not at once."""
+
+    class Blocks:
+        largest = 0
+        points = np.random.default_rng(6).exponential(size=(5000, 8)).astype(np.float32)
+
+        def __len__(self) -> int:
+            return len(self.points)
+
+        def __getitem__(self, index: Array) -> npt.NDArray[np.float32]:
+            self.largest = max(self.largest, len(index))
+            return self.points[index]
+
+    embeddings = Blocks()
+    bins, speakers = np.zeros((5000, 2), np.int64), np.zeros(5000, np.int64)
+    for seed in range(5):
+        near, far = (
+            far_from_mean(
+                embeddings.points,
+                SAMPLERS[name](bins, speakers, embeddings, 20, np.random.default_rng(seed)),
+            )
+            for name in ("herding", "random")
+        )
+        assert near < far / 5
+    assert embeddings.largest < 5000
+
+
+def test_herding_chooses_by_chance_among_equals() -> None:
+    """Otherwise a corpus in the order of its speakers would give its first ones."""
+    times = np.zeros(60)
+    bins, speakers, points = np.zeros((60, 2), np.int64), np.zeros(60, np.int64), np.ones((60, 4), np.float32)
+    for seed in range(1000):
+        times[SAMPLERS["herding"](bins, speakers, points, 12, np.random.default_rng(seed))] += 1
+    assert chisquare(times).pvalue > 1e-3

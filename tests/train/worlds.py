@@ -118,19 +118,20 @@ def begin(
     """
     net, loop, kind = net or network(), loop or TrainingSettings(batch_size=16), BY_GRADIENT[strategy]
     start = parameters(net, max(runs) + 1)[list(runs)].to(device)
+    own = [cls.take(options or {}) for cls in kind.options]
     kept = []
     for corpus in earlier:
         whole = torch.arange(len(corpus)).repeat(len(runs) if kind.earlier == "memory" else 1)
         allowed = None if kind.earlier == "nothing" else corpus.select(whole)
-        # What the model knew then: not what it knows now.
-        kept.append(kind.keep(net, net.unpack(start + 0.01), corpus, allowed))
+        then = net.unpack(start + 0.01)  # what the model knew: not what it knows now
+        kept.append(kind.keep(net, then, corpus, allowed, *own))
     stage = Stage(
         net, start, OBJECTIVES[loop.loss], current, kept, loop.batch_size,
         Dropout(net.dropouts, [np.random.SeedSequence([run, 0]) for run in runs], torch.device(device)),
         [np.random.default_rng([run, 1]) for run in runs],
         [np.random.default_rng([run, 2]) for run in runs],
     )  # fmt: skip
-    return Training(stage, kind(stage, *(cls.take(options or {}) for cls in kind.options)), loop)
+    return Training(stage, kind(stage, *own), loop)
 
 
 def write_caches(

@@ -27,7 +27,8 @@ class Embeddings(Protocol):
 
 Sampler = Callable[[Integers, Integers, Embeddings, int, np.random.Generator], Integers]
 
-_CANDIDATES = 10  # per sample wanted, that `coverage` looks at
+_CANDIDATES = 10  # per sample wanted, that `coverage` and `herding` look at
+_BLOCK = 1024  # rows of embeddings in memory at a time, where all are read
 
 
 def random(
@@ -116,7 +117,7 @@ def coverage(
     The greedy k-centre of Gonzalez (1985), at most twice as far from any candidate as the best choice could
     be; the candidates are ten times as many as wanted, at random, because otherwise only outliers would be chosen.
     """
-    candidates = np.sort(generator.permutation(len(bins))[: _CANDIDATES * n])
+    candidates = _candidates(len(bins), n, generator)
     if n >= len(candidates):
         return candidates
     points = np.ascontiguousarray(embeddings[candidates], dtype=np.float32)
@@ -134,6 +135,32 @@ def coverage(
     return np.sort(candidates[chosen])
 
 
+def herding(
+    bins: Integers, speakers: Integers, embeddings: Embeddings, n: int, generator: np.random.Generator
+) -> Integers:
+    """Together like the whole corpus: always the one that brings the mean of the chosen nearest to the mean of all.
+
+    Herding (Welling 2009) as iCaRL uses it (Rebuffi et al. 2017), by Euclidean distance between means, and by chance
+    among equals. The mean is that of all N embeddings; the candidates are ten times as many as wanted, at random.
+    """
+    candidates = _candidates(len(bins), n, generator)
+    if n >= len(candidates):
+        return candidates
+    points = np.asarray(embeddings[candidates] - _mean(embeddings), dtype=np.float32)
+    order = generator.permutation(len(points))  # decides by chance among equals
+    points, candidates = points[order], candidates[order]
+    # The mean of all is the origin now. With s the sum of those chosen so far, |s + x|^2 is to be smallest, and that
+    # is |x|^2 + 2 x.s but for what all candidates have in common.
+    squares = np.einsum("nd,nd->n", points, points)
+    total = np.zeros(points.shape[1], dtype=np.float32)
+    chosen = np.empty(n, dtype=np.int64)
+    for place in range(n):
+        chosen[place] = best = int((squares + 2 * (points @ total)).argmin())
+        total += points[best]
+        squares[best] = np.inf  # never again
+    return np.sort(candidates[chosen])
+
+
 SAMPLERS: dict[str, Sampler] = {
     "random": random,
     "emotion": emotion,
@@ -141,7 +168,20 @@ SAMPLERS: dict[str, Sampler] = {
     "speaker-emotion": speaker_emotion,
     "density": density,
     "coverage": coverage,
+    "herding": herding,
 }
+
+
+def _candidates(size: int, n: int, generator: np.random.Generator) -> Integers:
+    """(min(10 n, size),) rows at random, rising, so that a file is read in one direction."""
+    return np.sort(generator.permutation(size)[: _CANDIDATES * n])
+
+
+def _mean(embeddings: Embeddings) -> npt.NDArray[np.float64]:
+    """(D,) of all rows, of which only a block is in memory at a time."""
+    size = len(embeddings)
+    blocks = (np.arange(start, min(start + _BLOCK, size)) for start in range(0, size, _BLOCK))
+    return np.asarray(sum(embeddings[block].sum(axis=0, dtype=np.float64) for block in blocks) / size)
 
 
 def _cells(bins: Integers) -> Integers:

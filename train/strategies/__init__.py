@@ -13,6 +13,7 @@ from ser_memory.train.strategies.finetune import FineTune
 from ser_memory.train.strategies.gem import GEM
 from ser_memory.train.strategies.joint import Joint
 from ser_memory.train.strategies.lwf import LearningWithoutForgetting
+from ser_memory.train.strategies.prototype_replay import PrototypeReplay
 
 STRATEGIES: dict[str, type[Strategy]] = {
     "finetune": FineTune,
@@ -22,6 +23,7 @@ STRATEGIES: dict[str, type[Strategy]] = {
     "der++": DarkExperienceReplay,
     "ewc": ElasticWeightConsolidation,
     "lwf": LearningWithoutForgetting,
+    "prototype-replay": PrototypeReplay,
     "analytic": Analytic,
     "joint": Joint,
 }

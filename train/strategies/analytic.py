@@ -92,16 +92,17 @@ class Analytic(ClosedFormStrategy):
     def solve(self, kept: Kept) -> Tensor:
         import torch
 
+        sums = kept.sums or {}
         pieces: dict[str, npt.NDArray[np.float64]] = {}
         alike: dict[tuple[int, tuple[tuple[str, ...], ...]], list[str]] = {}
         for name, columns in zip(self._architecture.dimensions, self._columns, strict=True):
-            having = tuple(names for names in kept.sums if name in names)
+            having = tuple(names for names in sums if name in names)
             alike.setdefault((columns, having), []).append(name)
         for (columns, having), names in alike.items():
             if not having:  # no corpus so far rates them
                 pieces |= {name: np.zeros(columns + 1) for name in names}
                 continue
-            parts = [kept.sums[each].part(columns, [each.index(name) for name in names]) for each in having]
+            parts = [sums[each].part(columns, [each.index(name) for name in names]) for each in having]
             solution = solve(reduce(Sums.__add__, parts))
             for column, name in enumerate(names):
                 pieces[name] = np.append(solution.weights[:, column], solution.intercepts[column])
@@ -161,8 +162,8 @@ class Analytic(ClosedFormStrategy):
 
 def joined(one: Kept, other: Kept) -> Kept:
     """The sums over the rows of both."""
-    sums = dict(one.sums)
-    for names, more in other.sums.items():
+    sums = dict(one.sums or {})
+    for names, more in (other.sums or {}).items():
         sums[names] = sums[names] + more if names in sums else more
     return Kept(sums=sums)
 

@@ -6,7 +6,7 @@ Strategy files import torch for types only or inside functions, so that --help c
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from ser_memory.train.dropout import Dropout
+    from ser_memory.train.memory.prototypes import Prototypes
     from ser_memory.train.model import Architecture, Network, Parameters
     from ser_memory.train.objective import Objective
     from ser_memory.train.ridge import Sums
@@ -32,16 +33,17 @@ class Kept:
     answers: Tensor | None = None  # (R, m, K) predictions for the memory when its stage ended
     parameters: Tensor | None = None  # (R, P) at that time
     importance: Tensor | None = None  # (R, P) of each parameter for that corpus
-    sums: Mapping[tuple[str, ...], Sums] = field(default_factory=dict)  # by the dimensions that are rated
+    sums: Mapping[tuple[str, ...], Sums] | None = None  # by the dimensions that are rated
     held_out: Samples | None = None  # R * h remembered samples that are looked at, and not trained on
+    prototypes: Prototypes | None = None  # statistics, common to all runs
 
     @property
     def size(self) -> KeptBytes:
         """Bytes of all of it."""
         tensors = {name: value.nbytes for name, value in vars(self).items() if hasattr(value, "nbytes")}
         parameters = tensors.pop("parameters", 0) + tensors.pop("importance", 0)
-        memory = sum(each.size for each in (self.samples, self.held_out) if each is not None)
-        memory += sum(each.nbytes for each in self.sums.values())
+        memory = tensors.pop("prototypes", 0) + sum(each.nbytes for each in (self.sums or {}).values())
+        memory += sum(each.size for each in (self.samples, self.held_out) if each is not None)
         return KeptBytes(memory, parameters, sum(tensors.values()))
 
 
@@ -147,12 +149,20 @@ class GradientStrategy(Strategy):
         self.pool = Pool(stage.current)  # the samples that `batches` refers to by number
 
     @classmethod
-    def keep(cls, network: Network, parameters: Parameters, train: Samples, allowed: Samples | None) -> Kept:
+    def keep(
+        cls,
+        network: Network,
+        parameters: Parameters,
+        train: Samples,
+        allowed: Samples | None,
+        *options: Any,
+    ) -> Kept:
         """What to keep from a corpus when its stage ends. Of its samples, at most those `allowed`.
 
-        `train` is the corpus's training split. The result may contain statistics of it, but no samples.
+        `train` is the corpus's training split. The result may contain statistics of it, but no samples. `options` are
+        instances of the class's `options`, in their order.
         """
-        del network, parameters, train
+        del network, parameters, train, options
         return Kept(allowed)
 
     def batches(self) -> Iterator[Tensor]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ser_memory.common.options import Options, option
 from ser_memory.train.strategies.base import GradientStrategy, Kept, Stage
@@ -31,7 +31,14 @@ class DarkExperienceReplay(GradientStrategy):
     options = (ReplayLossOptions, DarkExperienceReplayOptions)
 
     @classmethod
-    def keep(cls, network: Network, parameters: Parameters, train: Samples, allowed: Samples | None) -> Kept:
+    def keep(
+        cls,
+        network: Network,
+        parameters: Parameters,
+        train: Samples,
+        allowed: Samples | None,
+        *options: Any,
+    ) -> Kept:
         assert allowed is not None
         memory = allowed.shared(parameters.flat)
         return Kept(allowed, answers=network.infer(parameters, memory.acoustic, memory.text))

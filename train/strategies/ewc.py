@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ser_memory.common.options import Options, option
 from ser_memory.train.strategies.base import GradientStrategy, Kept, Stage
@@ -34,7 +34,14 @@ class ElasticWeightConsolidation(GradientStrategy):
         self._strength = options.ewc_strength
 
     @classmethod
-    def keep(cls, network: Network, parameters: Parameters, train: Samples, allowed: Samples | None) -> Kept:
+    def keep(
+        cls,
+        network: Network,
+        parameters: Parameters,
+        train: Samples,
+        allowed: Samples | None,
+        *options: Any,
+    ) -> Kept:
         return Kept(parameters=parameters.flat.clone(), importance=fisher(network, parameters, train))
 
     def adjust(self, parameters: Parameters, gradient: Tensor) -> Tensor:

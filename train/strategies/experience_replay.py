@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ExperienceReplayOptions(Options):
-    title = "Strategy experience-replay"
+    title = "Strategies experience-replay and prototype-replay"
 
     replay_share: float | None = option(
         None,
@@ -35,12 +35,15 @@ class ExperienceReplayOptions(Options):
 class ExperienceReplay(Mixture):
     """Trains on new and remembered samples alike; with `replay_share`, on a fixed mixture in every batch."""
 
-    earlier = "memory"
-    options = (ReplayLossOptions, ExperienceReplayOptions)
+    # With the type of the base class, because prototype replay sees less.
+    earlier: ClassVar[Literal["nothing", "memory", "corpora"]] = "memory"
+    options: ClassVar[tuple[type[Options], ...]] = (ReplayLossOptions, ExperienceReplayOptions)
 
-    def __init__(self, stage: Stage, loss: ReplayLossOptions, options: ExperienceReplayOptions) -> None:
+    def __init__(
+        self, stage: Stage, loss: ReplayLossOptions, options: ExperienceReplayOptions, *others: Any
+    ) -> None:
         super().__init__(stage, loss)
-        self._share = options.replay_share if len(self.pool) > len(stage.current) else None
+        self._share = options.replay_share if stage.kept else None
 
     def batches(self) -> Iterator[Tensor]:
         """One epoch. With a share, once through the new corpus, and through memory as often as it takes."""

@@ -16,7 +16,7 @@ POOLED, PER_CORPUS = "pooled", "per-corpus"
 
 @dataclass(frozen=True)
 class ReplayLossOptions(Options):
-    title = "Strategies that mix corpora: experience-replay, der++ and joint"
+    title = "Strategies that mix corpora: experience-replay, prototype-replay, der++ and joint"
 
     replay_loss: str = option(
         POOLED,
@@ -41,7 +41,7 @@ class Mixture(GradientStrategy):
         super().__init__(stage)
         earlier = [kept.samples for kept in stage.kept if kept.samples is not None]
         self.pool = Pool(stage.current, earlier, stage.runs, owned=self.earlier != "corpora")
-        self._per_corpus = loss.replay_loss == PER_CORPUS and bool(earlier)
+        self._per_corpus = loss.replay_loss == PER_CORPUS and bool(stage.kept)
 
     def output_gradient(self, index: Tensor, prediction: Tensor, targets: Tensor) -> Tensor:
         from ser_memory.train.objective import groups_of
