@@ -159,7 +159,7 @@ def test_a_room_fades_and_keeps_the_level() -> None:
     heard = reverberate(voice, np.random.default_rng(0)).astype(np.float64)
     assert np.mean(heard**2) == pytest.approx(np.mean(voice.astype(np.float64) ** 2), rel=1e-3)
     early, late = (
-        np.mean(heard[int(start * RATE) : int((start + 0.05) * RATE)] ** 2) for start in (0.15, 0.45)
+        float(np.mean(heard[int(start * RATE) : int((start + 0.05) * RATE)] ** 2)) for start in (0.15, 0.45)
     )
     assert decibel(late / early) == pytest.approx(-60 * 0.3 / 0.6, abs=3)  # 60 dB in 0.6 s
     assert np.abs(heard[int(0.75 * RATE) :]).max() < 1e-4
