@@ -101,6 +101,8 @@ class CacheInfo:
     # The transcripts beside those of another cache with the same recordings: reference (its transcriber), and
     # word_error_rate and words of the reference, over the utterances that both have; {} if there is no such cache.
     compared: dict[str, Any] = field(default_factory=dict)
+    # In which the test recordings were encoded, such as noise:10; "" for all recordings as they are.
+    condition: str = ""
 
 
 class Version(NamedTuple):

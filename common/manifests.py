@@ -42,6 +42,7 @@ from ser_memory.common.protocols import Protocol, parse_protocol
 from ser_memory.common.toml_files import read_toml
 
 _FILE_KEYS = ("labels", "audio", "transcripts")
+_CONDITIONS = r"telephone|room|noise-[-+.e\d]+"  # as the names of caches have them
 _OUTSIDE_SCALE = ("refuse", "drop")
 _KNOWN_KEYS = (
     "name",
@@ -101,9 +102,11 @@ def _letters() -> dict[str, str]:
 
 def extraction_of(name: str) -> str:
     """The command that makes the cache of this name, for a message."""
-    corpus, _, transcriber = name.partition(".")
-    if transcriber and corpus in shipped():
-        return f"ser-extract --corpus {corpus} --text-only --transcriber {transcriber}"
+    corpus, _, kind = name.partition(".")
+    if kind and corpus in shipped():
+        if re.fullmatch(_CONDITIONS, kind):
+            return f"ser-extract --corpus {corpus} --condition {kind.replace('noise-', 'noise:')}"
+        return f"ser-extract --corpus {corpus} --text-only --transcriber {kind}"
     return f"ser-extract --corpus {name if name in shipped() else f'{name}.toml'}"
 
 

@@ -23,6 +23,7 @@ Examples:
   ser-extract --corpus msp-improv --device cuda:0,cuda:1 --precision bfloat16 --layers 7,9,11
   ser-extract --corpus msp-podcast --transcriber release,whisper --whisper-model openai/whisper-small.en
   ser-extract --corpus iemocap --text-only --transcriber whisper
+  ser-extract --corpus iemocap --condition noise:10
   ser-extract --corpus my-corpus.toml --root recordings --limit 50
 """
 
@@ -46,6 +47,8 @@ def main(corpus: str, **options: Any) -> None:
 
     With --overwrite, a row of the old cache is reused if its recording, its transcript and the encoders are the same:
     changed labels, splits or names encode nothing. --fresh computes every row again.
+
+    With --condition, it writes another cache, of the test recordings by telephone, in noise or in a room.
     """
     report(extract(corpus, **options))
 

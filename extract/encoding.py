@@ -24,6 +24,7 @@ from ser_memory.common.conventions import SAMPLING_RATE
 from ser_memory.common.errors import SerError
 from ser_memory.extract import audio
 from ser_memory.extract.audio import Waveform
+from ser_memory.extract.conditions import Condition, heard_in
 from ser_memory.extract.encoders import AcousticEncoder, TextEncoder
 
 # Seconds of audio in a batch, padding included: a GPU needs this many. Where they do not fit into its memory they are
@@ -42,6 +43,7 @@ class Item:
     id: str  # for messages
     audio: Path | None
     seconds: float  # by the recording's header, to plan batches
+    recording: str = ""  # the digest of its content, which determines the random numbers of a condition
 
 
 @dataclass(frozen=True)
@@ -100,13 +102,16 @@ def encode(
     worker: AcousticWorker,
     min_duration: float = 0.0,
     max_duration: float = math.inf,
+    condition: Condition | None = None,
 ) -> Iterator[Batch]:
     """Encode recordings in batches of similar duration, the longest first; the next batch is decoded meanwhile.
+
+    With a condition, each is encoded as it is heard in it.
 
     Items whose recording cannot be decoded, is too short for the encoder, or is outside the two durations (in
     seconds, both ends included) are refused. Raises SerError if one item alone does not fit into memory.
     """
-    for decoded in _decode_ahead(items, worker, min_duration, max_duration):
+    for decoded in _decode_ahead(items, worker, min_duration, max_duration, condition):
         waveforms = {place: each for place, each in decoded.items() if not isinstance(each, str)}
         refused = {place: each for place, each in decoded.items() if isinstance(each, str)}
         if waveforms:
@@ -200,13 +205,20 @@ def _is_out_of_memory(error: BaseException) -> bool:
 
 
 def _decode_ahead(
-    items: Sequence[Item], worker: AcousticWorker, min_duration: float, max_duration: float
+    items: Sequence[Item],
+    worker: AcousticWorker,
+    min_duration: float,
+    max_duration: float,
+    condition: Condition | None,
 ) -> Iterator[_Decoded]:
     """The batches with their recordings decoded; the next one is decoded while the caller works."""
     left = sorted(range(len(items)), key=lambda place: -items[place].seconds)
 
     def decode(place: int) -> Waveform | str:
-        return _decode(items[place], worker.encoder.min_samples, min_duration, max_duration)
+        waveform = _decode(items[place], worker.encoder.min_samples, min_duration, max_duration)
+        if condition is None or isinstance(waveform, str):
+            return waveform
+        return heard_in(waveform, condition, items[place].recording)
 
     def submit() -> dict[int, Future[Waveform | str]]:
         longest = max(items[left[0]].seconds, 1e-3) if left else 1.0

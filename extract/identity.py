@@ -43,7 +43,7 @@ _COMPARED = (
 _RESULTS = {"created_by", "fingerprint", "dropped", "refused", "silent"}
 _ASIDE = {"acoustic_encoder", "text_encoder", "transcriber", *_RESULTS}
 # What caches of earlier versions do not have, in their attributes and of an utterance.
-_LATER, _LATER_FACTS = {"protocol", "protocols", "compared"}, {"session", "release_split"}
+_LATER, _LATER_FACTS = {"protocol", "protocols", "compared", "condition"}, {"session", "release_split"}
 
 
 class Glimpses:
@@ -99,18 +99,20 @@ def describe(
     glimpses: Glimpses,
     vanished: Collection[Path] = (),
     compared: Mapping[str, Any] = MappingProxyType({}),
+    release: str | None = None,
 ) -> CacheInfo:
     """The attributes of the cache to be made, nothing dropped yet.
 
     `turns` are all utterances of the release with their transcripts, `encoders` the attributes that the encoders
-    determine, `limit` the most utterances of a trial, `vanished` recordings that exist no more, and `compared` how the
-    transcripts differ from those of another cache.
+    and the condition determine, `limit` the most utterances of a trial, `vanished` recordings that exist no more, and
+    `compared` how the transcripts differ from those of another cache. `release` is the release's name if `turns` are
+    only those of its test splits.
     """
     manifest, settings = extraction.manifest, extraction.settings
     info = CacheInfo(
         **encoders,
         corpus=manifest.name,
-        release=manifest.release_of(len(turns)),
+        release=release or manifest.release_of(len(turns)),
         scale_min=manifest.scale_min,
         scale_max=manifest.scale_max,
         transcriber=extraction.transcriber,
@@ -152,7 +154,9 @@ def _fingerprint(
     Names and folders do not count, revisions do: the same release and models in another folder give the same
     content. Of a recording, its size and three blocks count.
     """
-    facts = {key: value for key, value in vars(info).items() if key not in _ASIDE}
+    # Without a condition, the fingerprint is that of caches which know none.
+    aside = _ASIDE if info.condition else _ASIDE | {"condition"}
+    facts = {key: value for key, value in vars(info).items() if key not in aside}
     digest = hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode())
     for turn in turns:
         values = [value for name, value in vars(turn).items() if name not in ("audio", "listed")]

@@ -66,7 +66,7 @@ def plan_texts(number: int) -> list[Part]:
 
 
 class Parts:
-    """The folder of the finished parts of one pair of encoders, <cache>/<corpus>.parts/<key>.
+    """The folder of the finished parts of one pair of encoders and one condition, <cache>/<corpus>.parts/<key>.
 
     An extraction that computes everything again uses none but its own, in the folder `fresh` below it.
     """
@@ -75,7 +75,8 @@ class Parts:
         self, cache: Path, encoders: Mapping[str, Any], bounds: tuple[float, float], fresh: bool = False
     ) -> None:
         """`cache` is the path of the cache file, `encoders` their attributes, `bounds` the durations in seconds."""
-        key = json.dumps([encoders[name] for name in (*ACOUSTIC_HALF, *TEXT_HALF)])
+        determining = [name for name in (*ACOUSTIC_HALF, *TEXT_HALF) if name in encoders]
+        key = json.dumps([encoders[name] for name in determining])
         self._of_encoders = cache.with_suffix(".parts") / hashlib.sha256(key.encode()).hexdigest()[:16]
         self.folder = self._of_encoders / "fresh" if fresh else self._of_encoders
         self._bounds = list(bounds)

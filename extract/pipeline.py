@@ -11,14 +11,14 @@ from ser_memory.common.errors import SerError
 from ser_memory.common.files import remove_abandoned
 from ser_memory.common.reporting import notice, progress
 from ser_memory.extract import audio
-from ser_memory.extract.corpora import Utterance, read_release
+from ser_memory.extract.corpora import Utterance, of_test_splits, read_release
 from ser_memory.extract.identity import Glimpses, describe
 from ser_memory.extract.merge import merge
 from ser_memory.extract.parts import Parts, plan_parts, plan_texts, sole_writer
 from ser_memory.extract.reuse import (
     Release,
+    base_of,
     existing,
-    heard_before,
     is_made,
     missing,
     refuse_unasked,
@@ -53,22 +53,26 @@ def extract_corpus(extraction: Extraction, encoders: Encoders) -> FeatureCache:
     bounds = settings.min_duration, settings.max_duration
     target = cache_path(extraction.cache, extraction.cache_name)
     with sole_writer(target) as denied:
-        turns, glimpses, screened = read_corpus(extraction)
+        turns, name, glimpses, screened = read_corpus(extraction)
         chosen = spread(screened.kept, settings.limit)
         _refuse_nothing(extraction, chosen, screened)
         limit = settings.limit if len(chosen) < len(screened.kept) else None  # a trial, or not
-        report_splits(extraction.manifest, turns, chosen, screened, trial=limit is not None)
+        if extraction.condition is None:
+            report_splits(extraction.manifest, turns, chosen, screened, trial=limit is not None)
         encoders.identities[0].refuse_beyond_window(settings.max_duration)
         turns, chosen = transcribe_missing(extraction, turns, chosen, screened)
         _refuse_nothing(extraction, chosen, screened)
         release = Release(turns, chosen, glimpses)
-        base = heard_before(extraction.cache, extraction.manifest.name) if settings.text_only else None
-        compared = word_errors_against(base, chosen) if base else {}
+        base = base_of(extraction.cache, extraction.manifest.name, settings)
+        compared = word_errors_against(base, chosen) if base and settings.text_only else {}
+        determining = encoders.attributes()
+        if extraction.condition is not None:
+            determining["condition"] = str(extraction.condition)
         identify = partial(
-            describe, extraction, turns, encoders.attributes(), limit, glimpses, compared=compared
+            describe, extraction, turns, determining, limit, glimpses, compared=compared, release=name
         )
         info, old = identify(), existing(target, settings.replaces)
-        parts = Parts(target, encoders.attributes(), bounds, settings.fresh)
+        parts = Parts(target, determining, bounds, settings.fresh)
         if old is not None and not settings.replaces:
             if is_made(old, info, release):
                 report_doubts(screened, chosen, silent_of(old))
@@ -79,7 +83,7 @@ def extract_corpus(extraction: Extraction, encoders: Encoders) -> FeatureCache:
         if denied is not None:
             raise denied
         stores = stores_of((None if settings.fresh else old, base), info, release)
-        if base is not None:
+        if base is not None and settings.text_only:
             refuse_unheard(base, missing(release, Known(stores), *bounds))
         known = compute_missing(extraction, release, stores, parts, encoders)
         utterances = [utterance for utterance, _ in chosen]
@@ -94,10 +98,11 @@ def _refuse_nothing(extraction: Extraction, chosen: Chosen, screened: Screening)
         raise SerError(f"No utterance of {extraction.root} can be used: {summary(screened)}.")
 
 
-def read_corpus(extraction: Extraction) -> tuple[list[Utterance], Glimpses, Screening]:
-    """All utterances of the release, with the transcripts asked for, and which of them can be used.
+def read_corpus(extraction: Extraction) -> tuple[list[Utterance], str, Glimpses, Screening]:
+    """All utterances of the release, with the transcripts asked for, its name, and which of them can be used.
 
-    The glimpses at the recordings come first: a file that is replaced later is noticed.
+    With a condition, only those that are tested. The glimpses at the recordings come first: a file that is replaced
+    later is noticed.
     """
     manifest, settings = extraction.manifest, extraction.settings
     turns = read_release(extraction.root, manifest)
@@ -106,10 +111,18 @@ def read_corpus(extraction: Extraction) -> tuple[list[Utterance], Glimpses, Scre
         turns = with_transcripts(turns, texts_of(settings.transcripts, texts, turns))
     if extraction.sources is not None:
         turns = extraction.sources.settle(turns)
+    release = manifest.release_of(len(turns))
+    if extraction.condition is not None:
+        turns = of_test_splits(turns, manifest)
+        if not turns:
+            raise SerError(
+                f"Protocol {manifest.protocol.name!r} of {manifest.title} tests no utterance, and --condition is for "
+                "test splits: choose another --protocol."
+            )
     with progress(f"{manifest.title}: reading headers", len(turns), "recordings") as advance:
         bounds = settings.min_duration, settings.max_duration
         glimpses = Glimpses(turns)
-        return turns, glimpses, screen(turns, *bounds, advance, heard_later=extraction.transcribes)
+        return turns, release, glimpses, screen(turns, *bounds, advance, heard_later=extraction.transcribes)
 
 
 def transcribe_missing(
@@ -150,7 +163,7 @@ def compute_missing(
         parts.expect(len(todo.items))
         seconds = [item.seconds for item in todo.items]
         total = sum(seconds for _, seconds in release.chosen)
-        work = Work(todo.items, todo.recordings, *bounds, release.glimpses.refuse_changed)
+        work = Work(todo.items, *bounds, extraction.condition, release.glimpses.refuse_changed)
         with progress(title, total, "s of audio", done=total - sum(seconds)) as advance:
             plan = plan_parts(seconds, extraction.part_seconds)
             encode_recordings(work, plan, parts, acoustic, advance)

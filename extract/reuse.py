@@ -17,6 +17,7 @@ from ser_memory.extract.encoding import Item, Text
 from ser_memory.extract.identity import Glimpses, differences, earlier_fingerprint
 from ser_memory.extract.rows import Known, Store, rows_of
 from ser_memory.extract.screening import Chosen
+from ser_memory.extract.settings import ExtractionSettings
 from ser_memory.extract.transcripts.quality.word_error_rate import WordErrors, word_errors
 
 
@@ -39,7 +40,6 @@ class Missing:
     """What must be computed for a cache, each recording and each text once."""
 
     items: list[Item]
-    recordings: list[str]  # the digest of each item
     texts: list[Text]
     reused: int  # rows of the cache whose recording need not be encoded
 
@@ -62,9 +62,21 @@ class Missing:
         )
 
 
+def base_of(folder: Path, corpus: str, settings: ExtractionSettings) -> FeatureCache | None:
+    """The corpus's own cache if another one is made beside it: --text-only needs its acoustic rows.
+
+    With --condition, its text rows are the same. Raises SerError if there is none that is needed.
+    """
+    if settings.text_only:
+        return heard_before(folder, corpus)
+    if settings.condition is None or settings.fresh:
+        return None
+    return existing(cache_path(folder, corpus), replaces=True)
+
+
 def missing(release: Release, known: Known, min_duration: float, max_duration: float) -> Missing:
     """What `known` lacks for the chosen utterances of a release; durations in seconds."""
-    result = Missing([], [], [], 0)
+    result = Missing([], [], 0)
     reused = 0
     heard: set[str] = set()
     read: set[str] = set()
@@ -77,13 +89,12 @@ def missing(release: Release, known: Known, min_duration: float, max_duration: f
             continue  # it could not be read
         elif recording not in heard:
             heard.add(recording)
-            result.items.append(Item(utterance.id, utterance.audio, seconds))
-            result.recordings.append(recording)
+            result.items.append(Item(utterance.id, utterance.audio, seconds, recording))
         text = utterance.transcript or ""
         if text not in read and not known.has_read(text):
             read.add(text)
             result.texts.append(Text(utterance.id, text))
-    return Missing(result.items, result.recordings, result.texts, reused)
+    return Missing(result.items, result.texts, reused)
 
 
 def existing(target: Path, replaces: bool) -> FeatureCache | None:

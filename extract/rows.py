@@ -17,7 +17,7 @@ from ser_memory.common.conventions import SAMPLING_RATE
 from ser_memory.extract import audio
 
 # What determines a row besides the recording or the transcript; the names of the encoders do not.
-ACOUSTIC_HALF = ("acoustic_revision", "acoustic_pooling", "acoustic_layers", "precision")
+ACOUSTIC_HALF = ("acoustic_revision", "acoustic_pooling", "acoustic_layers", "precision", "condition")
 TEXT_HALF = ("text_revision", "text_pooling")
 _HALVES = {"acoustic": ACOUSTIC_HALF, "text": TEXT_HALF}
 

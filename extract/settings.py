@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, cast
 from ser_memory.common.errors import UsageError
 from ser_memory.common.manifests import Manifest
 from ser_memory.common.options import Options, option
+from ser_memory.extract.conditions import Condition, parse_condition
 
 if TYPE_CHECKING:
     from ser_memory.extract.transcripts.sources import Sources
@@ -76,6 +77,24 @@ class UtteranceSettings(Options):
             raise UsageError(
                 f"--min-duration {self.min_duration:g} exceeds --max-duration {self.max_duration:g}."
             )
+
+
+@dataclass(frozen=True)
+class ConditionSettings(Options):
+    """Test recordings in another acoustic condition."""
+
+    title = "Utterances"
+    condition: str | None = option(
+        None,
+        help="Encode the test splits only, with each recording heard by telephone (telephone), in noise (noise:10, a "
+        "signal-to-noise ratio in dB) or in a room that reverberates (room), and write <cache>/<corpus>.telephone.h5, "
+        "noise-10.h5 or room.h5.",
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.condition is not None:
+            parse_condition(self.condition)
 
 
 @dataclass(frozen=True)
@@ -169,9 +188,18 @@ class ExtractionSettings(
     EngineSettings,
     EncoderSettings,
     UtteranceSettings,
+    ConditionSettings,
     OutputSettings,
 ):
     """All options of an extraction. Raises UsageError for a value that is not allowed."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.condition is not None and self.text_only:
+            raise UsageError(
+                f"--text-only encodes no recording, so that --condition {self.condition} would have no effect: leave "
+                "one of them out."
+            )
 
 
 GROUPS = cast("tuple[type[Options], ...]", ExtractionSettings.__bases__)  # in the order of --help
@@ -216,9 +244,16 @@ class Extraction:
         return self.sources is not None and self.sources.engine is not None
 
     @property
+    def condition(self) -> Condition | None:
+        """The condition in which recordings are encoded; None for recordings as they are."""
+        return None if self.settings.condition is None else parse_condition(self.settings.condition)
+
+    @property
     def cache_name(self) -> str:
-        """The name of the cache to be written; with --text-only that of the transcripts is a part of it."""
+        """The name of the cache to be written; the condition, or with --text-only the transcripts, is a part of it."""
         settings = self.settings
+        if self.condition is not None:
+            return f"{self.manifest.name}.{self.condition.in_file_names}"
         if not settings.text_only:
             return self.manifest.name
         texts = settings.transcripts.stem if settings.transcripts else settings.transcriber.replace(",", "+")

@@ -19,6 +19,7 @@ from ser_memory.common.errors import SerError
 from ser_memory.common.interruption import InterruptedRunError, on_signals
 from ser_memory.common.machine import cores, one_core_each, resolve_devices
 from ser_memory.common.reporting import Advance
+from ser_memory.extract.conditions import Condition
 from ser_memory.extract.encoders import (
     AcousticEncoder,
     AcousticIdentity,
@@ -101,9 +102,9 @@ class Work:
     """The recordings to be encoded."""
 
     items: Sequence[Item]
-    recordings: Sequence[str]  # the digest of each
     min_duration: float  # seconds
     max_duration: float  # seconds
+    condition: Condition | None = None  # in which they are heard
     refuse_changed: Callable[[Iterable[Path]], None] = lambda _: None  # raises SerError for these recordings
 
 
@@ -115,14 +116,14 @@ def encode_recordings(
     def encode_part(part: Part, worker: AcousticWorker, stop: threading.Event, report: Advance) -> None:
         items = [work.items[place] for place in part.places]
         batches: list[Batch] = []
-        for batch in encode(items, worker, work.min_duration, work.max_duration):
+        for batch in encode(items, worker, work.min_duration, work.max_duration, work.condition):
             batches.append(batch)
             report(sum(items[place].seconds for place in (*batch.places, *batch.refused)))
             if stop.is_set() and sum(map(len, batches)) < len(items):
                 return
         rows = gather(items, batches, worker)
         work.refuse_changed(item.audio for item in items if item.audio is not None)
-        parts.write([work.recordings[place] for place in part.places], rows)
+        parts.write([item.recording for item in items], rows)
 
     on_cpu = all(worker.encoder.device.type == "cpu" for worker in workers)
     _each_part(plan, workers, encode_part, parts, on_cpu, advance)

@@ -159,8 +159,17 @@ def transcripts_in(folder: Path, stages: Iterable[str]) -> list[str]:
         path.name.removesuffix(SUFFIX).removeprefix(f"{stage}.")
         for stage in stages
         for path in folder.glob(f"{glob.escape(stage)}.*{SUFFIX}")
+        if not _has_condition(path)
     ]
     return in_natural_order(set(found))
+
+
+def _has_condition(path: Path) -> bool:
+    """Whether a cache is of test recordings in another acoustic condition; what is wrong with it is not said here."""
+    try:
+        return FeatureCache(path).info.condition != ""
+    except SerError:
+        return False
 
 
 def _report_transcripts(source: Source) -> None:
@@ -254,6 +263,11 @@ def open_caches(source: Source) -> list[FeatureCache]:
         raise SerError(f"There is no cache of {listing(absent)} in {source.folder}: make it with {commands}")
     caches = [FeatureCache(source.path(name)) for name in source.names]
     for cache in caches:
+        if cache.info.condition:
+            raise UsageError(
+                f"{cache.path} has test recordings in the condition {cache.info.condition}, not transcripts or a corpus to "
+                f"train on: choose others with --transcripts or --stages, such as {cache.info.corpus}."
+            )
         _same_encoders(caches[0], cache, source.layer)
         cache.validate()
         if cache.info.limit:

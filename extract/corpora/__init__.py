@@ -7,8 +7,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from ser_memory.common.conventions import NO_SPLIT
 from ser_memory.common.errors import SerError, listing
 from ser_memory.common.manifests import Manifest
+from ser_memory.common.protocols import NEEDED, Splits
 from ser_memory.extract.corpora import iemocap, msp_improv, msp_podcast, table
 from ser_memory.extract.corpora.utterance import Utterance
 
@@ -37,6 +39,19 @@ def read_release(root: Path, manifest: Manifest) -> list[Utterance]:
 
 def with_splits(turns: Sequence[Utterance], manifest: Manifest) -> list[Utterance]:
     """The turns with the splits that the manifest's protocol gives them."""
+    splits = _assigned(turns, manifest)[0]
+    return [replace(turn, split=str(split)) for turn, split in zip(turns, splits, strict=True)]
+
+
+def of_test_splits(turns: Sequence[Utterance], manifest: Manifest) -> list[Utterance]:
+    """Those of the turns that the manifest's protocol tests, in some fold if it has folds."""
+    folds = _assigned(turns, manifest)
+    seen = {NO_SPLIT, *NEEDED}
+    return [turn for turn, *splits in zip(turns, *folds, strict=True) if not seen.issuperset(splits)]
+
+
+def _assigned(turns: Sequence[Utterance], manifest: Manifest) -> list[Splits]:
+    """The split of each turn in every fold; without folds there is one."""
     facts = {
         "speaker": [turn.speaker for turn in turns],
         "session": [turn.session for turn in turns],
@@ -48,8 +63,7 @@ def with_splits(turns: Sequence[Utterance], manifest: Manifest) -> list[Utteranc
         for name, values in facts.items()
         if name == "speaker" or any(values) or not any(labelled)
     }
-    splits = manifest.protocol.assign([turn.id for turn in turns], known, labelled, manifest.title)[0]
-    return [replace(turn, split=str(split)) for turn, split in zip(turns, splits, strict=True)]
+    return manifest.protocol.assign([turn.id for turn in turns], known, labelled, manifest.title)
 
 
-__all__ = ["READERS", "Reader", "Utterance", "read_release", "with_splits"]
+__all__ = ["READERS", "Reader", "Utterance", "of_test_splits", "read_release", "with_splits"]

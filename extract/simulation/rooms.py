@@ -57,18 +57,27 @@ def between(near: Environment, far: Environment, distance: float) -> Environment
     return Environment(band=(low, high), **steps)
 
 
+def response(decay: float, echo: float, rng: np.random.Generator) -> Audio:
+    """The impulse response of a room, (decay * 16000,) float32: the direct sound, 1, and noise that fades after it.
+
+    `decay` is in seconds until the reverberation has lost 60 dB, `echo` its energy relative to the direct sound. Each
+    call draws a new position in the room. The model is Polack's (1988).
+    """
+    tail = int(decay * SAMPLING_RATE)
+    fading = rng.standard_normal(tail, np.float32) * 10.0 ** (-3.0 * np.arange(tail, dtype=np.float32) / tail)
+    room: Audio = np.sqrt(echo / np.sum(fading**2)) * fading
+    room[0] = 1.0
+    return room
+
+
 def place(voice: Audio, environment: Environment, rng: np.random.Generator) -> Audio:
     """Record a (samples,) float32 voice at 16 kHz in an environment: same length, values within [-1, 1].
 
     Each call draws a new position in the room, new noise and a slightly different gain.
     """
-    tail = int(environment.decay * SAMPLING_RATE)
-    n = fft.next_fast_len(len(voice) + tail, real=True)
+    room = response(environment.decay, environment.echo, rng)
+    n = fft.next_fast_len(len(voice) + len(room), real=True)
     frequencies = fft.rfftfreq(n, 1.0 / SAMPLING_RATE)
-
-    fading = rng.standard_normal(tail, np.float32) * 10.0 ** (-3.0 * np.arange(tail, dtype=np.float32) / tail)
-    room = np.sqrt(environment.echo / np.sum(fading**2)) * fading
-    room[0] = 1.0
     low, high = environment.band
     passed = 1.0 / np.sqrt(
         (1.0 + (low / np.maximum(frequencies, 1.0)) ** 6) * (1.0 + (frequencies / high) ** 12)

@@ -85,12 +85,14 @@ def ours(folder: str, device: str, precision: str) -> Run:
 
     def run(paths: list[Path]) -> np.ndarray:
         seconds = [soundfile.info(path).duration for path in paths]
-        items = [Item(path.stem, path, length) for path, length in zip(paths, seconds, strict=True)]
+        items = [
+            Item(path.stem, path, length, path.stem) for path, length in zip(paths, seconds, strict=True)
+        ]
         names = [path.stem for path in paths]
         with tempfile.TemporaryDirectory() as cache:
             # So small that all cores have work to the end, as in a corpus of hours.
             parts = Parts(Path(cache) / "c.h5", dict.fromkeys((*ACOUSTIC_HALF, *TEXT_HALF), ""), (0.0, 100.0))
-            work = Work(items, names, 0.0, 100.0)
+            work = Work(items, 0.0, 100.0)
             encode_recordings(work, plan_parts(seconds, 10.0), parts, workers, lambda _: None)
             rows = np.empty((len(paths), 768), np.float32)
             for places, values in Known(parts.stores()).blocks("acoustic", names):

@@ -83,7 +83,7 @@ def write_random_cache(root: Path, rows: int) -> None:
     """The cache that an extraction would write, with random rows."""
     settings = ExtractionSettings(min_duration=0.0, **options(root))
     extraction = Extraction(manifests.load(str(root / "large.toml")), root, root / "cache", settings)
-    turns, glimpses, screened = read_corpus(extraction)
+    turns, _, glimpses, screened = read_corpus(extraction)
     attributes = (
         identify_acoustic(settings.acoustic_encoder, EncoderOptions()).attributes()
         | identify_text(settings.text_encoder).attributes()

@@ -46,7 +46,7 @@ def encode(utterances: int, folder: str) -> None:
     audio = root / "a.wav"
     turns = [Utterance(str(i), audio, "train", 3.0, 3.0, transcript="a good day") for i in range(utterances)]
     names = [turn.id for turn in turns]
-    work = Work([Item(name, audio, 3.0) for name in names], names, 0.0, 30.0)
+    work = Work([Item(name, audio, 3.0, name) for name in names], 0.0, 30.0)
     acoustic, text = load_acoustic(str(root / "acoustic")), load_text(str(root / "text"))
     parts = Parts(root / f"{utterances}.h5", vars(INFO), (0.0, 30.0))
     start = time.perf_counter()
