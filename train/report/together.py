@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
+from ser_memory.common.conventions import DIMENSIONS
 from ser_memory.common.errors import SerError, UsageError, listing
 from ser_memory.train.report.data import RunData
+from ser_memory.train.settings import LaterStageSettings
+from ser_memory.train.strategies import STRATEGIES
 
 _GROWING = ("variants", "seeds")  # may be more in one run than in another
 _ASIDE = ("word_errors", "cache", "versions", "torch", "complete", "command", "digests", "device", "streamed")
@@ -31,9 +35,9 @@ def labelled(runs: Sequence[RunData]) -> dict[str, RunData]:
     names = [
         name
         for name in flat[0]
-        if all(name in one for one in flat) and len({str(one[name]) for one in flat}) > 1
+        if all(name in one for one in flat) and len({_typed(one[name]) for one in flat}) > 1
     ]
-    labels = [", ".join(f"{name.replace('_', '-')} {one[name]}" for name in names) for one in flat]
+    labels = [", ".join(f"{name.replace('_', '-')} {_typed(one[name])}" for name in names) for one in flat]
     if not names or len(set(labels)) < len(labels):
         labels = [
             f"{run.folder.name}{f' ({label})' if label else ''}"
@@ -63,10 +67,12 @@ def _refuse_incomparable(one: RunData, other: RunData) -> None:
         )
     names = [run.config.get("digests", {}) for run in (one, other)]
     transcripts = [run.config.get("transcripts") for run in (one, other)]  # caches of others are other caches
+    # What is rated is in a digest only if it is trained, but for activation and valence, which always are.
+    rated = [set(_options(run.config)["dimensions"]) - set(DIMENSIONS) for run in (one, other)]
     differing = [
         corpus for corpus in names[0].keys() | names[1].keys() if names[0].get(corpus) != names[1].get(corpus)
     ]
-    if differing and transcripts[0] == transcripts[1]:
+    if differing and transcripts[0] == transcripts[1] and rated[0] == rated[1]:
         raise SerError(
             f"{one.folder} and {other.folder} were trained on different caches ({listing(sorted(differing))}): "
             "report them apart."
@@ -81,10 +87,23 @@ def _refuse_incomparable(one: RunData, other: RunData) -> None:
 
 
 def _options(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Every option of a run by its name; those of a strategy with its name before them."""
+    """Every option of a run by its name. One that an older version did not have has its default, which is what it did."""
     experiment = dict(config.get("experiment", {}))
     flat = {name: value for name, value in config.items() if name not in (*_ASIDE, "experiment")}
-    flat |= experiment.pop("training", {})
+    flat |= asdict(LaterStageSettings()) | {"dimensions": DIMENSIONS} | experiment.pop("training", {})
+    if heads := flat.pop(
+        "heads", None
+    ):  # of an older version: one network for both dimensions, or for one of them
+        flat["dimensions"] = DIMENSIONS if heads == "joint" else (heads,)
+    flat["dimensions"] = tuple(flat["dimensions"])
     for strategy, options in experiment.pop("options", {}).items():
-        flat |= {f"{strategy} {name}": value for name, value in options.items()}
+        known = STRATEGIES[strategy].options if strategy in STRATEGIES else ()
+        for each in known:
+            flat |= asdict(each())
+        flat |= options
     return flat | {name: value for name, value in experiment.items() if name not in _GROWING}
+
+
+def _typed(value: Any) -> str:
+    """A value as it is typed on the command line."""
+    return ",".join(map(str, value)) if isinstance(value, list | tuple) else str(value)

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ser_memory.common.conventions import UNKNOWN
+from ser_memory.common.conventions import DIMENSIONS, UNKNOWN
 from ser_memory.common.errors import SerError
 from ser_memory.common.manifests import stage_name
 from ser_memory.common.metrics import ccc, uar
@@ -24,7 +24,6 @@ from ser_memory.train.report.summary import (
     CURRENT,
     FINETUNE,
     SEEN,
-    SHARED,
     UNSEEN,
     Row,
     backward_transfer,
@@ -37,6 +36,7 @@ from ser_memory.train.report.summary import (
     role,
     samplers,
 )
+from ser_memory.train.report.variants import SHARED
 from ser_memory.train.results import Result
 from ser_memory.train.settings import Variant
 
@@ -251,7 +251,7 @@ def arrays(n: int = 120) -> tuple[Any, Any]:
 def test_groups_beside_a_loop() -> None:
     truth, predictions = arrays()
     names = np.array([UNKNOWN if i < 30 else f"s{i % 3}" for i in range(120)])
-    found = groups(truth, predictions, names)
+    found = groups(truth, predictions, names, DIMENSIONS)
     assert [(group.name, group.dimension) for group in found] == [
         (name, dimension) for name in ("s0", "s1", "s2", UNKNOWN) for dimension in ("activation", "valence")
     ]
@@ -278,13 +278,15 @@ def test_groups_that_are_too_small_say_so() -> None:
     assert rest.ccc is not None
     assert rest.note == ""
     with pytest.raises(ValueError, match=r"names \(N,\)"):
-        groups(truth, predictions, ["a"] * 29)
+        groups(truth, predictions, ["a"] * 29, DIMENSIONS)
 
 
 def test_intervals_of_every_variant() -> None:
     truth, predictions = arrays()
     speakers = [f"s{i % 12}" for i in range(120)]
-    found = intervals(truth, {FINETUNE: predictions, GEM: predictions[:2] * 0.5}, speakers, resamples=200)
+    found = intervals(
+        truth, {FINETUNE: predictions, GEM: predictions[:2] * 0.5}, speakers, DIMENSIONS, resamples=200
+    )
     assert len(found) == 2 * 2 * 2
     for row in found:
         column = ["activation", "valence"].index(row.dimension)
@@ -301,7 +303,7 @@ def test_intervals_of_every_variant() -> None:
     gem, finetune = (next(row for row in found if row.variant == variant) for variant in (GEM, FINETUNE))
     assert gem.speakers_difference is not None
     assert gem.speakers_difference.value == pytest.approx(gem.speakers.value - finetune.speakers.value)
-    few = intervals(truth, {GEM: predictions}, ["one"] * 120, resamples=50)
+    few = intervals(truth, {GEM: predictions}, ["one"] * 120, DIMENSIONS, resamples=50)
     assert {row.speakers.note for row in few} == {"too few speakers"}
     assert all(row.utterances_difference is None for row in few)
 
