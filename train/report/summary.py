@@ -85,7 +85,7 @@ FORWARD_OWN = (
     "Before the second corpus, all strategies that train by gradient steps have the same model, that of the first stage. "
     "So forward transfer to the second corpus is one figure for all of them, and another for {own}."
 )
-CONSTANT = "A difference without p, interval and effect size is the same for every seed, so that a test over seeds is undefined."
+CONSTANT = "A difference without p, interval and effect size is the same for every seed: a test over seeds is undefined."
 COSTS = "Seconds: mean over the seeds. Bytes: what is kept after the stage for later stages, the most of any seed."
 
 _ROUNDING = 1e-12  # of figures that are equal

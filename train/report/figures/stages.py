@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
@@ -33,6 +34,8 @@ from ser_memory.train.settings import Variant, shares_first_stage
 _COLUMNS = 3
 _SHADE = "0.92"
 _MOST_BANDS = 4  # more of them hide each other: then each point gets a bar
+_LONGEST = 9  # letters of a stage's name that has room beside others
+_SLANTED: dict[str, Any] = {"rotation": 20, "ha": "right", "rotation_mode": "anchor"}
 _SIDEWAYS = 0.4  # of the distance between two stages, over which the variants' bars are spread
 
 
@@ -69,6 +72,7 @@ def along_stages(
     ]
     bands = len(present) <= _MOST_BANDS
 
+    long = max(map(len, stages.values())) > _LONGEST
     columns = min(len(sizes), _COLUMNS)
     figure = sheet(WIDE, (62 if bands else 75) * -(-len(sizes) // columns))
     grid = panels(figure, len(sizes), columns, sharey=True, sharex=True)
@@ -77,7 +81,7 @@ def along_stages(
             axes.axvspan(trained - 0.5, trained + 0.5, color=_SHADE, linewidth=0, zorder=0)
         handles = _draw_lines(axes, values[corpus], present, bands, apart)
         axes.set_title(f"{corpus} ({split}, n = {n:,})")
-        axes.set_xticks(list(stages), list(stages.values()))
+        axes.set_xticks(list(stages), list(stages.values()), **(_SLANTED if long else {}))
         axes.set_xlim(0.5, len(stages) + 0.5)
         axes.grid(axis="y")
         axes.set_axisbelow(True)
