@@ -17,6 +17,7 @@ from ser_memory.train.report.cli import main
 from ser_memory.train.report.contents import NO_TESTS, Chapter, by_variant, chapters
 from ser_memory.train.report.data import load_run
 from ser_memory.train.report.figures.gallery import figures_of
+from ser_memory.train.report.formats import Table
 from ser_memory.train.report.together import labelled
 from ser_memory.train.results import overall, read_results
 from ser_memory.train.settings import Variant
@@ -220,10 +221,17 @@ def three(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
 
 
-def test_a_dimension_that_a_corpus_lacks(three: Path) -> None:
-    found = {
-        named.name: named.table for chapter in chapters({"": load_run(three)}) for named in chapter.all_tables
-    }
+@pytest.fixture(scope="module")
+def of_three(three: Path) -> list[Chapter]:
+    return chapters({"": load_run(three)})
+
+
+def tables_of(found: list[Chapter]) -> dict[str, Table]:
+    return {named.name: named.table for chapter in found for named in chapter.all_tables}
+
+
+def test_a_dimension_that_a_corpus_lacks(of_three: list[Chapter]) -> None:
+    found = tables_of(of_three)
     assert found["strategies-dominance-ccc"].headings == ("stage", "strategy", "msp-podcast", "iemocap")
     assert "n = 110 (msp-podcast), 88 (iemocap)" in found["strategies-dominance-ccc"].title
     assert "n = 88 (iemocap)" in found["intervals-iemocap-dominance-uar"].title
@@ -236,31 +244,31 @@ def test_a_dimension_that_a_corpus_lacks(three: Path) -> None:
         assert [row[place].value for place in sizes] == [55, 55, 44]
     for table in found.values():
         assert not any("nan" in cell.text for row in table.rows for cell in row)
-    assert "No ratings of dominance, so no figures of it: msp-improv." in text_without_figures(three)
+    assert "No ratings of dominance, so no figures of it: msp-improv." in words(of_three[0])
 
 
-def test_a_first_stage_apart_is_named_and_explained(three: Path, run: Path, tmp_path: Path) -> None:
-    table = next(
-        named.table
-        for chapter in chapters({"": load_run(three)})
-        for named in chapter.all_tables
-        if named.name == "strategies-valence-ccc"
-    )
+def test_a_first_stage_apart_is_named_and_explained(of_three: list[Chapter]) -> None:
+    table = tables_of(of_three)["strategies-valence-ccc"]
     lines = [(row[0].text, row[1].text) for row in table.rows]
     assert lines[:3] == [("P", "all"), ("P", "analytic"), ("P+M", "finetune")]
     assert "The same for every seed, so with a deviation of 0: analytic." in table.notes
-    text = text_without_figures(three)
+    text = " ".join(map(words, of_three))
     assert "analytic has a first stage of its own. At that stage it is compared with all" in text
     assert "one figure for all of them, and another for analytic." in text
-    usual = text_without_figures(run)
-    assert "At the first stage all strategies are the same model" in usual
-    assert "same for every seed" not in usual
-    alone = build_run(tmp_path / "alone", variants=[ANALYTIC], seeds=3, splits=SMALL)
-    text = text_without_figures(alone)
-    assert "same model" not in text
-    other = changed(alone, tmp_path / "other", layer="7")
-    both = text_without_figures(alone, other)
-    assert "without p, interval and effect size is the same for every seed" in both
+
+
+def test_without_a_first_stage_apart_nothing_is_said_of_it(tmp_path: Path) -> None:
+    plain = build_run(tmp_path / "run", variants=VARIANTS[:2], seeds=3, splits=SMALL, predictions=False)
+    text = text_without_figures(plain)
+    assert "At the first stage all strategies are the same model" in text
+    assert "same for every seed" not in text
+
+
+def test_runs_that_no_seed_changes_have_differences_without_p(tmp_path: Path) -> None:
+    alone = build_run(tmp_path / "alone", variants=[ANALYTIC], seeds=3, splits=SMALL, predictions=False)
+    assert "same model" not in text_without_figures(alone)
+    text = text_without_figures(alone, changed(alone, tmp_path / "other", layer="7"))
+    assert "without p, interval and effect size is the same for every seed" in text
 
 
 def test_three_dimensions_in_figures(three: Path) -> None:
