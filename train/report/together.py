@@ -65,14 +65,8 @@ def _refuse_incomparable(one: RunData, other: RunData) -> None:
             f"{one.folder} and {other.folder} split their corpora by different protocols ({listing(moved)}): report "
             "them apart."
         )
-    names = [run.config.get("digests", {}) for run in (one, other)]
-    transcripts = [run.config.get("transcripts") for run in (one, other)]  # caches of others are other caches
-    # What is rated is in a digest only if it is trained, but for activation and valence, which always are.
-    rated = [set(_options(run.config)["dimensions"]) - set(DIMENSIONS) for run in (one, other)]
-    differing = [
-        corpus for corpus in names[0].keys() | names[1].keys() if names[0].get(corpus) != names[1].get(corpus)
-    ]
-    if differing and transcripts[0] == transcripts[1] and rated[0] == rated[1]:
+    differing = _other_caches(one, other)
+    if differing:
         raise SerError(
             f"{one.folder} and {other.folder} were trained on different caches ({listing(sorted(differing))}): "
             "report them apart."
@@ -84,6 +78,23 @@ def _refuse_incomparable(one: RunData, other: RunData) -> None:
                 f"{one.folder} and {other.folder} have different figures, their {name} is {values[0]} and {values[1]}: "
                 "report them apart."
             )
+
+
+def _other_caches(one: RunData, other: RunData) -> set[str]:
+    """The corpora of which two runs had other caches, as far as that can be told."""
+    if one.config.get("transcripts") != other.config.get("transcripts"):
+        return set()  # caches of other transcripts are other caches
+    rated = [set(_options(run.config)["dimensions"]) - set(DIMENSIONS) for run in (one, other)]
+    if rated[0] != rated[1]:
+        # A digest has activation and valence always, and ratings of another dimension only if it is trained.
+        sizes = [
+            {(row.corpus, row.split, row.fold, row.dimension): row.n for row in run.results}
+            for run in (one, other)
+        ]
+        return {place[0] for place in sizes[0].keys() & sizes[1].keys() if sizes[0][place] != sizes[1][place]}
+    digests = [run.config.get("digests", {}) for run in (one, other)]
+    corpora = digests[0].keys() | digests[1].keys()
+    return {corpus for corpus in corpora if digests[0].get(corpus) != digests[1].get(corpus)}
 
 
 def _options(config: Mapping[str, Any]) -> dict[str, Any]:

@@ -193,6 +193,10 @@ class TestSeveralRuns:
             run, tmp_path / "other", experiment={**experiment, "training": training}, digests=digests
         )
         assert len(labelled([load_run(run), load_run(other)])) == 2
+        lines = (other / "results.csv").read_text().splitlines()
+        lines[1:] = [line.replace(",110,", ",109,") if ",iemocap," in line else line for line in lines[1:]]
+        (other / "results.csv").write_text("\n".join(lines) + "\n")
+        assert "different caches (iemocap): report them apart" in refusal(run, other)
 
     def test_equal_options_are_labelled_by_folder(self, run: Path, tmp_path: Path) -> None:
         other = changed(run, tmp_path / "again")
