@@ -30,7 +30,7 @@ class Figure:
 
     corpus: str
     split: str
-    dimension: str  # activation or valence
+    dimension: str  # activation, valence or dominance
     metric: str  # ccc or uar
     value: float
     n: int  # utterances
@@ -42,7 +42,7 @@ class Held:
     """How many utterances of one kind a memory holds: a row of memory.csv."""
 
     corpus: str
-    bins: tuple[int, ...]  # of each dimension: 0 low, 1 middle, 2 high
+    bins: tuple[int, ...]  # of activation and valence: 0 low, 1 middle, 2 high
     speaker: str
     n: int
 

@@ -7,10 +7,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 
+from ser_memory.common.cache import FeatureCache, write_cache
+from ser_memory.train.cli import main as ser_train
 from ser_memory.train.results import read_results
 from tests.train.report.runs import build_run
 from tests.train.report.test_cli import PUBLISHED, SMALL, VARIANTS, refusal, report, run, text_of
+from tests.train.worlds import write_caches
 
 assert run  # the fixture
 
@@ -67,6 +71,45 @@ def test_published_figures_stand_beside_ours(run: Path, made: tuple[Path, str], 
     assert "has the strategy 'packnet', which is not in these results: they have finetune, gem" in refusal(
         run, "--against", table
     )
+
+
+def test_dominance_and_a_first_stage_apart(tmp_path: Path) -> None:
+    """Trained for real: one corpus has no ratings of dominance, another lacks some, and analytic takes no steps."""
+    write_caches(tmp_path / "cache")
+    for name, every in (("msp-podcast", 0), ("iemocap", 7)):
+        cache = FeatureCache(tmp_path / "cache" / f"{name}.h5")
+        columns = {column: cache.read(column) for column in cache.shapes}
+        dominance = (columns["activation"] + columns["valence"]) / 2
+        if every:
+            dominance[::every] = np.nan
+        write_cache(cache.path, cache.info, {**columns, "dominance": dominance})
+    words = (
+        f"--cache {tmp_path / 'cache'} --dimensions activation,valence,dominance --strategy finetune --strategy gem "
+        f"--strategy analytic --memory-size 20 --batch-size 16 --epochs 3 --seeds 3 --output {tmp_path / 'run'}"
+    )
+    trained = CliRunner().invoke(ser_train, words.split())
+    assert trained.exit_code == 0, trained.output
+    firsts = [line.split()[1] for line in trained.output.splitlines() if line.split()[:1] == ["P"]]
+    assert firsts == ["all", "analytic"] * 6
+    result = report(tmp_path / "run")
+    assert result.exit_code == 0, result.output
+    folder = tmp_path / "run/report"
+    page = text_of(folder / "index.html")
+    assert "No ratings of dominance, so no figures of it: msp-improv." in page
+    assert "The same for every seed, so with a deviation of 0: analytic." in page
+    figures = {
+        (row.stage_name, row.corpus): row.value for row in read_results(tmp_path / "run")
+        if (row.strategy, row.dimension, row.metric, row.split) == ("analytic", "dominance", "ccc", "test")
+    }  # fmt: skip
+    first, second = figures["P", "msp-podcast"], figures["P+M+I", "msp-podcast"]
+    rows = rows_of(folder, "strategies-dominance-ccc")
+    (row,) = [row for row in rows if (row["stage"], row["strategy"]) == ("P", "analytic")]
+    assert list(row) == ["stage", "strategy", "msp-podcast", "iemocap"]
+    assert float(row["msp-podcast"]) == pytest.approx(first)
+    (row,) = [row for row in rows_of(folder, "backward-dominance-ccc") if row["strategy"] == "analytic"]
+    assert float(row["msp-podcast"]) == pytest.approx(second - first)
+    costs = [row for row in rows_of(folder, "costs") if row["strategy"] == "analytic"]
+    assert all(float(row["kept in all"]) > 0 and float(row["seconds"]) >= 0 for row in costs)
 
 
 def test_one_kind_of_figure(run: Path, tmp_path: Path) -> None:

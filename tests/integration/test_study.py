@@ -88,7 +88,7 @@ def test_heads(caches: Path, tmp_path: Path) -> None:
     result = train(caches, "--strategy", "gem", "--study", "heads", "--output", tmp_path)
     assert result.exit_code == 0, result.output
     runs = labelled([load_run(folder) for folder in folders_of(tmp_path)])
-    assert list(runs) == ["heads joint", "heads activation", "heads valence"]
+    assert list(runs) == ["dimensions activation,valence", "dimensions activation", "dimensions valence"]
     (compared,) = [chapter for chapter in chapters(runs) if chapter.heading == "Runs compared"]
     names = {named.name for named in compared.tables}
     assert {"runs-activation-ccc-tests", "runs-valence-ccc-tests"} <= names

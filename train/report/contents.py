@@ -17,6 +17,7 @@ from ser_memory.train.report.statistics import FEWEST_SEEDS
 from ser_memory.train.report.summary import Row, Runs
 from ser_memory.train.report.tables import Named
 from ser_memory.train.report.transcripts import courses
+from ser_memory.train.report.variants import variant_of
 from ser_memory.train.settings import Variant
 
 SLOPES = (
@@ -102,12 +103,25 @@ def _described(label: str, run: RunData) -> Iterator[str]:
         f"{start}{strategies}; stages {listing(stages)}; {len(seeds)} seed{'s' if len(seeds) > 1 else ''}"
         f"{f', {len(folds)} folds' if folds else ''}."
     )
+    for dimension, corpora in _unrated(run).items():
+        yield f"{start}No ratings of {dimension}, so no figures of it: {listing(corpora)}."
     if folds:
         yield FOLDS
     if not run.complete:
         yield f"{start}This run is not complete. {_unfinished(run)}"
     if run.missing:
         yield f"{start}The folder has no {listing(run.missing)}, so that what is made of them is left out."
+
+
+def _unrated(run: RunData) -> dict[str, list[str]]:
+    """The dimensions that some corpora do not rate, and these corpora."""
+    rated = {(row.dimension, row.corpus): None for row in run.results}
+    corpora = dict.fromkeys(row.corpus for row in run.results)
+    found = {
+        dimension: [corpus for corpus in corpora if (dimension, corpus) not in rated]
+        for dimension in dict.fromkeys(dimension for dimension, _ in rated)
+    }
+    return {dimension: lacking for dimension, lacking in found.items() if lacking}
 
 
 def _unfinished(run: RunData) -> str:
@@ -119,9 +133,7 @@ def _unfinished(run: RunData) -> str:
         for seed in experiment.get("seeds", ())
         for stage in range(1, len(experiment.get("stages", ())) + 1)
     ]
-    there = {
-        (Variant(row.strategy, row.sampler, row.memory_size), row.seed, row.stage) for row in run.results
-    }
+    there = {(variant_of(row), row.seed, row.stage) for row in run.results}
     lacking = [each for each in planned if each not in there]
     names = [f"{tables.name_of(variant)} seed {seed} stage {stage}" for variant, seed, stage in lacking]
     return (
@@ -134,7 +146,7 @@ def _results(runs: Runs, split: str) -> Chapter:
     rows = summary.comparisons(runs, split)
     few = max((row.seeds for row in rows), default=0) < FEWEST_SEEDS
     notes = [*_marks(rows), *([NO_TESTS] if few else [])]
-    shared = ["At the first stage all strategies are the same model: it is trained once for each seed."]
+    shared = _of_first_stages(runs, summary.FIRST_SHARED, summary.FIRST_OWN)
     return Chapter(
         "Every strategy at every stage",
         [summary.ROLES, *shared],
@@ -158,12 +170,38 @@ def _by_fold(runs: Mapping[str, RunData], split: str) -> Chapter | None:
 
 def _marks(rows: Sequence[Row]) -> list[str]:
     """What the marks in a table mean; of tests, if there are any."""
-    return [tables.ROLES, *([tables.STARS, summary.SEED_NOISE] if any(row.test for row in rows) else [])]
+    tested = [tables.STARS, summary.SEED_NOISE] if any(row.test for row in rows) else []
+    return [tables.ROLES, *tested, *_constant(rows)]
+
+
+def _constant(rows: Sequence[Row]) -> list[str]:
+    """What has the same figures whatever the seed, so that a deviation of 0 is no accident."""
+    names = [
+        f"{tables.name_of(variant)}{f' of {label}' if label else ''}"
+        for label, variant in summary.constant(rows)
+    ]
+    return [f"The same for every seed, so with a deviation of 0: {listing(names)}."] if names else []
+
+
+def _of_first_stages(runs: Runs, shared: str, own: str) -> list[str]:
+    """What is to be said of the first stages: `own` names the strategies that have one of their own."""
+    any_shared, names = summary.first_stages(runs)
+    if not any_shared:
+        return []
+    return [own.format(own=listing(names)) if names else shared]
+
+
+def _of_tests(rows: Sequence[Row]) -> list[str]:
+    """What the tests of a table are; also of those that are undefined, if there are any."""
+    constant = summary.constant(rows)
+    undefined = any(row.test and row.test.p is None and (row.label, row.variant) in constant for row in rows)
+    return [
+        summary.TESTED, summary.CORRECTED, summary.SEED_NOISE, *([summary.CONSTANT] if undefined else [])
+    ]  # fmt: skip
 
 
 def _tests(rows: Sequence[Row], name: str, what: str, figures: Sequence[str] = ()) -> list[Chapter]:
-    notes = [summary.TESTED, summary.CORRECTED, summary.SEED_NOISE]
-    made = tables.tests(name, rows, what, notes)
+    made = tables.tests(name, rows, what, _of_tests(rows))
     return [Chapter("The tests in full", (), made, figures)] if made else []
 
 
@@ -187,7 +225,7 @@ def _transfer(runs: Runs, split: str) -> Chapter | None:
         ("Backward transfer", "backward", summary.backward_transfer(runs, split), [summary.BACKWARD]),
         (
             "Forward transfer", "forward", summary.forward_transfer(runs, split),
-            [summary.FORWARD, summary.FORWARD_SHARED],
+            [summary.FORWARD, *_of_first_stages(runs, summary.FORWARD_SHARED, summary.FORWARD_OWN)],
         ),
     ):  # fmt: skip
         if rows:
@@ -202,7 +240,7 @@ class _Values:
     predictions: Predictions
     corpus: str
     stage_name: str
-    truth: npt.NDArray[np.float32]  # (N, K)
+    truth: npt.NDArray[np.float32]  # (N, K); NaN without a rating
     by_variant: dict[Variant, npt.NDArray[np.float32]]  # (R, N, K), a row per seed
 
 
@@ -224,7 +262,7 @@ def _sampling(last: Sequence[tuple[str, _Values]], split: str) -> Chapter | None
     for label, values in last:
         speakers = np.array(values.predictions.texts(values.corpus, split, "speaker"))
         rows = summary.intervals(values.truth, values.by_variant, speakers, values.predictions.dimensions)
-        shown = tables.sampled(values.corpus, split, values.stage_name, len(values.truth), rows)
+        shown = tables.sampled(values.corpus, split, values.stage_name, rows)
         made += [_labelled(named, label) for named in shown]
     return Chapter("Other utterances, other speakers", (), made) if made else None
 
@@ -264,8 +302,7 @@ def by_variant(
     after = predictions.after(corpus, split, stage)
     rows: dict[Variant, dict[int, list[npt.NDArray[np.float32]]]] = {}
     for run, values in zip(predictions.runs, after, strict=True):
-        variant = Variant(run.strategy, run.sampler, run.memory_size)
-        rows.setdefault(variant, {}).setdefault(run.seed, []).append(values)
+        rows.setdefault(variant_of(run), {}).setdefault(run.seed, []).append(values)
     found = {}
     for variant, seeds in rows.items():
         whole = [row for folds in seeds.values() for row in _joined(folds) if np.isfinite(row).all()]
@@ -298,9 +335,8 @@ def _across(runs: Runs, split: str) -> Chapter | None:
     if not rows:
         return None
     what = f"each run against {next(iter(runs))}"
-    notes = [summary.TESTED, summary.CORRECTED, summary.SEED_NOISE]
     words = ["The same strategy, stage and seeds in both runs; only the options differ that name the runs."]
-    return Chapter("Runs compared", words, tables.tests("runs", rows, what, notes))
+    return Chapter("Runs compared", words, tables.tests("runs", rows, what, _of_tests(rows)))
 
 
 def _transcripts(runs: Mapping[str, RunData], split: str) -> Chapter | None:

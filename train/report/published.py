@@ -17,6 +17,7 @@ import numpy as np
 
 from ser_memory.common.errors import SerError, listing
 from ser_memory.train.report.summary import TEST, Runs
+from ser_memory.train.report.variants import variant_of
 from ser_memory.train.results import Result
 from ser_memory.train.settings import Variant
 
@@ -144,8 +145,7 @@ def _beside(figure: Published, label: str, results: Sequence[Result]) -> list[Be
     fitting: dict[tuple[str, Variant], dict[int, Result]] = {}
     for row in results:
         if all(getattr(figure, name) in ("", getattr(row, name)) for name in _NAMES):
-            variant = Variant(row.strategy, row.sampler, row.memory_size)
-            fitting.setdefault((row.dimension, variant), {})[row.seed] = row
+            fitting.setdefault((row.dimension, variant_of(row)), {})[row.seed] = row
     return [
         Beside(
             figure,

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
-from ser_memory.common.conventions import DIMENSIONS, UNKNOWN
+from ser_memory.common.conventions import UNKNOWN
 from ser_memory.common.manifests import stage_name
 from ser_memory.common.metrics import ccc, uar
 from ser_memory.train.report.data import CostRow
@@ -21,6 +21,7 @@ from ser_memory.train.report.statistics import (
     RESAMPLES,
     Interval,
     Paired,
+    Resamples,
     ccc_scores,
     holm,
     interval,
@@ -29,13 +30,13 @@ from ser_memory.train.report.statistics import (
     resample_utterances,
     uar_scores,
 )
+from ser_memory.train.report.variants import SHARED, owner_at, owner_of, variant_of
 from ser_memory.train.results import Result
 from ser_memory.train.settings import NO_SAMPLER, POOLED, Variant
 
 TEST = "test"
 FINETUNE = Variant("finetune")  # the baseline of strategies
 RANDOM = "random"  # the baseline of samplers
-SHARED = Variant("all")  # whatever all strategies share: the first stage, and what follows from it alone
 SEEN, CURRENT, UNSEEN = "seen", "current", "unseen"
 UNTRAINED = {"ccc": 0.0, "uar": 1 / 3}  # the baseline of forward transfer, by measure
 
@@ -70,11 +71,24 @@ FORWARD = (
     "and Ranzato 2017, NeurIPS; here per corpus). As the untrained model, the CCC is taken as 0, since its predictions "
     "say nothing about the labels, and the UAR as 1/3, the chance level with low, middle and high."
 )
+FIRST_SHARED = "At the first stage all strategies are the same model: it is trained once for each seed."
 FORWARD_SHARED = (
     "Before the second corpus, all strategies have the same model, that of the first stage. So forward transfer to the "
     "second corpus is one figure for all of them."
 )
+FIRST_OWN = (
+    "At the first stage all strategies that train by gradient steps are the same model, which is trained once for each "
+    "seed: the tables call it all. {own} has a first stage of its own. At that stage it is compared with all, which is "
+    "fine-tuning's model too."
+)
+FORWARD_OWN = (
+    "Before the second corpus, all strategies that train by gradient steps have the same model, that of the first stage. "
+    "So forward transfer to the second corpus is one figure for all of them, and another for {own}."
+)
+CONSTANT = "A difference without p, interval and effect size is the same for every seed: a test over seeds is undefined."
 COSTS = "Seconds: mean over the seeds. Bytes: what is kept after the stage for later stages, the most of any seed."
+
+_ROUNDING = 1e-12  # of figures that are equal
 
 Runs = Mapping[
     str, Sequence[Result]
@@ -86,7 +100,7 @@ Seeds = dict[int, float]  # seed -> figure
 class Cell:
     """What a figure is of, in one run and split."""
 
-    variant: Variant  # SHARED in the first stage
+    variant: Variant  # in the first stage SHARED, or one with a first stage of its own
     stage: int
     corpus: str
     dimension: str
@@ -114,13 +128,14 @@ class Row:
     holm: float | None = None  # p of the test, corrected over this measure and dimension of the run
 
 
-Baseline = Callable[[Variant], Variant | None]  # what a variant is tested against; None: nothing
+Baseline = Callable[[Cell], Variant | None]  # the variant that a figure is tested against; None: nothing
 
 
 def comparisons(runs: Runs, split: str = TEST) -> list[Row]:
     """Table 2: every strategy at every stage on every corpus, against fine-tuning.
 
-    The first stage, which all strategies share, is there once, as SHARED and without a test. Rows are ordered by run,
+    The first stage of the strategies that train by gradient steps is there once, as SHARED and without a test. A
+    strategy with a first stage of its own is tested against it, since it is fine-tuning's too. Rows are ordered by run,
     stage and variant. Raises ValueError if there are two different figures of one seed.
     """
     return [row for run in _open(runs, split) for row in run.table(run.cells, _finetune)]
@@ -135,7 +150,7 @@ def samplers(runs: Runs, split: str = TEST) -> list[Row]:
     for run in _open(runs, split):
         cells = {
             cell: seeds for cell, seeds in run.cells.items() if cell.variant.sampler != NO_SAMPLER
-        }  # not the first stage: SHARED has no sampler
+        }  # not the first stage: nothing in it has a sampler
         if any(cell.variant.sampler != RANDOM for cell in cells):
             rows += run.table(cells, _random)
     return rows
@@ -154,7 +169,8 @@ def backward_transfer(runs: Runs, split: str = TEST) -> list[Row]:
 def forward_transfer(runs: Runs, split: str = TEST) -> list[Row]:
     """FORWARD transfer to every corpus but the first, by strategy, against fine-tuning; at the stage before it.
 
-    Transfer to the second corpus has the variant SHARED and no test: see FORWARD_SHARED.
+    Transfer to the second corpus has the variant SHARED and no test: see FORWARD_SHARED. That of a strategy with a first
+    stage of its own is tested against it.
     """
     rows = []
     for run in _open(runs, split):
@@ -181,6 +197,24 @@ def across(runs: Runs, split: str = TEST) -> list[Row]:
     return rows
 
 
+def first_stages(runs: Runs) -> tuple[bool, list[str]]:
+    """Whether the runs have a shared first stage, and the names of the strategies with one of their own."""
+    owners = dict.fromkeys(owner_of(row) for rows in runs.values() for row in rows if row.stage == 1)
+    return SHARED in owners, list(dict.fromkeys(each.strategy for each in owners if each != SHARED))
+
+
+def constant(rows: Iterable[Row]) -> list[tuple[str, Variant]]:
+    """The runs' labels and variants whose every figure is the same for all of several seeds."""
+    found: dict[tuple[str, Variant], list[float | None]] = {}
+    for row in rows:
+        found.setdefault((row.label, row.variant), []).append(row.deviation)
+    return [
+        key
+        for key, deviations in found.items()
+        if all(deviation is not None and deviation < _ROUNDING for deviation in deviations)
+    ]
+
+
 def role(corpus: str, stage: str) -> str:
     """SEEN, CURRENT or UNSEEN: what a corpus is at a stage of this name, such as P+M."""
     *before, now = stage.split("+")
@@ -196,7 +230,7 @@ class _Run:
     split: str
     cells: dict[Cell, Seeds]  # ordered by stage and variant
     stages: dict[int, str]  # names by number
-    sizes: dict[str, int]  # utterances by corpus
+    sizes: dict[tuple[str, str], int]  # rated utterances by corpus and dimension
 
     def learned(self, corpus: str) -> int | None:
         """The stage at which a corpus is trained on."""
@@ -206,7 +240,7 @@ class _Run:
         """A row for each cell, with p values corrected over those of its measure and dimension."""
         rows = []
         for cell, seeds in cells.items():
-            other = baseline(cell.variant)
+            other = baseline(cell)
             reference = cells.get(replace(cell, variant=other), {}) if other else {}
             rows.append(self.row(cell, seeds, paired(seeds, reference)))
         return _corrected(rows)
@@ -229,8 +263,7 @@ class _Run:
         return made
 
     def _at(self, cell: Cell, stage: int) -> Seeds:
-        variant = SHARED if stage == 1 else cell.variant
-        return self.cells.get(replace(cell, variant=variant, stage=stage), {})
+        return self.cells.get(replace(cell, variant=owner_at(stage, cell.variant), stage=stage), {})
 
     def row(self, cell: Cell, seeds: Seeds, test: Paired | None) -> Row:
         """The row of a figure."""
@@ -238,7 +271,7 @@ class _Run:
         name = self.stages[cell.stage]
         return Row(
             self.label, cell.variant, cell.stage, name, cell.corpus, role(cell.corpus, name), self.split,
-            cell.dimension, cell.metric, self.sizes[cell.corpus], len(values), float(np.mean(values)),
+            cell.dimension, cell.metric, self.sizes[cell.corpus, cell.dimension], len(values), float(np.mean(values)),
             _deviation(values), test,
         )  # fmt: skip
 
@@ -253,14 +286,15 @@ def _figures(label: str, rows: Sequence[Result], split: str) -> _Run:
     cells: dict[Cell, Seeds] = {}
     order: dict[Variant, int] = {SHARED: 0}
     for row in rows:
-        variant = Variant(row.strategy, row.sampler, row.memory_size) if row.stage > 1 else SHARED
+        variant = owner_of(row)
         order.setdefault(variant, len(order))
         cell = Cell(variant, row.stage, row.corpus, row.dimension, row.metric)
         if cells.setdefault(cell, {}).setdefault(row.seed, row.value) != row.value:
             raise ValueError(f"{cell} has two figures of seed {row.seed}, {row.value} and another.")
     ordered = sorted(cells, key=lambda cell: (cell.stage, order[cell.variant]))
     stages = {row.stage: row.stage_name for row in rows}
-    return _Run(label, split, {cell: cells[cell] for cell in ordered}, stages, {r.corpus: r.n for r in rows})
+    sizes = {(row.corpus, row.dimension): row.n for row in rows}
+    return _Run(label, split, {cell: cells[cell] for cell in ordered}, stages, sizes)
 
 
 def _corrected(rows: Sequence[Row]) -> list[Row]:
@@ -276,12 +310,12 @@ def _corrected(rows: Sequence[Row]) -> list[Row]:
     return made
 
 
-def _finetune(variant: Variant) -> Variant | None:
-    return None if variant in (FINETUNE, SHARED) else FINETUNE
+def _finetune(cell: Cell) -> Variant | None:
+    return None if cell.variant in (FINETUNE, SHARED) else owner_at(cell.stage, FINETUNE)
 
 
-def _random(variant: Variant) -> Variant | None:
-    return None if variant.sampler == RANDOM else replace(variant, sampler=RANDOM)
+def _random(cell: Cell) -> Variant | None:
+    return None if cell.variant.sampler == RANDOM else replace(cell.variant, sampler=RANDOM)
 
 
 def _from_best(course: Sequence[float], learned: int) -> float:
@@ -319,8 +353,7 @@ def over_folds(label: str, results: Iterable[Result], split: str = TEST) -> list
     found: dict[tuple[Variant, int, str, str, str, str], dict[str, list[float]]] = {}
     for row in rows:
         if row.corpus in pooled and row.fold != POOLED:
-            variant = Variant(row.strategy, row.sampler, row.memory_size) if row.stage > 1 else SHARED
-            key = (variant, row.stage, row.stage_name, row.corpus, row.dimension, row.metric)
+            key = (owner_of(row), row.stage, row.stage_name, row.corpus, row.dimension, row.metric)
             found.setdefault(key, {}).setdefault(row.fold, []).append(row.value)
     made = []
     for key, folds in sorted(found.items(), key=lambda item: item[0][1]):
@@ -336,6 +369,7 @@ class Sampled:
     variant: Variant
     dimension: str
     metric: str
+    n: int  # utterances with a rating of the dimension
     seeds: int  # whose mean it is
     utterances: Interval
     speakers: Interval
@@ -347,22 +381,31 @@ def intervals(
     truth: npt.ArrayLike,
     predictions: Mapping[Variant, npt.ArrayLike],
     speakers: npt.ArrayLike,
-    dimensions: Sequence[str] = DIMENSIONS,
+    dimensions: Sequence[str],
     baseline: Variant = FINETUNE,
     resamples: int = RESAMPLES,
 ) -> list[Sampled]:
     """CCC and UAR of every variant on one split, with 95% bootstrap intervals, and the difference from the baseline.
 
-    `truth` is (N, K), a column per dimension, the predictions of each variant are (R, N, K) for its R seeds, and
-    `speakers` are (N,) names. All variants are measured on the same resamples. Raises ValueError on shapes that differ.
+    `truth` is (N, K), a column per dimension with NaN where there is no rating, the predictions of each variant are
+    (R, N, K) for its R seeds, and `speakers` are (N,) names. Utterances without a rating of a dimension do not count in
+    it; a dimension that nothing is rated in has no rows. All variants are measured on the same resamples. Raises
+    ValueError on shapes that differ.
     """
-    x = np.asarray(truth, dtype=np.float64)
-    drawn = resample_utterances(len(x), resamples), resample_speakers(speakers, resamples)
+    x, who = np.asarray(truth, dtype=np.float64), np.asarray(speakers)
+    draws: dict[bytes, tuple[Resamples, Resamples]] = {}  # by the utterances that are rated
     rows = []
     for column, dimension in enumerate(dimensions):
+        rated = np.isfinite(x[:, column])
+        if not rated.any():
+            continue
+        if rated.tobytes() not in draws:
+            utterances = resample_utterances(int(rated.sum()), resamples)
+            draws[rated.tobytes()] = utterances, resample_speakers(who[rated], resamples)
+        drawn = draws[rated.tobytes()]
         for metric, scorer in (("ccc", ccc_scores), ("uar", uar_scores)):
             found = {
-                variant: [scorer(x[:, column], np.asarray(y)[..., column], each) for each in drawn]
+                variant: [scorer(x[rated, column], np.asarray(y)[:, rated, column], each) for each in drawn]
                 for variant, y in predictions.items()
             }
             for variant, scores in found.items():
@@ -373,7 +416,8 @@ def intervals(
                     else [None, None]
                 )
                 count = len(np.asarray(predictions[variant]))
-                rows.append(Sampled(variant, dimension, metric, count, *map(interval, scores), *gaps))
+                ends = map(interval, scores)
+                rows.append(Sampled(variant, dimension, metric, int(rated.sum()), count, *ends, *gaps))
     return rows
 
 
@@ -383,7 +427,7 @@ class Group:
 
     name: str
     dimension: str
-    n: int  # utterances
+    n: int  # utterances with a rating of the dimension
     ccc: float | None  # None if there is a note that says why
     uar: float | None  # None for fewer than ten utterances
     error: float  # mean of prediction - truth; above 0, predictions are too high
@@ -394,12 +438,13 @@ def groups(
     truth: npt.ArrayLike,
     predictions: npt.ArrayLike,
     names: npt.ArrayLike,
-    dimensions: Sequence[str] = DIMENSIONS,
+    dimensions: Sequence[str],
 ) -> list[Group]:
     """Figures of every group of utterances, by name, `Unknown` last: of speakers or of genders, as `names` are.
 
-    `truth` is (N, K), a column per dimension, `predictions` (R, N, K) for R seeds, and `names` (N,). A group of fewer
-    than ten utterances, or of equal labels, has no CCC. Raises ValueError on shapes that differ.
+    `truth` is (N, K), a column per dimension with NaN where there is no rating, `predictions` (R, N, K) for R seeds, and
+    `names` (N,). Utterances without a rating of a dimension do not count in it; a group without any has no row of it. A
+    group of fewer than ten utterances, or of equal labels, has no CCC. Raises ValueError on shapes that differ.
     """
     x, y, who = (
         np.asarray(truth, dtype=np.float64),
@@ -413,9 +458,10 @@ def groups(
         )
     ordered = sorted(set(who.tolist()), key=lambda name: (name == UNKNOWN, name))
     return [
-        _group(name, dimension, x[who == name, column], y[:, who == name, column])
+        _group(name, dimension, x[rows, column], y[:, rows, column])
         for name in ordered
         for column, dimension in enumerate(dimensions)
+        if (rows := (who == name) & np.isfinite(x[:, column])).any()
     ]
 
 
@@ -458,8 +504,7 @@ def costs(runs: Mapping[str, Iterable[CostRow]]) -> list[Cost]:
     found: dict[tuple[str, Variant, int], list[CostRow]] = {}
     for label, rows in runs.items():
         for row in (row for row in rows if row.kept_bytes is not None and row.seconds is not None):
-            variant = Variant(row.strategy, row.sampler, row.memory_size)
-            found.setdefault((label, variant, row.stage), []).append(row)
+            found.setdefault((label, variant_of(row), row.stage), []).append(row)
     return [_cost(*key, rows) for key, rows in found.items()]
 
 

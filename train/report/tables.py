@@ -11,7 +11,7 @@ from ser_memory.train.report import summary
 from ser_memory.train.report.formats import ABSENT, Cell, Table, number, title_of
 from ser_memory.train.report.published import Beside
 from ser_memory.train.report.statistics import SIGNIFICANT, Interval
-from ser_memory.train.report.summary import CURRENT, SEEN, SHARED, Cost, Group, OverFolds, Row, Sampled
+from ser_memory.train.report.summary import CURRENT, SEEN, Cost, Group, OverFolds, Row, Sampled
 from ser_memory.train.report.transcripts import Course, Slope
 from ser_memory.train.settings import NO_SAMPLER, Variant
 
@@ -36,9 +36,7 @@ class Named:
 
 
 def name_of(variant: Variant, samplers: bool = True) -> str:
-    """`experience-replay (random, 1,000)`; a strategy without a memory has its name alone."""
-    if variant == SHARED:
-        return "all"
+    """`experience-replay (random, 1,000)`; a strategy without a memory has its name alone, as has `all`."""
     if variant.sampler == NO_SAMPLER or not samplers:
         return variant.strategy
     return f"{variant.strategy} ({variant.sampler}, {variant.memory_size:,})"
@@ -163,7 +161,7 @@ def p_cell(p: float | None) -> Cell:
     return Cell("< 0.001" if p < 0.001 else f"{p:.3f}", p, emphasis)  # type: ignore[arg-type]  # noqa: PLR2004
 
 
-def sampled(corpus: str, split: str, stage_name: str, n: int, rows: Sequence[Sampled]) -> list[Named]:
+def sampled(corpus: str, split: str, stage_name: str, rows: Sequence[Sampled]) -> list[Named]:
     """For each measure and dimension, intervals over utterances and over speakers, side by side."""
     made = []
     parts: dict[tuple[str, str], list[Sampled]] = {}
@@ -191,7 +189,9 @@ def sampled(corpus: str, split: str, stage_name: str, n: int, rows: Sequence[Sam
             )
             for row in part
         )
-        title = title_of(metric, dimension, split, {corpus: n}, f"after {stage_name}, bootstrap intervals")
+        title = title_of(
+            metric, dimension, split, {corpus: part[0].n}, f"after {stage_name}, bootstrap intervals"
+        )
         made.append(
             Named(f"intervals-{corpus}-{dimension}-{metric}", Table(title, headings, lines, tuple(notes)))
         )
@@ -231,24 +231,31 @@ def costs(rows: Sequence[Cost], stages: Mapping[int, str]) -> Table:
 def groups(
     kind: str, corpus: str, split: str, stage_name: str, found: Mapping[Variant, Sequence[Group]]
 ) -> Named:
-    """Figures of every speaker or gender under every variant; groups too small for a CCC are counted in a note."""
+    """Figures of every speaker or gender under every variant; groups too small for a CCC are counted in a note.
+
+    There is one n for all dimensions, unless some utterances have no rating of one: then each has its own.
+    """
     dimensions = list(dict.fromkeys(row.dimension for rows in found.values() for row in rows))
     lines = []
     left_out: dict[str, dict[str, None]] = {}
+    by_group: dict[tuple[Variant, str], dict[str, Group]] = {}
     for variant, rows in found.items():
-        by_name: dict[str, dict[str, Group]] = {}
         for row in rows:
-            by_name.setdefault(row.name, {})[row.dimension] = row
-        for name, of in by_name.items():
-            n = next(iter(of.values())).n
-            if all(row.ccc is None for row in of.values()):
-                left_out.setdefault(next(iter(of.values())).note, {})[name] = None
-                continue
-            figures = [cell for dimension in dimensions for cell in _group(of[dimension])]
-            lines.append((Cell(name), Cell(name_of(variant)), Cell(f"{n:,}", float(n)), *figures))
+            by_group.setdefault((variant, row.name), {})[row.dimension] = row
+    same = all(
+        len(of) == len(dimensions) and len({row.n for row in of.values()}) == 1 for of in by_group.values()
+    )
+    for (variant, name), of in by_group.items():
+        first = next(iter(of.values()))
+        if all(row.ccc is None for row in of.values()):
+            left_out.setdefault(first.note, {})[name] = None
+            continue
+        figures = [cell for dimension in dimensions for cell in _group(of.get(dimension), with_n=not same)]
+        lines.append((Cell(name), Cell(name_of(variant)), *([_whole(first.n)] if same else []), *figures))
+    shown = ("CCC", "UAR", "mean error") if same else ("n", "CCC", "UAR", "mean error")
     headings = (
-        kind, "strategy", "n",
-        *(f"{what} of {dimension}" for dimension in dimensions for what in ("CCC", "UAR", "mean error")),
+        kind, "strategy", *(["n"] if same else []),
+        *(f"{what} of {dimension}" for dimension in dimensions for what in shown),
     )  # fmt: skip
     title = f"{corpus}, {split} split, after {stage_name}, by {kind}: means over the seeds"
     notes = [
@@ -258,8 +265,13 @@ def groups(
     return Named(f"{kind}-{corpus}", Table(title, headings, tuple(lines), tuple(notes), left=2))
 
 
-def _group(row: Group) -> tuple[Cell, Cell, Cell]:
-    return number(row.ccc), number(row.uar), number(row.error)
+def _group(row: Group | None, with_n: bool) -> list[Cell]:
+    size = [_whole(row.n if row else 0)] if with_n else []
+    return [*size, *(number(value) for value in ((row.ccc, row.uar, row.error) if row else (None,) * 3))]
+
+
+def _whole(n: int) -> Cell:
+    return Cell(f"{n:,}", float(n))
 
 
 def transcripts(rows: Sequence[tuple[Course, Slope | None]], split: str) -> Table:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 
 from ser_memory.common.console import say, table
 from ser_memory.common.errors import listing
 from ser_memory.train.report.statistics import SIGNIFICANT, differs
+from ser_memory.train.report.variants import SHARED, owner_at, owner_of, variant_of
 from ser_memory.train.results import Result, overall
 from ser_memory.train.settings import NO_SAMPLER, POOLED, Variant
 
@@ -23,9 +25,10 @@ Values = dict[tuple[int, Variant, str], dict[int, float]]  # stage, variant, cor
 def print_tables(results: Sequence[Result]) -> None:
     """Test figures of every stage, strategy and corpus: mean and standard deviation over seeds.
 
-    One table per measure and dimension. A star marks p < 0.05 in a two-sided paired t-test over the seeds
-    against fine-tuning at the same stage, a dagger against the same strategy with a random memory of the same size. A
-    plus or minus behind it tells whether the figure is higher or lower.
+    One table per measure and dimension, of the corpora that rate the dimension. A star marks p < 0.05 in a two-sided
+    paired t-test over the seeds against fine-tuning at the same stage, a dagger against the same strategy with a random
+    memory of the same size. A plus or minus behind it tells whether the figure is higher or lower. The first stage that
+    all strategies share is there once, as `all`; it is fine-tuning's too.
 
     With folds, the figure of a seed is over the test predictions of all folds together, for corpora that have folds,
     and the mean over the folds for the others. A second table then has the mean and standard deviation over the folds.
@@ -35,8 +38,6 @@ def print_tables(results: Sequence[Result]) -> None:
     if not shown:
         say("No corpus has a test split; results.csv has the validation figures.")
         return
-    corpora = {result.corpus: result.n for result in shown}
-    folded = dict.fromkeys(result.corpus for result in tested if result.fold == POOLED)
     seeds = len({result.seed for result in shown})
     for metric in ("ccc", "uar"):
         for dimension in dict.fromkeys(result.dimension for result in shown):
@@ -44,8 +45,12 @@ def print_tables(results: Sequence[Result]) -> None:
                 [result for result in some if (result.metric, result.dimension) == (metric, dimension)]
                 for some in (shown, tested)
             )
+            if not part:
+                continue
+            corpora = {result.corpus: result.n for result in part}
+            folded = dict.fromkeys(result.corpus for result in each if result.fold == POOLED)
             table(
-                f"{metric.upper()} of {dimension}, test split{_over_folds(tested, folded)}: "
+                f"{metric.upper()} of {dimension}, test split{_over_folds(each, folded)}: "
                 f"mean{' ± standard deviation' if seeds > 1 else ''} over {seeds} seed{'s' if seeds > 1 else ''}",
                 ["stage", "strategy", *(f"{corpus} (n={n})" for corpus, n in corpora.items())],
                 list(_lines(part, list(corpora))),
@@ -72,12 +77,15 @@ def _over_folds(tested: Sequence[Result], folded: Mapping[str, None]) -> str:
 
 def _print_folds(what: str, tested: Sequence[Result], corpora: Sequence[str], seeds: int) -> None:
     """How much a figure differs between the folds of these corpora."""
-    values: dict[tuple[int, Variant, str], dict[str, list[float]]] = {}
+    values: dict[tuple[int, Variant, str], dict[str, dict[int, float]]] = {}
     for result in tested:
         if result.fold not in ("", POOLED):
-            folds = values.setdefault((result.stage, _variant(result), result.corpus), {})
-            folds.setdefault(result.fold, []).append(result.value)
-    means = {place: [float(np.mean(value)) for value in folds.values()] for place, folds in values.items()}
+            folds = values.setdefault((result.stage, owner_of(result), result.corpus), {})
+            folds.setdefault(result.fold, {})[result.seed] = result.value
+    means = {
+        place: [float(np.mean(list(of_seeds.values()))) for of_seeds in folds.values()]
+        for place, folds in values.items()
+    }
 
     def cell(stage: int, variant: Variant, corpus: str) -> str:
         found = means.get((stage, variant, corpus), [])
@@ -96,21 +104,41 @@ def _print_folds(what: str, tested: Sequence[Result], corpora: Sequence[str], se
 def _explain(shown: Sequence[Result], seeds: int) -> None:
     later = [result for result in shown if result.stage > 1]
     test = "(two-sided paired t-test over the seeds)"
-    if seeds > 1 and {BASELINE} < {result.strategy for result in later}:
-        say(f"*+ higher, *- lower than {BASELINE} at the same stage, p < {SIGNIFICANT:g} {test}.")
+    first = {owner_of(result) for result in shown if result.stage == 1}
+    if seeds > 1 and ({BASELINE} < {result.strategy for result in later} or {SHARED} < first):
+        shared = f" (at the first stage, than {SHARED.strategy})" if {SHARED} < first else ""
+        say(f"*+ higher, *- lower than {BASELINE} at the same stage{shared}, p < {SIGNIFICANT:g} {test}.")
     if seeds > 1 and {RANDOM} < {result.sampler for result in later} - {NO_SAMPLER}:
         of_the_size = " of the same size" if len(_sizes(later)) > 1 else ""
         say(
             f"†+ higher, †- lower than the same strategy with a {RANDOM} memory{of_the_size}, p < {SIGNIFICANT:g} {test}."
         )
+    same = _constant(shown) if seeds > 1 else []
+    if same:
+        say(f"The same for every seed, so with a deviation of 0: {listing(same)}.")
     say("CCC: concordance, 1 at best. UAR: mean recall of low, middle and high, each a third of the scale.")
 
 
+def _constant(shown: Iterable[Result]) -> list[str]:
+    """The strategies whose figures do not depend on the seed."""
+    found: dict[Variant, dict[Result, set[float]]] = {}
+    for result in shown:
+        place = replace(result, seed=0, value=0.0, strategy="", sampler="", memory_size=0)
+        found.setdefault(owner_of(result), {}).setdefault(place, set()).add(result.value)
+    return list(
+        dict.fromkeys(
+            owner.strategy
+            for owner, figures in found.items()
+            if all(len(values) == 1 for values in figures.values())
+        )
+    )
+
+
 def _lines(part: Sequence[Result], corpora: Sequence[str]) -> Iterable[list[str]]:
-    """A line per stage and variant; the first stage, which all variants share, once."""
+    """A line per stage and variant; a first stage that variants share once."""
     values: Values = {}
     for result in part:
-        place = (result.stage, _variant(result), result.corpus)
+        place = (result.stage, owner_of(result), result.corpus)
         values.setdefault(place, {})[result.seed] = result.value
     several = len(_samplers(part)) > 1
     for stage, variant, names in _places(part):
@@ -118,13 +146,14 @@ def _lines(part: Sequence[Result], corpora: Sequence[str]) -> Iterable[list[str]
 
 
 def _places(part: Sequence[Result]) -> Iterable[tuple[int, Variant, list[str]]]:
-    """Every stage and variant, with their names for a line; the first stage once."""
+    """Every stage and variant, with their names for a line; a first stage that variants share once, before others."""
     stages = {result.stage: result.stage_name for result in part}
-    variants = list(dict.fromkeys(map(_variant, part)))
+    variants = list(dict.fromkeys(map(variant_of, part)))
     samplers, sizes = len(_samplers(part)) > 1, len(_sizes(part)) > 1
     for stage, stage_name in stages.items():
-        for variant in variants[:1] if stage == 1 else variants:
-            yield stage, variant, [stage_name, "all" if stage == 1 else _label(variant, samplers, sizes)]
+        owners = dict.fromkeys(owner_at(stage, variant) for variant in variants)
+        for variant in sorted(owners, key=lambda owner: owner != SHARED):
+            yield stage, variant, [stage_name, _label(variant, samplers, sizes)]
 
 
 def _label(variant: Variant, samplers: bool, sizes: bool) -> str:
@@ -133,10 +162,6 @@ def _label(variant: Variant, samplers: bool, sizes: bool) -> str:
         return variant.strategy
     told = [variant.sampler] * samplers + [str(variant.memory_size)] * sizes
     return f"{variant.strategy} ({', '.join(told)})"
-
-
-def _variant(result: Result) -> Variant:
-    return Variant(result.strategy, result.sampler, result.memory_size)
 
 
 def _samplers(part: Sequence[Result]) -> set[str]:
@@ -155,9 +180,10 @@ def _cell(values: Values, stage: int, variant: Variant, corpus: str, samplers: b
     mean = float(np.mean(list(ours.values())))
     if len(ours) < 2:  # noqa: PLR2004
         return f"{mean:.3f}" + " " * marks
+    baseline = owner_at(stage, Variant(BASELINE))
     random = Variant(variant.strategy, RANDOM, variant.memory_size)
     marked = {
-        "*": differs(ours, values.get((stage, Variant(BASELINE), corpus), {})),
+        "*": differs(ours, values.get((stage, baseline, corpus), {})),
         "†": differs(ours, values.get((stage, random, corpus), {})) if variant.sampler != NO_SAMPLER else 0,
     }
     shown = "".join(f"{mark}{'+' if sign > 0 else '-'}" for mark, sign in marked.items() if sign)

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
+from ser_memory.common.conventions import DIMENSIONS
 from ser_memory.common.errors import SerError, UsageError, listing
 from ser_memory.train.report.data import RunData
+from ser_memory.train.settings import LaterStageSettings
+from ser_memory.train.strategies import STRATEGIES
 
 _GROWING = ("variants", "seeds")  # may be more in one run than in another
 _ASIDE = ("word_errors", "cache", "versions", "torch", "complete", "command", "digests", "device", "streamed")
@@ -31,9 +35,9 @@ def labelled(runs: Sequence[RunData]) -> dict[str, RunData]:
     names = [
         name
         for name in flat[0]
-        if all(name in one for one in flat) and len({str(one[name]) for one in flat}) > 1
+        if all(name in one for one in flat) and len({_typed(one[name]) for one in flat}) > 1
     ]
-    labels = [", ".join(f"{name.replace('_', '-')} {one[name]}" for name in names) for one in flat]
+    labels = [", ".join(f"{name.replace('_', '-')} {_typed(one[name])}" for name in names) for one in flat]
     if not names or len(set(labels)) < len(labels):
         labels = [
             f"{run.folder.name}{f' ({label})' if label else ''}"
@@ -61,12 +65,8 @@ def _refuse_incomparable(one: RunData, other: RunData) -> None:
             f"{one.folder} and {other.folder} split their corpora by different protocols ({listing(moved)}): report "
             "them apart."
         )
-    names = [run.config.get("digests", {}) for run in (one, other)]
-    transcripts = [run.config.get("transcripts") for run in (one, other)]  # caches of others are other caches
-    differing = [
-        corpus for corpus in names[0].keys() | names[1].keys() if names[0].get(corpus) != names[1].get(corpus)
-    ]
-    if differing and transcripts[0] == transcripts[1]:
+    differing = _other_caches(one, other)
+    if differing:
         raise SerError(
             f"{one.folder} and {other.folder} were trained on different caches ({listing(sorted(differing))}): "
             "report them apart."
@@ -80,11 +80,41 @@ def _refuse_incomparable(one: RunData, other: RunData) -> None:
             )
 
 
+def _other_caches(one: RunData, other: RunData) -> set[str]:
+    """The corpora of which two runs had other caches, as far as that can be told."""
+    if one.config.get("transcripts") != other.config.get("transcripts"):
+        return set()  # caches of other transcripts are other caches
+    rated = [set(_options(run.config)["dimensions"]) - set(DIMENSIONS) for run in (one, other)]
+    if rated[0] != rated[1]:
+        # A digest has activation and valence always, and ratings of another dimension only if it is trained.
+        sizes = [
+            {(row.corpus, row.split, row.fold, row.dimension): row.n for row in run.results}
+            for run in (one, other)
+        ]
+        return {place[0] for place in sizes[0].keys() & sizes[1].keys() if sizes[0][place] != sizes[1][place]}
+    digests = [run.config.get("digests", {}) for run in (one, other)]
+    corpora = digests[0].keys() | digests[1].keys()
+    return {corpus for corpus in corpora if digests[0].get(corpus) != digests[1].get(corpus)}
+
+
 def _options(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Every option of a run by its name; those of a strategy with its name before them."""
+    """Every option of a run by its name. One that an older version did not have has its default, which is what it did."""
     experiment = dict(config.get("experiment", {}))
     flat = {name: value for name, value in config.items() if name not in (*_ASIDE, "experiment")}
-    flat |= experiment.pop("training", {})
+    flat |= asdict(LaterStageSettings()) | {"dimensions": DIMENSIONS} | experiment.pop("training", {})
+    if heads := flat.pop(
+        "heads", None
+    ):  # of an older version: one network for both dimensions, or for one of them
+        flat["dimensions"] = DIMENSIONS if heads == "joint" else (heads,)
+    flat["dimensions"] = tuple(flat["dimensions"])
     for strategy, options in experiment.pop("options", {}).items():
-        flat |= {f"{strategy} {name}": value for name, value in options.items()}
+        known = STRATEGIES[strategy].options if strategy in STRATEGIES else ()
+        for each in known:
+            flat |= asdict(each())
+        flat |= options
     return flat | {name: value for name, value in experiment.items() if name not in _GROWING}
+
+
+def _typed(value: Any) -> str:
+    """A value as it is typed on the command line."""
+    return ",".join(map(str, value)) if isinstance(value, list | tuple) else str(value)

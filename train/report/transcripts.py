@@ -10,7 +10,10 @@ from scipy.stats import t
 
 from ser_memory.train.report.data import RunData
 from ser_memory.train.report.statistics import CONFIDENCE, FEWEST_SEEDS
+from ser_memory.train.report.variants import variant_of
 from ser_memory.train.settings import OWN_TRANSCRIPTS, Variant
+
+_ROUNDING = 1e-12  # of slopes that are equal
 
 
 @dataclass(frozen=True)
@@ -19,7 +22,9 @@ class Slope:
 
     value: float  # mean of the seeds
     by_seed: dict[int, float]
-    low: float | None = None  # ends of the 95% t interval over seeds; None with fewer than three seeds
+    low: float | None = (
+        None  # ends of the 95% t interval over seeds; None with fewer than three, or if all are equal
+    )
     high: float | None = None
 
 
@@ -32,8 +37,8 @@ def slope(rates: Sequence[float], figures: Mapping[int, Sequence[float]]) -> Slo
 
     Each seed's slope is :math:`\sum_i (w_i - \bar w)(c_i - \bar c) / \sum_i (w_i - \bar w)^2`. The interval is that of
     a t-test on the slopes: it tells whether the slope would differ from 0 if the models were trained again, not
-    whether it would on other utterances. None if there are not two different rates, or no seed. Raises ValueError if
-    a seed has not as many figures as there are rates.
+    whether it would on other utterances. Slopes that do not depend on the seed have no interval. None if there are not
+    two different rates, or no seed. Raises ValueError if a seed has not as many figures as there are rates.
     """
     x = np.asarray(rates, np.float64)
     if not figures or len(x) == 0 or np.ptp(x) == 0:
@@ -46,7 +51,7 @@ def slope(rates: Sequence[float], figures: Mapping[int, Sequence[float]]) -> Slo
         by_seed[seed] = float(x @ np.asarray(values, np.float64) / (x @ x))
     slopes = np.array(list(by_seed.values()))
     mean = float(slopes.mean())
-    if len(slopes) < FEWEST_SEEDS:
+    if len(slopes) < FEWEST_SEEDS or np.ptp(slopes) < _ROUNDING:
         return Slope(mean, by_seed)
     half = float(t.ppf((1 + CONFIDENCE) / 2, len(slopes) - 1) * slopes.std(ddof=1) / np.sqrt(len(slopes)))
     return Slope(mean, by_seed, mean - half, mean + half)
@@ -86,7 +91,7 @@ def courses(runs: Mapping[str, RunData], split: str) -> list[Course]:
         for row in run.overall:
             rate = rate_of(run, row.corpus)
             if (row.stage, row.split, row.metric) == (last, split, "ccc") and rate is not None:
-                key = (row.corpus, Variant(row.strategy, row.sampler, row.memory_size), row.dimension)
+                key = (row.corpus, variant_of(row), row.dimension)
                 _, values, _ = found.setdefault(key, {}).setdefault(kinds[label], (rate, {}, row.n))
                 values[row.seed] = row.value
     return [_course(*key, by_kind) for key, by_kind in found.items() if len(by_kind) > 1]

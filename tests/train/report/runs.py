@@ -10,8 +10,8 @@ from __future__ import annotations
 import csv
 import json
 from collections import Counter
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ import h5py
 import numpy as np
 import numpy.typing as npt
 
+from ser_memory.common.conventions import RATED
 from ser_memory.common.labels import to_bins, to_unit
 from ser_memory.common.metrics import ccc, uar
 from ser_memory.train.memory.samplers import SAMPLERS
@@ -29,6 +30,7 @@ Floats = npt.NDArray[np.float32]
 STAGES = ("msp-podcast", "msp-improv", "iemocap")
 STAGE_NAMES = ("P", "P+M", "P+M+I")
 DIMENSIONS = ("activation", "valence")
+ANALYTIC = Variant("analytic")  # has a first stage of its own, and is the same for every seed
 VARIANTS = (
     Variant("finetune"),
     Variant("experience-replay", "random", 60),
@@ -40,7 +42,14 @@ VARIANTS = (
 
 _SPLITS = {"train": 240, "validation": 60, "test": 120}
 _EVALUATED = ("validation", "test")
-_RETENTION = {"finetune": 0.35, "experience-replay": 0.75, "gem": 0.65, "ewc": 0.5, "joint": 0.95}
+_RETENTION = {
+    "finetune": 0.35,
+    "experience-replay": 0.75,
+    "gem": 0.65,
+    "ewc": 0.5,
+    "joint": 0.95,
+    "analytic": 0.9,
+}
 _WIDTH = 6  # of an embedding
 _RUN = ("strategy", "sampler", "memory_size", "seed")
 
@@ -48,7 +57,7 @@ _RUN = ("strategy", "sampler", "memory_size", "seed")
 @dataclass(frozen=True)
 class _Corpus:
     name: str
-    truth: dict[str, Floats]  # of each split, (N, 2) in [-1, 1]
+    truth: dict[str, Floats]  # of each split, (N, K) in [-1, 1]; NaN without a rating
     speakers: dict[str, list[str]]
     folds: npt.NDArray[np.int64]  # of the utterances of the test split, from 1
 
@@ -63,6 +72,11 @@ class _Run:
     def columns(self) -> tuple[Any, ...]:
         return (self.variant.strategy, self.variant.sampler, self.variant.memory_size, self.seed)
 
+    @property
+    def drawn(self) -> int:
+        """What its random numbers depend on."""
+        return 0 if self.variant == ANALYTIC else self.seed
+
 
 def build_run(
     folder: Path,
@@ -74,13 +88,18 @@ def build_run(
     predictions: bool = True,
     unfinished: int = 0,
     command: str | None = "ser-train --strategy finetune --strategy gem --seeds 5",
+    dominance: Mapping[str, float] | None = None,
 ) -> Path:
     """Write a run folder and return it.
+
+    `dominance` makes it a dimension, and maps a corpus to the share of its utterances without a rating of it.
 
     `folds` > 1 gives the last corpus that many folds. `unfinished` last runs stop after the first stage; the folder
     is then not complete.
     """
     corpora = [_corpus(index, splits or _SPLITS, folds) for index in range(len(STAGES))]
+    if dominance is not None:
+        corpora = [_with_dominance(corpus, dominance.get(corpus.name, 0.0)) for corpus in corpora]
     marks = [str(fold) for fold in range(1, folds + 1)] or [""]
     runs = [_Run(variant, seed, mark) for variant in variants for seed in range(seeds) for mark in marks]
     reached = [1 if index >= len(runs) - unfinished else len(STAGES) for index in range(len(runs))]
@@ -118,27 +137,43 @@ def _corpus(index: int, splits: dict[str, int], folds: int) -> _Corpus:
     return _Corpus(STAGES[index], truth, speakers, parts)
 
 
-def _quality(run: _Run, corpus: int, stage: int, random: np.random.Generator) -> npt.NDArray[np.float64]:
-    """How well activation and valence follow the truth, 0 to 1."""
+def _with_dominance(corpus: _Corpus, unrated: float) -> _Corpus:
+    random = np.random.default_rng([3, STAGES.index(corpus.name)])
+    truth = {}
+    for split, labels in corpus.truth.items():
+        made = np.clip(labels.mean(axis=1) + random.normal(0, 0.3, len(labels)), -1, 1)
+        made[np.arange(len(made)) < unrated * len(made)] = np.nan
+        truth[split] = np.column_stack([labels, made]).astype(np.float32)
+    return replace(corpus, truth=truth)
+
+
+def _own(run: _Run, stage: int, variants: Sequence[Variant]) -> int:
+    """Numbers the variants; the first stage of a seed is the same for those that train by gradient steps."""
+    return 0 if stage == 1 and run.variant != ANALYTIC else 1 + variants.index(run.variant)
+
+
+def _quality(
+    run: _Run, corpus: int, stage: int, random: np.random.Generator, dimensions: int
+) -> npt.NDArray[np.float64]:
+    """How well each dimension follows the truth, 0 to 1."""
     retention = _RETENTION[run.variant.strategy] + (0.08 if run.variant.sampler == "speaker" else 0.0)
     kept = 0.25 if corpus + 1 > stage else retention ** (stage - corpus - 1)
-    return kept * np.array([0.75, 0.6]) + random.normal(0, 0.02, 2)
+    return kept * np.array([0.75, 0.6, 0.7])[:dimensions] + random.normal(0, 0.02, dimensions)
 
 
 def _predict(runs: Sequence[_Run], reached: Sequence[int], corpus: _Corpus, split: str, stage: int) -> Floats:
-    """(R, N, 2) predictions of all runs after a stage; NaN where there are none."""
+    """(R, N, K) predictions of all runs after a stage; NaN where there are none."""
     truth, index = corpus.truth[split], STAGES.index(corpus.name)
     out = np.full((len(runs), *truth.shape), np.nan, np.float32)
     variants = list(dict.fromkeys(run.variant for run in runs))
     for row, (run, last) in enumerate(zip(runs, reached, strict=True)):
         if stage > last:
             continue
-        # The first stage of a seed is the same for all variants.
-        own = 0 if stage == 1 else 1 + variants.index(run.variant)
-        random = np.random.default_rng([run.seed, index, stage, own, int(run.fold or 0), len(split)])
-        quality = _quality(run, index, stage, random)
+        own = _own(run, stage, variants)
+        random = np.random.default_rng([run.drawn, index, stage, own, int(run.fold or 0), len(split)])
+        quality = _quality(run, index, stage, random, truth.shape[1])
         noise = random.normal(0, 0.45 * np.sqrt(1 - quality**2), truth.shape)
-        made = np.clip(quality * truth + (1 - quality) * 0.1 + quality * noise, -1, 1)
+        made = np.clip(quality * np.nan_to_num(truth) + (1 - quality) * 0.1 + quality * noise, -1, 1)
         there = _in_fold(corpus, split, run.fold)
         out[row, there] = made[there]
     return out
@@ -175,16 +210,17 @@ def _figures(
 
 
 def _measured(truth: Floats, made: Floats) -> Iterable[tuple[Any, ...]]:
-    for column, dimension in enumerate(DIMENSIONS):
-        for name, measure in (("ccc", ccc), ("uar", uar)):
-            yield dimension, name, measure(truth[:, column], made[:, column]), len(truth)
+    for column, dimension in enumerate(RATED[: truth.shape[1]]):
+        rated = np.isfinite(truth[:, column])
+        for name, measure in (("ccc", ccc), ("uar", uar)) if rated.any() else ():
+            yield dimension, name, measure(truth[rated, column], made[rated, column]), int(rated.sum())
 
 
 def _write_memory(folder: Path, runs: Sequence[_Run], corpora: Sequence[_Corpus]) -> None:
     rows: dict[tuple[Any, ...], None] = {}
     for run in runs:
         for index, corpus in enumerate(corpora[:-1]) if run.variant.sampler != "none" else ():
-            bins = to_bins(corpus.truth["train"])
+            bins = to_bins(corpus.truth["train"][:, :2])
             names = sorted(set(corpus.speakers["train"]))
             codes = np.array([names.index(name) for name in corpus.speakers["train"]])
             random = np.random.default_rng([run.seed, index])
@@ -208,11 +244,11 @@ def _write_epochs_and_costs(folder: Path, runs: Sequence[_Run], reached: Sequenc
     variants = list(dict.fromkeys(run.variant for run in runs))
     for run, last in zip(runs, reached, strict=True):
         for stage in range(1, last + 1):
-            own = 0 if stage == 1 else 1 + variants.index(run.variant)
-            random = np.random.default_rng([run.seed, stage, own, int(run.fold or 0), 7])
+            own = _own(run, stage, variants)
+            random = np.random.default_rng([run.drawn, stage, own, int(run.fold or 0), 7])
             columns = (*run.columns, stage, STAGE_NAMES[stage - 1])
-            n = int(random.integers(12, 26))
-            strategy = "finetune" if stage == 1 else run.variant.strategy
+            n = 1 if run.variant == ANALYTIC else int(random.integers(12, 26))
+            strategy = run.variant.strategy if own else "finetune"
             final = 0.6 - 0.05 * _RETENTION[strategy] + random.normal(0, 0.01)
             for epoch in range(1, n + 1):
                 score = final * (1 - np.exp(-epoch / 4)) + random.normal(0, 0.008)
@@ -245,7 +281,7 @@ def _write_predictions(
     with h5py.File(path, "w") as file:
         file.attrs["format"] = "ser-predictions"
         file.attrs["format_version"] = 1
-        file.attrs["dimensions"] = json.dumps(DIMENSIONS)
+        file.attrs["dimensions"] = json.dumps(RATED[: corpora[0].truth["test"].shape[1]])
         file.attrs["stages"] = json.dumps(STAGES)
         file["runs"] = np.array([(*run.columns, run.fold) for run in runs], dtype=kind)
         for corpus in corpora:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import html5lib
 import numpy as np
@@ -15,10 +16,12 @@ from ser_memory.common.metrics import ccc
 from ser_memory.train.report.cli import main
 from ser_memory.train.report.contents import NO_TESTS, Chapter, by_variant, chapters
 from ser_memory.train.report.data import load_run
+from ser_memory.train.report.figures.gallery import figures_of
+from ser_memory.train.report.formats import Table
 from ser_memory.train.report.together import labelled
 from ser_memory.train.results import overall, read_results
 from ser_memory.train.settings import Variant
-from tests.train.report.runs import build_run
+from tests.train.report.runs import ANALYTIC, build_run
 
 VARIANTS = (Variant("finetune"), Variant("gem", "random", 30), Variant("gem", "speaker", 30))
 PUBLISHED = "strategy,stage_name,corpus,dimension,metric,value\n"
@@ -142,6 +145,59 @@ class TestSeveralRuns:
         assert table.headings[0] == "run"
         assert {row[0].text for row in table.rows} == set(found)
 
+    @pytest.mark.parametrize(
+        ("one", "other", "labels"),
+        [
+            ({}, {"stop_on": "memory"}, ["stop-on current", "stop-on memory"]),
+            ({}, {"average": "ema", "average_decay": 0.9},
+             ["average none, average-decay 0.99", "average ema, average-decay 0.9"]),
+            ({}, {"average": "interpolate", "average_share": 0.3},
+             ["average none, average-share 0.5", "average interpolate, average-share 0.3"]),
+            ({"heads": "joint"}, {"dimensions": ["activation", "valence", "dominance"]},
+             ["dimensions activation,valence", "dimensions activation,valence,dominance"]),
+            ({"heads": "joint"}, {"heads": "valence"}, ["dimensions activation,valence", "dimensions valence"]),
+            ({"heads": "valence"}, {"dimensions": ["valence"], "epochs": 7}, ["epochs 50", "epochs 7"]),
+            ({"heads": "joint"}, {"dimensions": ["activation", "valence"], "stop_on": "current"},
+             ["one", "other"]),
+        ],
+    )  # fmt: skip
+    def test_options_that_older_runs_did_not_have(
+        self, run: Path, tmp_path: Path, one: dict[str, Any], other: dict[str, Any], labels: list[str]
+    ) -> None:
+        experiment = json.loads((run / "config.json").read_text())["experiment"]
+        folders = [
+            changed(
+                run, tmp_path / name, experiment={**experiment, "training": {**experiment["training"], **own}}
+            )
+            for name, own in (("one", one), ("other", other))
+        ]
+        assert list(labelled([load_run(folder) for folder in folders])) == labels
+
+    def test_an_option_of_several_strategies_is_named_once(self, run: Path, tmp_path: Path) -> None:
+        experiment = json.loads((run / "config.json").read_text())["experiment"]
+        older = {"experience-replay": {"replay_share": None}, "joint": {}}
+        newer = {name: {**options, "replay_loss": "per-corpus"} for name, options in older.items()}
+        folders = [
+            changed(run, tmp_path / name, experiment={**experiment, "options": options})
+            for name, options in (("one", older), ("other", newer))
+        ]
+        found = labelled([load_run(folder) for folder in folders])
+        assert list(found) == ["replay-loss pooled", "replay-loss per-corpus"]
+
+    def test_digests_of_ratings_that_one_run_does_not_read(self, run: Path, tmp_path: Path) -> None:
+        """The digest of a corpus has its ratings of dominance only if they are trained."""
+        experiment = json.loads((run / "config.json").read_text())["experiment"]
+        training = {**experiment["training"], "dimensions": ["activation", "valence", "dominance"]}
+        digests = dict.fromkeys(("msp-podcast", "msp-improv", "iemocap"), "f" * 64)
+        other = changed(
+            run, tmp_path / "other", experiment={**experiment, "training": training}, digests=digests
+        )
+        assert len(labelled([load_run(run), load_run(other)])) == 2
+        lines = (other / "results.csv").read_text().splitlines()
+        lines[1:] = [line.replace(",110,", ",109,") if ",iemocap," in line else line for line in lines[1:]]
+        (other / "results.csv").write_text("\n".join(lines) + "\n")
+        assert "different caches (iemocap): report them apart" in refusal(run, other)
+
     def test_equal_options_are_labelled_by_folder(self, run: Path, tmp_path: Path) -> None:
         other = changed(run, tmp_path / "again")
         assert list(labelled([load_run(run), load_run(other)])) == ["night", "again"]
@@ -155,6 +211,77 @@ class TestSeveralRuns:
         scale = changed(run, tmp_path / "scale", label_scale="observed")
         assert "their label_scale is declared and observed" in refusal(run, scale)
         assert "is given twice" in refusal(run, run)
+
+
+@pytest.fixture(scope="module")
+def three(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run with dominance, which one corpus does not rate and another in part, and with a first stage apart."""
+    return build_run(
+        tmp_path_factory.mktemp("runs") / "three",
+        variants=(*VARIANTS[:2], ANALYTIC),
+        seeds=3,
+        splits=SMALL,
+        dominance={"msp-improv": 1.0, "iemocap": 0.2},
+    )
+
+
+@pytest.fixture(scope="module")
+def of_three(three: Path) -> list[Chapter]:
+    return chapters({"": load_run(three)})
+
+
+def tables_of(found: list[Chapter]) -> dict[str, Table]:
+    return {named.name: named.table for chapter in found for named in chapter.all_tables}
+
+
+def test_a_dimension_that_a_corpus_lacks(of_three: list[Chapter]) -> None:
+    found = tables_of(of_three)
+    assert found["strategies-dominance-ccc"].headings == ("stage", "strategy", "msp-podcast", "iemocap")
+    assert "n = 110 (msp-podcast), 88 (iemocap)" in found["strategies-dominance-ccc"].title
+    assert "n = 88 (iemocap)" in found["intervals-iemocap-dominance-uar"].title
+    assert "intervals-msp-improv-dominance-ccc" not in found
+    assert "n" in found["speaker-msp-podcast"].headings
+    assert not any("dominance" in heading for heading in found["speaker-msp-improv"].headings)
+    partly = found["gender-iemocap"]
+    sizes = [partly.headings.index(f"n of {each}") for each in ("activation", "valence", "dominance")]
+    for row in partly.rows:
+        assert [row[place].value for place in sizes] == [55, 55, 44]
+    for table in found.values():
+        assert not any("nan" in cell.text for row in table.rows for cell in row)
+    assert "No ratings of dominance, so no figures of it: msp-improv." in words(of_three[0])
+
+
+def test_a_first_stage_apart_is_named_and_explained(of_three: list[Chapter]) -> None:
+    table = tables_of(of_three)["strategies-valence-ccc"]
+    lines = [(row[0].text, row[1].text) for row in table.rows]
+    assert lines[:3] == [("P", "all"), ("P", "analytic"), ("P+M", "finetune")]
+    assert "The same for every seed, so with a deviation of 0: analytic." in table.notes
+    text = " ".join(map(words, of_three))
+    assert "analytic has a first stage of its own. At that stage it is compared with all" in text
+    assert "one figure for all of them, and another for analytic." in text
+
+
+def test_without_a_first_stage_apart_nothing_is_said_of_it(tmp_path: Path) -> None:
+    plain = build_run(tmp_path / "run", variants=VARIANTS[:2], seeds=3, splits=SMALL, predictions=False)
+    text = text_without_figures(plain)
+    assert "At the first stage all strategies are the same model" in text
+    assert "same for every seed" not in text
+
+
+def test_runs_that_no_seed_changes_have_differences_without_p(tmp_path: Path) -> None:
+    alone = build_run(tmp_path / "alone", variants=[ANALYTIC], seeds=3, splits=SMALL, predictions=False)
+    assert "same model" not in text_without_figures(alone)
+    text = text_without_figures(alone, changed(alone, tmp_path / "other", layer="7"))
+    assert "without p, interval and effect size is the same for every seed" in text
+
+
+def test_three_dimensions_in_figures(three: Path) -> None:
+    loaded = load_run(three)
+    drawn = {name for name, _ in figures_of(loaded, loaded.overall)}
+    assert {f"{kind}-dominance" for kind in ("stages", "heat", "cost")} <= drawn
+    assert "agreement-iemocap-dominance" in drawn
+    assert "agreement-msp-improv-dominance" not in drawn
+    assert "memory-30" in drawn
 
 
 @pytest.mark.parametrize(

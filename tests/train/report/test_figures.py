@@ -28,7 +28,7 @@ from ser_memory.train.report.figures.transcripts import against_word_errors
 from ser_memory.train.report.transcripts import Course
 from ser_memory.train.results import Result
 from ser_memory.train.settings import Variant
-from tests.train.report.runs import STAGES, build_run
+from tests.train.report.runs import ANALYTIC, STAGES, build_run
 
 _VARIANTS = (Variant("finetune"), Variant("gem", "random", 20), Variant("gem", "speaker", 20))
 _NAMES = ("finetune", "gem (random)", "gem (speaker)")
@@ -317,6 +317,51 @@ def test_curves_are_means_until_the_first_run_stops(run: RunData, drawn: dict[st
         means = [np.mean([curve[epoch] for curve in of_seed]) for epoch in range(1, last + 1)]
         assert np.asarray(thick.get_ydata(), dtype=float) == pytest.approx(means)
     assert len([line for line in first.lines if line.get_linewidth() < 1]) == 3  # once, not per variant
+
+
+def test_a_first_stage_apart_has_its_own_points(tmp_path: Path) -> None:
+    variants = (*_VARIANTS[:2], ANALYTIC)
+    run = load_run(build_run(tmp_path / "run", variants=variants, seeds=2, splits=_SPLITS))
+    names = names_of(run.results)
+    figure = along_stages(run.results, names, "valence")
+    assert figure.caption.endswith("All variants but analytic share the first stage.")
+    (first, *_) = panels_of(figure)
+    expected = [
+        next(
+            row.value for row in run.results
+            if (row.strategy, row.stage, row.corpus, row.dimension) == ("analytic", stage, STAGES[0], "valence")
+            and (row.metric, row.split) == ("ccc", "test")
+        )
+        for stage in (1, 2, 3)
+    ]  # fmt: skip
+    assert np.asarray(first.lines[2].get_ydata(), dtype=float) == pytest.approx(expected)
+
+    curves = learning_curves(run.epochs, names)
+    assert [axes.get_title() for axes in panels_of(curves)] == [
+        "stage P (grey: shared)", "stage P+M", "stage P+M+I",
+    ]  # fmt: skip
+    for axes, stage in zip(panels_of(curves), (1, 2, 3), strict=True):
+        (value,) = {
+            row.validation_ccc for row in run.epochs if (row.strategy, row.stage) == ("analytic", stage)
+        }
+        (level,) = [line for line in axes.lines if list(np.asarray(line.get_xdata())) == [0, 1]]
+        assert np.asarray(level.get_ydata(), dtype=float) == pytest.approx([value] * 2)
+    assert "analytic takes no steps: a horizontal line." in curves.caption
+
+
+def test_a_run_without_steps_has_no_learning_curves(tmp_path: Path) -> None:
+    run = load_run(build_run(tmp_path / "run", variants=[ANALYTIC], seeds=2, splits=_SPLITS))
+    drawn = dict(figures_of(run, run.results, wanted=["stages", "learning"]))
+    assert list(drawn) == ["stages-activation", "stages-valence"]
+    assert "share" not in drawn["stages-valence"].caption
+
+
+def test_long_names_of_stages_do_not_touch(run: RunData) -> None:
+    long = [
+        Result(**{**vars(row), "stage_name": row.stage_name.replace("P", "clinic")}) for row in run.results
+    ]
+    (axes, *_) = panels_of(along_stages(long, names_of(long), "valence"))
+    assert {label.get_rotation() for label in axes.get_xticklabels()} == {20.0}
 
 
 def test_bent_steps_are_those_of_gem(drawn: dict[str, Drawn]) -> None:

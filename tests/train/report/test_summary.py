@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ser_memory.common.conventions import UNKNOWN
+from ser_memory.common.conventions import DIMENSIONS, UNKNOWN
 from ser_memory.common.errors import SerError
 from ser_memory.common.manifests import stage_name
 from ser_memory.common.metrics import ccc, uar
@@ -24,9 +24,9 @@ from ser_memory.train.report.summary import (
     CURRENT,
     FINETUNE,
     SEEN,
-    SHARED,
     UNSEEN,
     Row,
+    across,
     backward_transfer,
     comparisons,
     costs,
@@ -37,6 +37,7 @@ from ser_memory.train.report.summary import (
     role,
     samplers,
 )
+from ser_memory.train.report.variants import SHARED
 from ser_memory.train.results import Result
 from ser_memory.train.settings import Variant
 
@@ -239,6 +240,91 @@ def test_a_seed_that_diverged_has_no_forgetting() -> None:
     assert forgetting({"": single}) == backward_transfer({"": single}) == forward_transfer({"": single}) == []
 
 
+# -- a strategy with a first stage of its own, the same for every seed
+
+ANALYTIC = Variant("analytic")
+OWN = {"msp-podcast": (0.45, 0.47, 0.4), "msp-improv": (0.25, 0.5, 0.55), "iemocap": (0.05, 0.1, 0.6)}
+
+
+def own_world(shift: float = 0.0) -> list[Result]:
+    return [
+        result(ANALYTIC, seed, stage, corpus, value + shift)
+        for seed in range(SEEDS)
+        for corpus, values in OWN.items()
+        for stage, value in enumerate(values, 1)
+    ]
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_an_own_first_stage_is_apart_and_compared_with_the_shared_one(first: bool) -> None:
+    usual, own = world(), own_world()
+    runs = {"": [*own, *usual] if first else [*usual, *own]}
+    rows = comparisons(runs)
+    assert [row.variant for row in rows if row.stage == 1] == [SHARED] * 3 + [ANALYTIC] * 3
+    assert [row for row in rows if row.variant == SHARED] == [
+        row for row in comparisons({"": usual}) if row.variant == SHARED
+    ]
+    for stage in (1, 2, 3):
+        row = only(rows, variant=ANALYTIC, stage=stage, corpus="msp-improv")
+        constant = dict.fromkeys(range(SEEDS), OWN["msp-improv"][stage - 1])
+        assert row.test == paired(constant, seeds_of(usual, FINETUNE, stage, "msp-improv"))
+        assert row.test is not None
+        assert row.test.p is not None
+        assert row.mean == pytest.approx(OWN["msp-improv"][stage - 1])
+    assert summary.first_stages(runs) == (True, ["analytic"])
+    assert summary.constant(rows) == [("", ANALYTIC)]
+
+
+def test_forgetting_and_transfer_from_an_own_first_stage_by_hand() -> None:
+    usual = world()
+    runs = {"": [*own_world(), *usual]}
+    # MSP-Podcast: 0.45, 0.47, 0.4. It was best after P+M, and learned at its own P.
+    own = {"variant": ANALYTIC, "corpus": "msp-podcast"}
+    assert only(forgetting(runs), **own).mean == pytest.approx(0.07)
+    assert only(backward_transfer(runs), **own).mean == pytest.approx(-0.05)
+    forward = forward_transfer(runs)
+    assert [row.variant for row in forward if row.corpus == "msp-improv"] == [SHARED, ANALYTIC]
+    row = only(forward, variant=ANALYTIC, corpus="msp-improv")
+    assert row.mean == pytest.approx(0.25)
+    assert row.test is not None
+    assert row.test.difference == pytest.approx(
+        0.25 - np.mean(list(seeds_of(usual, FINETUNE, 1, "msp-improv").values()))
+    )
+    assert only(forward, variant=ANALYTIC, corpus="iemocap").mean == pytest.approx(0.1)
+
+
+def test_an_own_first_stage_alone_has_its_name() -> None:
+    rows = comparisons({"": own_world()})
+    assert {row.variant for row in rows} == {ANALYTIC}
+    assert all(row.test is None for row in rows)
+    assert summary.first_stages({"": own_world()}) == (False, ["analytic"])
+    assert {row.variant for row in forward_transfer({"": own_world()})} == {ANALYTIC}
+
+
+def test_two_figures_that_no_seed_changes_have_no_p() -> None:
+    rows = across({"a": own_world(), "b": own_world(0.1)})
+    assert len(rows) == 9
+    for row in rows:
+        assert row.test is not None
+        assert row.test.difference == pytest.approx(0.1)
+        assert (row.test.p, row.test.low, row.test.effect, row.holm) == (None, None, None, None)
+    assert summary.constant(rows) == [("b", ANALYTIC)]
+    assert summary.constant(comparisons({"": world()})) == []
+    assert summary.constant(comparisons({"": world(seeds=[0])})) == []  # one seed says nothing
+
+
+def test_each_dimension_has_its_own_utterances() -> None:
+    rated = [
+        replace(row, dimension="dominance", n=row.n - 7) for row in world() if row.corpus != "msp-improv"
+    ]
+    rows = comparisons({"": [*world(), *rated]})
+    sizes = {(row.dimension, row.corpus): row.n for row in rows}
+    assert sizes == {
+        ("activation", "msp-podcast"): 100, ("activation", "msp-improv"): 200, ("activation", "iemocap"): 300,
+        ("dominance", "msp-podcast"): 93, ("dominance", "iemocap"): 293,
+    }  # fmt: skip
+
+
 # -- arrays
 
 
@@ -251,7 +337,7 @@ def arrays(n: int = 120) -> tuple[Any, Any]:
 def test_groups_beside_a_loop() -> None:
     truth, predictions = arrays()
     names = np.array([UNKNOWN if i < 30 else f"s{i % 3}" for i in range(120)])
-    found = groups(truth, predictions, names)
+    found = groups(truth, predictions, names, DIMENSIONS)
     assert [(group.name, group.dimension) for group in found] == [
         (name, dimension) for name in ("s0", "s1", "s2", UNKNOWN) for dimension in ("activation", "valence")
     ]
@@ -278,13 +364,45 @@ def test_groups_that_are_too_small_say_so() -> None:
     assert rest.ccc is not None
     assert rest.note == ""
     with pytest.raises(ValueError, match=r"names \(N,\)"):
-        groups(truth, predictions, ["a"] * 29)
+        groups(truth, predictions, ["a"] * 29, DIMENSIONS)
+
+
+def test_utterances_without_a_rating_count_in_other_dimensions_only() -> None:
+    truth, predictions = arrays()
+    rated = np.arange(120) % 5 != 0
+    some, third = np.where(rated, truth[:, 0] * 0.8, np.nan), predictions[..., :1] * 0.7
+    nothing = np.full(120, np.nan)
+    wide = np.column_stack([truth, some, nothing])
+    made = np.concatenate([predictions, third, third], axis=2)
+    names = [f"s{i % 12}" for i in range(120)]
+    dimensions = ("activation", "valence", "dominance", "other")
+    found = intervals(wide, {FINETUNE: made, GEM: made * 0.5}, names, dimensions, resamples=50)
+    assert [row.n for row in found if row.dimension == "dominance"] == [96] * 4
+    assert {row.dimension for row in found} == set(DIMENSIONS) | {"dominance"}
+    two = intervals(truth, {FINETUNE: predictions, GEM: predictions * 0.5}, names, DIMENSIONS, resamples=50)
+    assert [row for row in found if row.dimension in DIMENSIONS] == two
+    one = intervals(
+        some[rated, None], {FINETUNE: third[:, rated], GEM: third[:, rated] * 0.5},
+        [name for name, there in zip(names, rated, strict=True) if there], ["dominance"], resamples=50,
+    )  # fmt: skip
+    assert [row for row in found if row.dimension == "dominance"] == one
+    by_name = groups(wide, made, names, dimensions)
+    assert [row for row in by_name if row.dimension in DIMENSIONS] == groups(
+        truth, predictions, names, DIMENSIONS
+    )
+    for row in (row for row in by_name if row.dimension == "dominance"):
+        rows = [i for i in range(120) if names[i] == row.name and rated[i]]
+        assert row.n == len(rows)
+        assert row.error == pytest.approx(np.mean(third[:, rows, 0] - some[rows]))
+    assert all(row.dimension != "other" for row in by_name)
 
 
 def test_intervals_of_every_variant() -> None:
     truth, predictions = arrays()
     speakers = [f"s{i % 12}" for i in range(120)]
-    found = intervals(truth, {FINETUNE: predictions, GEM: predictions[:2] * 0.5}, speakers, resamples=200)
+    found = intervals(
+        truth, {FINETUNE: predictions, GEM: predictions[:2] * 0.5}, speakers, DIMENSIONS, resamples=200
+    )
     assert len(found) == 2 * 2 * 2
     for row in found:
         column = ["activation", "valence"].index(row.dimension)
@@ -301,7 +419,7 @@ def test_intervals_of_every_variant() -> None:
     gem, finetune = (next(row for row in found if row.variant == variant) for variant in (GEM, FINETUNE))
     assert gem.speakers_difference is not None
     assert gem.speakers_difference.value == pytest.approx(gem.speakers.value - finetune.speakers.value)
-    few = intervals(truth, {GEM: predictions}, ["one"] * 120, resamples=50)
+    few = intervals(truth, {GEM: predictions}, ["one"] * 120, DIMENSIONS, resamples=50)
     assert {row.speakers.note for row in few} == {"too few speakers"}
     assert all(row.utterances_difference is None for row in few)
 

@@ -30,6 +30,13 @@ def test_against_scipy() -> None:
     assert (found.low, found.high) == pytest.approx((expected.low, expected.high))
 
 
+def test_seeds_that_do_not_differ_have_no_interval() -> None:
+    found = slope(RATES, {seed: [0.5, 0.45, 0.4, 0.3] for seed in range(5)})
+    assert found is not None
+    assert found.value == pytest.approx(linregress(RATES, [0.5, 0.45, 0.4, 0.3]).slope)
+    assert (found.low, found.high) == (None, None)
+
+
 def test_without_two_rates_there_is_no_line() -> None:
     assert slope([0.2, 0.2], {0: [0.1, 0.2]}) is None
     assert slope(RATES, {}) is None

@@ -20,13 +20,13 @@ from matplotlib.colors import Colormap
 from matplotlib.figure import Figure
 
 from ser_memory.common.files import write_whole
+from ser_memory.train.report.variants import OfVariant, variant_of
 from ser_memory.train.results import Result
 from ser_memory.train.settings import NO_SAMPLER, Variant
 
 Floats = npt.NDArray[np.float64]
 
 WIDE = 170.0  # mm: the text of a printed page
-SHARED = "all"  # the name of the first stage, which all variants share
 
 _MM_PER_INCH = 25.4
 _HANDLE, _LETTER, _LEGEND_LINE = (
@@ -101,17 +101,6 @@ class Look:
         return self.colour if self.filled else "white"
 
 
-class OfVariant(Protocol):
-    """A row that belongs to a variant, such as one of results.csv."""
-
-    @property
-    def strategy(self) -> str: ...
-    @property
-    def sampler(self) -> str: ...
-    @property
-    def memory_size(self) -> int: ...
-
-
 class OfCorpus(Protocol):
     """A row that belongs to a corpus."""
 
@@ -142,11 +131,6 @@ def looks(names: Iterable[str]) -> dict[str, Look]:
         for (colour, line), marker in zip(_LOOKS, markers, strict=True)
     ]
     return dict(zip(dict.fromkeys(names), cycle(every)))
-
-
-def variant_of(row: OfVariant) -> Variant:
-    """The variant that a row belongs to."""
-    return Variant(row.strategy, row.sampler, row.memory_size)
 
 
 def rows_of(results: Iterable[Result], dimension: str, metric: str, split: str) -> list[Result]:

@@ -12,13 +12,15 @@ from ser_memory.common.labels import N_BINS, to_bins
 from ser_memory.train.predictions import Predictions
 from ser_memory.train.report.data import RunData
 from ser_memory.train.report.figures.agreement import Panel, predicted_against_true
-from ser_memory.train.report.figures.base import Drawn, measure, names_of, variant_of
+from ser_memory.train.report.figures.base import Drawn, measure, names_of
 from ser_memory.train.report.figures.cost import Kept, against_bytes
 from ser_memory.train.report.figures.heat import stage_by_corpus
 from ser_memory.train.report.figures.learning import bent_steps, learning_curves
 from ser_memory.train.report.figures.memory import memory_cells
 from ser_memory.train.report.figures.stages import along_stages
+from ser_memory.train.report.variants import variant_of
 from ser_memory.train.results import Result
+from ser_memory.train.settings import shares_first_stage
 
 _METRIC = "ccc"
 
@@ -32,7 +34,7 @@ def figures_of(
     figure whose data the folder lacks is left out. Raises SerError if predictions.h5 is damaged.
     """
     names = names_of(results)
-    dimensions = list(dict.fromkeys(row.dimension for row in results))
+    dimensions = list(dict.fromkeys(row.dimension for row in results if row.split == split))
 
     def asked(kind: str) -> bool:
         return not wanted or kind in wanted
@@ -47,7 +49,7 @@ def figures_of(
         yield from _agreement(run, run.predictions, split)
     for size in sorted({row.memory_size for row in run.memory}) if asked("memory") else ():
         yield f"memory-{size}", memory_cells(_held(run, size), _beside(run))
-    if run.epochs and asked("learning"):
+    if any(shares_first_stage(row.strategy) for row in run.epochs) and asked("learning"):
         yield "learning", learning_curves(run.epochs, names)
     if any(row.bent_share is not None for row in run.epochs) and asked("bent"):
         yield "bent", bent_steps(run.epochs, names)
@@ -58,18 +60,22 @@ def _costs(run: RunData, results: Sequence[Result], split: str) -> Iterator[tupl
     shown = [row for row in results if row.split == split and row.metric == _METRIC]
     for dimension in dict.fromkeys(row.dimension for row in shown):
         if points := _kept(run, shown, dimension):
-            row = next(row for row in shown if row.dimension == dimension)
+            row = _first(shown, dimension)
             measured = f"{measure(_METRIC, dimension)} on {row.corpus}\n({split}, n = {row.n:,})"
             yield f"cost-{dimension}", against_bytes(points, measured, list(names_of(results).values()))
 
 
 def _kept(run: RunData, shown: Sequence[Result], dimension: str) -> list[Kept]:
-    """For each variant that finished the last stage: bytes kept before it, and figures for the first corpus after it."""
+    """For each variant that finished the last stage: bytes kept before it, and figures for the first corpus after it.
+
+    That is the first corpus with ratings of the dimension.
+    """
     names = names_of(run.results)
     last = max((row.stage for row in shown), default=0)
+    first = _first(shown, dimension).corpus
     values: dict[str, list[float]] = {}
     for row in shown:
-        if (row.dimension, row.stage, row.corpus) == (dimension, last, shown[0].corpus):
+        if (row.dimension, row.stage, row.corpus) == (dimension, last, first):
             values.setdefault(names[variant_of(row)], []).append(row.value)
     kept: dict[str, list[int]] = {}
     for cost in run.costs:
@@ -79,6 +85,10 @@ def _kept(run: RunData, shown: Sequence[Result], dimension: str) -> list[Kept]:
     return [
         Kept(name, float(np.mean(kept[name])), tuple(found)) for name, found in values.items() if name in kept
     ]
+
+
+def _first(shown: Sequence[Result], dimension: str) -> Result:
+    return next(row for row in shown if row.dimension == dimension)
 
 
 def _agreement(run: RunData, predictions: Predictions, split: str) -> Iterator[tuple[str, Drawn]]:
@@ -137,13 +147,14 @@ def _held(run: RunData, size: int) -> dict[str, dict[str, npt.NDArray[np.float64
 def _beside(run: RunData) -> dict[str, dict[str, npt.NDArray[np.float64]]]:
     """The labels of the corpora themselves: of the first split of which there are predictions."""
     predictions = run.predictions
-    if predictions is None or predictions.dimensions != DIMENSIONS:
-        return {}  # the plane has both dimensions
+    if predictions is None or not set(DIMENSIONS) <= set(predictions.dimensions):
+        return {}  # the plane is that of activation and valence
+    plane = [predictions.dimensions.index(dimension) for dimension in DIMENSIONS]
     found: dict[str, dict[str, npt.NDArray[np.float64]]] = {}
     for corpus in dict.fromkeys(row.corpus for row in run.memory):
         splits = in_split_order(predictions.splits.get(corpus, ()))
         if splits:
-            truth = predictions.truth(corpus, splits[0])
+            truth = predictions.truth(corpus, splits[0])[:, plane]
             bins = to_bins(truth[np.isfinite(truth).all(axis=1)])
             cells = np.zeros((N_BINS, N_BINS))
             np.add.at(cells, (bins[:, 0], bins[:, 1]), 1)

@@ -21,8 +21,8 @@ from ser_memory.train.report.figures.base import (
     rows_of,
     sheet,
     trained_in,
-    variant_of,
 )
+from ser_memory.train.report.variants import variant_of
 from ser_memory.train.results import Result
 from ser_memory.train.settings import Variant
 

@@ -7,9 +7,9 @@ from collections.abc import Callable, Mapping, Sequence
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from ser_memory.common.errors import listing
 from ser_memory.train.report.data import EpochRow
 from ser_memory.train.report.figures.base import (
-    SHARED,
     WIDE,
     Drawn,
     Look,
@@ -21,10 +21,11 @@ from ser_memory.train.report.figures.base import (
     looks,
     panels,
     sheet,
-    variant_of,
 )
-from ser_memory.train.settings import Variant
+from ser_memory.train.report.variants import SHARED, owner_of, variant_of
+from ser_memory.train.settings import Variant, shares_first_stage
 
+_ALL = SHARED.strategy
 _Curves = dict[int, dict[str, list[dict[int, float]]]]  # stage -> name -> for each run: epoch -> value
 
 
@@ -32,7 +33,7 @@ _Curves = dict[int, dict[str, list[dict[int, float]]]]  # stage -> name -> for e
 def learning_curves(epochs: Sequence[EpochRow], names: Mapping[Variant, str]) -> Drawn:
     """Validation CCC after each epoch, one panel per stage. `names` gives each variant's name.
 
-    Raises ValueError if there is no epoch.
+    A strategy that takes no steps has no course: its mean is a horizontal line. Raises ValueError if there is no epoch.
     """
     curves = _curves(epochs, names, lambda row: row.validation_ccc)
     drawn = _draw(epochs, names, curves, "CCC on the validation split\n(mean of the dimensions)")
@@ -44,7 +45,8 @@ def learning_curves(epochs: Sequence[EpochRow], names: Mapping[Variant, str]) ->
         f"Validation CCC by epoch, one panel per stage. In stage {drawn[1][last]}, the best epoch of "
         f"{extremes(best)}, on average over the runs.",
         f"CCC on the validation split of the stage's own corpus after each epoch, of {counted(_seeds(epochs), 'seed')}. "
-        "Thin lines are single runs. The thick line is their mean and ends where the first of them stops.",
+        "Thin lines are single runs. The thick line is their mean and ends where the first of them stops."
+        + (f" {listing(level)} takes no steps: a horizontal line." if (level := _levels(names)) else ""),
     )
 
 
@@ -73,12 +75,12 @@ def bent_steps(epochs: Sequence[EpochRow], names: Mapping[Variant, str]) -> Draw
 def _curves(
     epochs: Sequence[EpochRow], names: Mapping[Variant, str], value: Callable[[EpochRow], float]
 ) -> _Curves:
-    """The runs of the first stage, which all variants share, are there once."""
+    """The runs of a first stage that variants share are there once."""
     if not epochs:
         raise ValueError("there is no epoch to draw")
     found: dict[tuple[int, str, int, str], dict[int, float]] = {}
     for row in epochs:
-        name = SHARED if row.stage == 1 else names[variant_of(row)]
+        name = _ALL if owner_of(row) == SHARED else names[variant_of(row)]
         found.setdefault((row.stage, name, row.seed, row.fold), {})[row.epoch] = value(row)
     curves: _Curves = {}
     for (stage, name, _, _), run in sorted(found.items(), key=lambda item: item[0][0]):
@@ -97,13 +99,18 @@ def _draw(
     stages = {row.stage: row.stage_name for row in epochs}
     drawn_as = looks(names.values())
     shown = [name for name in drawn_as if any(name in runs for runs in curves.values())]
-    drawn_as[SHARED] = Look("0.4", "o", "-", filled=False)  # none of a variant
+    drawn_as[_ALL] = Look("0.4", "o", "-", filled=False)  # none of a variant
+    levels = _levels(names)
     handles = {}
     figure = sheet(WIDE if len(curves) > 1 else WIDE * 0.6, 60)
     grid = panels(figure, len(curves), min(len(curves), 3), sharey=True)
     for axes, (stage, of_stage) in zip(grid, curves.items(), strict=True):
         for index, (name, runs) in enumerate(of_stage.items()):
             look = drawn_as[name]
+            if name in levels:
+                level = _mean([run[max(run)] for run in runs])
+                handles[name] = axes.axhline(level, color=look.colour, linestyle=look.line)
+                continue
             for run in runs:
                 axes.plot(list(run), list(run.values()), color=look.colour, linewidth=0.4, alpha=0.35)
             together = [epoch for epoch in runs[0] if all(epoch in run for run in runs)]
@@ -118,7 +125,8 @@ def _draw(
                 markerfacecolor=look.face,
                 markevery=(index % spacing, spacing),  # not all at the same epochs
             )
-        axes.set_title(f"stage {stages[stage]}" + (" (shared by all)" if SHARED in of_stage else ""))
+        told = "" if _ALL not in of_stage else " (shared by all)" if len(of_stage) == 1 else " (grey: shared)"
+        axes.set_title(f"stage {stages[stage]}{told}")
         axes.xaxis.set_major_locator(MaxNLocator(nbins=5, integer=True))
         axes.set_ylim(low, high)
         axes.grid(axis="y")
@@ -127,6 +135,11 @@ def _draw(
     if shown:
         legend_below(figure, [handles[name] for name in shown], shown)
     return figure, stages
+
+
+def _levels(names: Mapping[Variant, str]) -> list[str]:
+    """The names of variants that take no steps, and so have one figure in place of a course."""
+    return [name for variant, name in names.items() if not shares_first_stage(variant.strategy)]
 
 
 def _mean(values: Sequence[float]) -> float:

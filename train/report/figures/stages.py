@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
+from ser_memory.common.errors import listing
 from ser_memory.train.report.figures.base import (
     WIDE,
     Drawn,
@@ -24,14 +26,16 @@ from ser_memory.train.report.figures.base import (
     rows_of,
     sheet,
     trained_in,
-    variant_of,
 )
+from ser_memory.train.report.variants import variant_of
 from ser_memory.train.results import Result
-from ser_memory.train.settings import Variant
+from ser_memory.train.settings import Variant, shares_first_stage
 
 _COLUMNS = 3
 _SHADE = "0.92"
 _MOST_BANDS = 4  # more of them hide each other: then each point gets a bar
+_LONGEST = 9  # letters of a stage's name that has room beside others
+_SLANTED: dict[str, Any] = {"rotation": 20, "ha": "right", "rotation_mode": "anchor"}
 _SIDEWAYS = 0.4  # of the distance between two stages, over which the variants' bars are spread
 
 
@@ -61,17 +65,23 @@ def along_stages(
         for name, look in looks(names.values()).items()
         if any(name in found for found in values.values())
     }
+    apart = [
+        name
+        for variant, name in names.items()
+        if name in present and not shares_first_stage(variant.strategy)
+    ]
     bands = len(present) <= _MOST_BANDS
 
+    long = max(map(len, stages.values())) > _LONGEST
     columns = min(len(sizes), _COLUMNS)
     figure = sheet(WIDE, (62 if bands else 75) * -(-len(sizes) // columns))
     grid = panels(figure, len(sizes), columns, sharey=True, sharex=True)
     for axes, (corpus, n) in zip(grid, sizes.items(), strict=True):
         if (trained := stage_of[corpus]) in stages:
             axes.axvspan(trained - 0.5, trained + 0.5, color=_SHADE, linewidth=0, zorder=0)
-        handles = _draw_lines(axes, values[corpus], present, bands)
+        handles = _draw_lines(axes, values[corpus], present, bands, apart)
         axes.set_title(f"{corpus} ({split}, n = {n:,})")
-        axes.set_xticks(list(stages), list(stages.values()))
+        axes.set_xticks(list(stages), list(stages.values()), **(_SLANTED if long else {}))
         axes.set_xlim(0.5, len(stages) + 0.5)
         axes.grid(axis="y")
         axes.set_axisbelow(True)
@@ -90,14 +100,28 @@ def along_stages(
         f"Lines with one panel per corpus: {measure(metric, dimension)} on the {split} split after each stage. "
         f"On {first} after {stages[last]}, {extremes(ends)}.",
         f"{measure(metric, dimension)} on the {split} split after each stage: mean of {counted(seeds, 'seed')}, "
-        f"{spread} show one standard deviation to either side. All variants share the first stage.",
+        f"{spread} show one standard deviation to either side.{_told_of_first(present, apart)}",
     )
 
 
+def _told_of_first(names: Iterable[str], apart: Sequence[str]) -> str:
+    """Which variants share the first stage, for the caption."""
+    if not apart:
+        return " All variants share the first stage."
+    return f" All variants but {listing(apart)} share the first stage." if set(names) - set(apart) else ""
+
+
 def _draw_lines(
-    axes: Axes, values: Mapping[str, Mapping[int, Sequence[float]]], looks: Mapping[str, Look], bands: bool
+    axes: Axes,
+    values: Mapping[str, Mapping[int, Sequence[float]]],
+    looks: Mapping[str, Look],
+    bands: bool,
+    apart: Sequence[str],
 ) -> list[Line2D]:
-    """A line for each look; `values` maps a name and a stage to the figures of the seeds."""
+    """A line for each look; `values` maps a name and a stage to the figures of the seeds.
+
+    The names in `apart` do not share the first stage of the others.
+    """
     drawn = []
     for index, (name, look) in enumerate(looks.items()):
         line = dict(sorted(values.get(name, {}).items()))
@@ -105,8 +129,8 @@ def _draw_lines(
         means = [mean for mean, _ in summaries]
         low, high = ([mean + side * spread for mean, spread in summaries] for side in (-1, 1))
         shift = 0.0 if bands or len(looks) == 1 else _SIDEWAYS * (index / (len(looks) - 1) - 0.5)
-        # All start at the one point of the stage that they share.
-        where = [stage + (shift if stage > 1 else 0.0) for stage in line]
+        # All that share the first stage start at its one point.
+        where = [stage + (shift if stage > 1 or name in apart else 0.0) for stage in line]
         drawn += axes.plot(
             where,
             means,
