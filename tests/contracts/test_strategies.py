@@ -53,7 +53,7 @@ OTHER: dict[str, Any] = {
 
 
 # What `Kept` may hold; whether these are samples in disguise is checked for each.
-ALLOWED = {"samples", "answers", "parameters", "importance", "prototypes"}
+ALLOWED = {"samples", "answers", "parameters", "importance", "prototypes", "rated"}
 
 
 def near(rows: npt.NDArray[np.float32], others: npt.NDArray[np.float32]) -> bool:
@@ -191,7 +191,9 @@ class TestClosedFormStrategy:
             model = self.model(name, **changes)
             kept = model.keep(samples(50, 0))
             assert kept.samples is None
-            assert kept.size == model.kept_bytes
+            (names,) = model.patterns(samples(50, 0))
+            assert names == network().architecture.dimensions
+            assert kept.size == model.kept_bytes(names)
             assert model.solve(kept).shape == (model.size,)
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property, reduce
 from typing import TYPE_CHECKING
@@ -65,9 +65,12 @@ class Analytic(ClosedFormStrategy):
     def size(self) -> int:
         return sum(columns + 1 for columns in self._columns)
 
-    @property
-    def kept_bytes(self) -> KeptBytes:
-        f, k = self._all, len(self._columns)
+    def patterns(self, train: Samples) -> list[tuple[str, ...]]:
+        rated = np.unique(train.targets.isfinite().cpu().numpy(), axis=0)
+        return [self._names(pattern) for pattern in rated if pattern.any()]
+
+    def kept_bytes(self, dimensions: Sequence[str]) -> KeptBytes:
+        f, k = self._all, len(dimensions)
         return KeptBytes(memory=8 * (f * (f + 1) // 2 + f + f * k + 2 * k))
 
     @property

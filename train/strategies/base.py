@@ -36,6 +36,7 @@ class Kept:
     sums: Mapping[tuple[str, ...], Sums] | None = None  # by the dimensions that are rated
     held_out: Samples | None = None  # R * h remembered samples that are looked at, and not trained on
     prototypes: Prototypes | None = None  # statistics, common to all runs
+    rated: tuple[bool, ...] | None = None  # of each dimension whether the corpus has ratings
 
     @property
     def size(self) -> KeptBytes:
@@ -120,9 +121,12 @@ class ClosedFormStrategy(Strategy):
         """P, the number of parameters."""
         raise NotImplementedError
 
-    @property
-    def kept_bytes(self) -> KeptBytes:
-        """Bytes of what `keep` returns for a corpus that rates all dimensions."""
+    def patterns(self, train: Samples) -> list[tuple[str, ...]]:
+        """The sets of dimensions that some utterance is rated in: `keep` has sums for each."""
+        raise NotImplementedError
+
+    def kept_bytes(self, dimensions: Sequence[str]) -> KeptBytes:
+        """Bytes of the sums over utterances that are rated in these dimensions."""
         raise NotImplementedError
 
     def keep(self, train: Samples) -> Kept:
