@@ -223,6 +223,11 @@ class LaterStageSettings(Options):
         """Whether a part of each memory is looked at instead of trained on."""
         return self.stop_on == "memory" or self.average == "interpolate"
 
+    @property
+    def why_held_out(self) -> str:
+        """The option for which it is."""
+        return "--stop-on memory" if self.stop_on == "memory" else "--average interpolate"
+
 
 @dataclass(frozen=True)
 class MachineSettings(Options):
@@ -485,9 +490,9 @@ class Experiment:
                 and self.later_of(variant.strategy).holds_out
                 and variant.memory_size < SMALLEST_TO_SPLIT
             ):
-                asked = "--stop-on memory" if self.later.stop_on == "memory" else "--average interpolate"
                 raise UsageError(
-                    f"--memory-size {variant.memory_size} is too small for {asked}, which looks at a fifth of each memory: "
+                    f"--memory-size {variant.memory_size} is too small for {self.later.why_held_out}, which looks at a "
+                    "fifth of each memory: "
                     f"keep {SMALLEST_TO_SPLIT} or more."
                 )
         for variant in self.variants if self.training.loss == "ccc" else ():

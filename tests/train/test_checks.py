@@ -132,7 +132,7 @@ def test_a_learned_ccc_of_0_is_told() -> None:
     ]  # fmt: skip
     (told,) = after_training(figures, made)
     assert told.startswith(
-        "CCC is 0 because the model predicts one value for the whole split, in 1 cases (activation of msp-improv test at "
+        "CCC is 0 because the model predicts one value for the whole split, in 1 case (activation of msp-improv test at "
         "stage P+M, gem, seed 3): these models have learned nothing there. Try another --learning-rate"
     )
     assert after_training(figures[-1:], made) == []
