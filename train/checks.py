@@ -125,7 +125,7 @@ def after_training(results: Iterable[Result], corpora: Sequence[Corpus]) -> list
     if solved:
         found.append(
             f"CCC is 0 because the model predicts one value for the whole split, {_listed(solved)}: the closed form found "
-            "no correlation of the features with these labels."
+            "no positive correlation of the features with these labels, or no corpus so far rates them."
         )
     return found
 

@@ -138,9 +138,12 @@ def begin(
 
 
 def write_caches(
-    folder: Path, splits: dict[str, int] | None = None, sessions: int = 0, **changes: Any
-) -> None:
+    folder: Path, splits: dict[str, int] | None = None, sessions: int = 0,
+    dominance: Mapping[str, float] | None = None, **changes: Any,
+) -> None:  # fmt: skip
     """A cache per stage whose labels follow the features through a rotation of the corpus's own.
+
+    `dominance` gives the share of the utterances that are rated in it, by corpus; all else is the same with and without.
 
     No speaker is in two splits. With `sessions`, the utterances are of so many, each with two speakers of its own and
     unknown ones; without, they have none, as in older files of the format.
@@ -167,6 +170,7 @@ def write_caches(
             acoustic = np.stack([acoustic, random.standard_normal(acoustic.shape)], axis=1)
         ratings = low + (hidden + 1) / 2 * (high - low)
         speakers = [f"{'' if split == 'train' else split}{i % 4}" for i, split in enumerate(names)]
+        rated = np.random.default_rng(100 + seed).random(n) < (dominance or {}).get(name, 0.0)
         later: dict[str, Any] = {}
         if sessions:
             later = {"session": [str(i % sessions + 1) for i in range(n)], "release_split": names}
@@ -183,7 +187,7 @@ def write_caches(
                 "duration": np.full(n, 4.0),
                 "activation": ratings[:, 0],
                 "valence": ratings[:, 1],
-                "dominance": np.full(n, np.nan),
+                "dominance": np.where(rated, low + (hidden.mean(axis=1) + 1) / 2.5 * (high - low), np.nan),
                 "acoustic": acoustic,
                 "text": text,
                 **later,
