@@ -6,6 +6,7 @@ Nothing is forgotten, whatever the order of the corpora: the sums over all of th
 from __future__ import annotations
 
 import math
+import operator
 import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -17,7 +18,6 @@ import numpy.typing as npt
 
 from ser_memory.common.options import Options, option
 from ser_memory.train.kept import KeptBytes
-from ser_memory.train.ridge import Sums, solve
 from ser_memory.train.strategies.base import ClosedFormStrategy, Kept
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ class AnalyticOptions(Options):
         None,
         minimum=1,
         none="none",
-        help="Random features, ReLU of a fixed random projection, in place of each embedding itself.",
+        help="Number of random features, ReLU of a fixed random projection, that replace each embedding.",
     )
 
 
@@ -84,6 +84,8 @@ class Analytic(ClosedFormStrategy):
         return [self._all if head.text else self._acoustic for head in self._architecture.heads]
 
     def keep(self, train: Samples) -> Kept:
+        from ser_memory.train.ridge import Sums
+
         rated = train.targets.isfinite().cpu().numpy()
         sums = {}
         for pattern in np.unique(rated, axis=0):
@@ -94,6 +96,8 @@ class Analytic(ClosedFormStrategy):
 
     def solve(self, kept: Kept) -> Tensor:
         import torch
+
+        from ser_memory.train.ridge import solve
 
         sums = kept.sums or {}
         pieces: dict[str, npt.NDArray[np.float64]] = {}
@@ -106,7 +110,7 @@ class Analytic(ClosedFormStrategy):
                 pieces |= {name: np.zeros(columns + 1) for name in names}
                 continue
             parts = [sums[each].part(columns, [each.index(name) for name in names]) for each in having]
-            solution = solve(reduce(Sums.__add__, parts))
+            solution = solve(reduce(operator.add, parts))
             for column, name in enumerate(names):
                 pieces[name] = np.append(solution.weights[:, column], solution.intercepts[column])
         return torch.from_numpy(np.concatenate([pieces[name] for name in self._architecture.dimensions]))
