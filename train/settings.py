@@ -152,8 +152,8 @@ class TrainingSettings(Options):
         DIMENSIONS,
         choices=RATED,
         separated=True,
-        help=f"What one network predicts, of {', '.join(RATED)}, separated by commas. A corpus without ratings of one "
-        "trains the others.",
+        help=f"What one network predicts: some of {', '.join(RATED)}, separated by commas. A corpus without ratings of "
+        "one of them trains the others.",
     )
     loss: str = option(
         "ccc",
@@ -182,14 +182,14 @@ class LaterStageSettings(Options):
     stop_on: str = option(
         "current",
         choices=("current", "memory"),
-        help="What decides which epoch is best: the validation CCC of the current corpus, or the mean of it and the CCC "
-        "of a fifth of each memory, which is then not trained on.",
+        help="What decides which epoch is best: the validation CCC of the current corpus, or that and, as the other half, "
+        "the mean CCC of a fifth of each memory, which is then not trained on.",
     )
     average: str = option(
         "none",
         choices=("none", "interpolate", "ema"),
-        help="Average the parameters: interpolate between those before and after a stage, with the share that is best on "
-        "validation and a fifth of each memory; or ema, an exponential average during the stage.",
+        help="Average the parameters: interpolate takes those between the ones before and after a stage, with the share "
+        "that is best by --stop-on memory; ema is an exponential average over the steps of the stage.",
     )
     average_share: float = option(
         0.5,

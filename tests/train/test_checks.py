@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import shutil
 import signal
 import subprocess
@@ -15,6 +16,7 @@ import h5py
 import numpy as np
 import pytest
 import torch
+from click.testing import CliRunner
 from filelock import FileLock
 
 from ser_memory.common.cache import FeatureCache
@@ -23,6 +25,7 @@ from ser_memory.common.conventions import DIMENSIONS
 from ser_memory.common.errors import SerError, UsageError
 from ser_memory.extract.cli import report
 from ser_memory.train.checks import after_training, before_training
+from ser_memory.train.cli import main
 from ser_memory.train.engines import processes
 from ser_memory.train.engines.contract import WorkerKilledError
 from ser_memory.train.results import Result
@@ -214,6 +217,22 @@ def test_options_with_an_effect_are_not(options: dict[str, Any]) -> None:
 )  # fmt: skip
 def test_what_the_command_refuses(arguments: list[object], says: str, caches: Path) -> None:
     assert refused(run("--cache", caches, *arguments), 2) == says
+
+
+README = (Path(__file__).parents[2] / "README.md").read_text()
+
+
+@pytest.mark.parametrize("line", [line for line in README.splitlines() if line.startswith("ser-train ")])
+def test_the_readmes_commands_have_only_options_with_an_effect(
+    line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All that they lack here are the caches."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("SER_CACHE", raising=False)
+    (tmp_path / "mine.toml").write_text('strategy = ["ewc", "gem:speaker"]\n')
+    result = CliRunner().invoke(main, shlex.split(line, comments=True)[1:])
+    message = refused(result, 1)
+    assert message.startswith(("There is no cache of ", "There is no cache with other transcripts in "))
 
 
 def test_a_corpus_too_small_to_hold_out_a_fifth(tmp_path: Path) -> None:
