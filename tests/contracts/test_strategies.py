@@ -131,7 +131,7 @@ class TestGradientStrategy:
         assert (held is None) == (kind.earlier == "nothing")
         assert held is None or torch.equal(held.targets, allowed.targets)
         others = [value for value in vars(kept).values() if isinstance(value, torch.Tensor)]
-        assert all(value.shape in {(1, net.size), (1, len(allowed), 2)} for value in others)
+        assert all(value.shape in {(1, net.size), (1, len(allowed), 2), (2,)} for value in others)
         assert {name for name, value in vars(kept).items() if value is not None} <= ALLOWED
         if kept.prototypes is not None:
             rows = torch.cat([train.acoustic, train.text, train.targets], dim=1).numpy()

@@ -36,12 +36,13 @@ class Kept:
     sums: Mapping[tuple[str, ...], Sums] | None = None  # by the dimensions that are rated
     held_out: Samples | None = None  # R * h remembered samples that are looked at, and not trained on
     prototypes: Prototypes | None = None  # statistics, common to all runs
-    rated: tuple[bool, ...] | None = None  # of each dimension whether the corpus has ratings
+    rated: Tensor | None = None  # (K,) bool, of each dimension whether the corpus has ratings
 
     @property
     def size(self) -> KeptBytes:
         """Bytes of all of it."""
         tensors = {name: value.nbytes for name, value in vars(self).items() if hasattr(value, "nbytes")}
+        tensors.pop("rated", None)  # a fact about a corpus, not a part of it
         parameters = tensors.pop("parameters", 0) + tensors.pop("importance", 0)
         memory = tensors.pop("prototypes", 0) + sum(each.nbytes for each in (self.sums or {}).values())
         memory += sum(each.size for each in (self.samples, self.held_out) if each is not None)

@@ -62,15 +62,15 @@ def fisher(network: Network, parameters: Parameters, samples: Samples) -> Tensor
     import torch
 
     device = parameters.flat.device
-    rated = samples.targets.isfinite().any(dim=0).nonzero()[:, 0].tolist()
+    rated = samples.targets.isfinite().any(dim=0).to(parameters.flat)
     total = torch.zeros_like(parameters.flat)
     squares = network.unpack(torch.empty_like(parameters.flat))
     for batch in samples.batches(_ROWS):
         shared = batch.to(device).expand(len(parameters.flat))
         prediction, trace = network.forward(parameters, shared.acoustic, shared.text)
-        for dimension in rated:
+        for dimension in range(prediction.shape[2]):
             one = torch.zeros_like(prediction)
-            one[..., dimension] = 1
+            one[..., dimension] = rated[dimension]
             network.backward(parameters, trace, one, squares, squares=True)
             total += squares.flat
     return total / len(samples)

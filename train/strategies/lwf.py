@@ -44,7 +44,7 @@ class LearningWithoutForgetting(GradientStrategy):
         allowed: Samples | None,
         *options: Any,
     ) -> Kept:
-        return Kept(rated=tuple(train.targets.isfinite().any(dim=0).tolist()))
+        return Kept(rated=train.targets.isfinite().any(dim=0).to(parameters.flat.device))
 
     def _old_answers(self) -> Tensor:
         """(R, N, K) for the new corpus; NaN in a dimension that no earlier corpus rates, where answers are chance."""
@@ -52,8 +52,8 @@ class LearningWithoutForgetting(GradientStrategy):
 
         stage = self.stage
         answers = stage.network.predict(stage.network.unpack(stage.start), stage.current)
-        rated = torch.tensor([kept.rated for kept in stage.kept]).any(dim=0)
-        return answers.masked_fill(~rated.to(answers.device), torch.nan)
+        rated = torch.stack([kept.rated for kept in stage.kept if kept.rated is not None]).any(dim=0)
+        return answers.masked_fill(~rated, torch.nan)
 
     def output_gradient(self, index: Tensor, prediction: Tensor, targets: Tensor) -> Tensor:
         from ser_memory.train.samples import take
