@@ -11,11 +11,19 @@ from ser_memory.common.conventions import DIMENSIONS
 from ser_memory.common.errors import UsageError, listing
 from ser_memory.common.labels import to_bins
 from ser_memory.common.machine import memory
+from ser_memory.common.protocols import NEEDED
 from ser_memory.common.variation import flat_splits, same_in_all
 from ser_memory.train.corpora import Corpus
 from ser_memory.train.gradient import remembered
 from ser_memory.train.results import Result
-from ser_memory.train.settings import NO_SAMPLER, POOLED, Experiment, Variant, shares_first_stage
+from ser_memory.train.settings import (
+    NO_SAMPLER,
+    POOLED,
+    SMALLEST_TO_SPLIT,
+    Experiment,
+    Variant,
+    shares_first_stage,
+)
 from ser_memory.train.strategies import STRATEGIES, ClosedFormStrategy
 from ser_memory.train.trainer import network_for
 
@@ -23,11 +31,13 @@ _BY_SPEAKER = ("speaker", "speaker-emotion")
 _BY_EMOTION = ("emotion", "speaker-emotion", "density")
 _SMALL = 32  # a larger memory has different labels, unless nearly all labels of its corpus are the same
 _NEARLY_ALL = 0.99
+_SHOWN = 3  # cases that a sentence names
 _ZERO = 1e-6  # of a CCC: the predictions differ by rounding, if at all
 
 
 def refuse_impossible(experiment: Experiment, corpora: Sequence[Corpus], jobs: int) -> None:
     """Raise UsageError for what a strategy cannot do with these corpora on this machine."""
+    _refuse_small_corpora(experiment, corpora)
     architecture = network_for(corpora).architecture
     for variant in experiment.variants:
         strategy = STRATEGIES[variant.strategy]
@@ -52,6 +62,22 @@ def refuse_impossible(experiment: Experiment, corpora: Sequence[Corpus], jobs: i
             )
 
 
+def _refuse_small_corpora(experiment: Experiment, corpora: Sequence[Corpus]) -> None:
+    """Raise UsageError for a corpus whose memory is too small to look at a fifth of it."""
+    if not any(
+        variant.memory_size and experiment.later_of(variant.strategy).holds_out
+        for variant in experiment.variants
+    ):
+        return
+    for fold in _folds(corpora[:-1]):
+        n = len(fold.splits["train"])
+        if n < SMALLEST_TO_SPLIT:
+            raise UsageError(
+                f"{fold.title} has {n} training utterances, too few for {experiment.later.why_held_out}, which looks at a "
+                f"fifth of each memory: {SMALLEST_TO_SPLIT} or more are needed, so leave the option out."
+            )
+
+
 def before_training(experiment: Experiment, corpora: Sequence[Corpus]) -> list[str]:
     """Sentences about splits, samplers and memories that cannot do what they are there for."""
     found: list[str] = []
@@ -59,6 +85,7 @@ def before_training(experiment: Experiment, corpora: Sequence[Corpus]) -> list[s
         found += _whole(experiment, corpus)
     for fold in _folds(corpora):
         found += flat_splits(fold.title, _labels(fold), fold.dimensions)
+        found += _unrated(fold)
     for number, corpus in enumerate(corpora[:-1], start=1):
         for fold in corpus.each_fold:
             found += _samplers(experiment, fold)
@@ -75,23 +102,47 @@ def after_training(results: Iterable[Result], corpora: Sequence[Corpus]) -> list
         for dimension in same_in_all(labels, fold.dimensions)
     }
     named = {corpus.name: corpus for corpus in corpora}
-    zero = {
-        f"{result.dimension} of {result.corpus} {result.split} at stage {result.stage_name}, "
-        f"{'all strategies' if _shared(result) else result.strategy}, seed {result.seed}"
-        f"{f', fold {result.fold}' if result.fold else ''}": None
+    zero = [
+        result
         for result in results
         if result.metric == "ccc"
         and result.fold != POOLED
         and abs(result.value) < _ZERO
         and (named[result.corpus].at(result.fold).title, result.split, result.dimension) not in flat
-    }
-    if not zero:
-        return []
-    return [
-        f"CCC is 0 because the model predicts one value for the whole split, in {len(zero)} cases "
-        f"({'; '.join(list(zero)[:3])}{'; ...' if len(zero) > 3 else ''}): "  # noqa: PLR2004
-        "these models have learned nothing there. Try another --learning-rate, more --epochs or another --loss."
     ]
+    trained = list(
+        dict.fromkeys(_place(result) for result in zero if STRATEGIES[result.strategy].by_gradient)
+    )
+    solved = list(
+        dict.fromkeys(_place(result) for result in zero if not STRATEGIES[result.strategy].by_gradient)
+    )
+    found = []
+    if trained:
+        found.append(
+            f"CCC is 0 because the model predicts one value for the whole split, {_listed(trained)}: these models have "
+            "learned nothing there. Try another --learning-rate, more --epochs or another --loss."
+        )
+    if solved:
+        found.append(
+            f"CCC is 0 because the model predicts one value for the whole split, {_listed(solved)}: the closed form found "
+            "no positive correlation of the features with these labels, or no corpus so far rates them."
+        )
+    return found
+
+
+def _place(result: Result) -> str:
+    """Which figure it is."""
+    return (
+        f"{result.dimension} of {result.corpus} {result.split} at stage {result.stage_name}, "
+        f"{'all strategies' if _shared(result) else result.strategy}, seed {result.seed}"
+        f"{f', fold {result.fold}' if result.fold else ''}"
+    )
+
+
+def _listed(cases: Sequence[str]) -> str:
+    """How many, and the first of them."""
+    shown = "; ".join(cases[:_SHOWN])
+    return f"in {len(cases)} case{'' if len(cases) == 1 else 's'} ({shown}{'; ...' if len(cases) > _SHOWN else ''})"
 
 
 def _shared(result: Result) -> bool:
@@ -117,6 +168,34 @@ def _whole(experiment: Experiment, corpus: Corpus) -> list[str]:
         which = f" of {listing(whole)} utterances" if whole and len(sizes) > 1 else ""
         if whole:
             found.append(f"The memory{which} of {fold.title} holds all of its {held} training utterances.")
+    return found
+
+
+def _unrated(corpus: Corpus) -> list[str]:
+    """Splits that training needs without any rating of a dimension that the corpus rates elsewhere."""
+    rated = {
+        split: [
+            name
+            for name, column in zip(corpus.dimensions, labels.T, strict=True)
+            if np.isfinite(column).any()
+        ]
+        for split, labels in _labels(corpus).items()
+    }
+    somewhere = {name for names in rated.values() for name in names}
+    found = []
+    for split in NEEDED:
+        absent = [name for name in corpus.dimensions if name in somewhere and name not in rated[split]]
+        if absent:
+            others = (
+                f"early stopping goes by {' and '.join(rated[split])} alone"
+                if rated[split]
+                else "the first epoch is kept"
+            )
+            effect = "a model learns nothing about it there" if split == "train" else others
+            found.append(
+                f"The {split} split of {corpus.title} has no ratings of {' and '.join(absent)}, though the corpus has: "
+                f"{effect}."
+            )
     return found
 
 

@@ -58,7 +58,7 @@ class TrainCommand(Command):
 @click.option(
     "--study",
     type=click.Choice(STUDIES),
-    help="Train the experiment several times, with one thing changed: heads trains both dimensions in one network and "
+    help="Train the experiment several times, with one thing changed: heads trains all dimensions in one network and "
     "then each alone; transcripts uses the caches' own and all others that ser-extract --text-only made. Each is a run in "
     "a folder below --output; ser-report takes that folder.",
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from functools import reduce
 
 import torch
 from torch import Tensor
@@ -63,8 +64,15 @@ class ClosedFormStack:
         return summed + time.perf_counter() - begun
 
     def kept_bytes(self, number: int) -> KeptBytes:
-        """What a run keeps from stage `number` for later ones: the first stage's sums grow, in value only."""
-        return self._model(0).kept_bytes if number == 1 else KeptBytes()
+        """What a run keeps from stage `number` for later ones: sums of its own only where no stage before has such sums."""
+        model, here = self._model(0), self._patterns(number)
+        earlier = {names for stage in range(1, number) for names in self._patterns(stage)}
+        return reduce(
+            KeptBytes.plus, [model.kept_bytes(names) for names in here if names not in earlier], KeptBytes()
+        )
+
+    def _patterns(self, number: int) -> list[tuple[str, ...]]:
+        return self._model(0).patterns(self._bench.corpus(self._runs, number).splits["train"])
 
     def _model(self, place: int) -> ClosedFormStrategy:
         bench, run = self._bench, self._runs[place]

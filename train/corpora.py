@@ -77,13 +77,6 @@ class Corpus:
         return f"fold {self.fold} of {self.name}" if self.fold else self.name
 
     @property
-    def rates_all(self) -> bool:
-        """Whether every utterance has a rating of every dimension."""
-        return all(
-            bool(each.targets.isfinite().all()) for fold in self.each_fold for each in fold.splits.values()
-        )
-
-    @property
     def evaluated(self) -> dict[str, Samples]:
         """The splits that results are given for: all but train."""
         return {split: samples for split, samples in self.splits.items() if split != "train"}

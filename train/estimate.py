@@ -28,7 +28,7 @@ class Line:
     strategy: str
     runs: int
     together: int  # how many of them train as one stack
-    steps: int  # per epoch
+    steps: int  # per epoch; 0 for a closed form
     step: float  # seconds, of one stack
     seconds: float  # at most, of one stack for all epochs
     memory_size: int = 0
@@ -59,16 +59,17 @@ def print_estimate(settings: Settings) -> None:
             [
                 stage_name(experiment.stages[: line.number]),
                 _label(line, several=len(sizes) > 1),
-                str(line.runs), str(line.steps), f"{1e3 * line.step:.1f}", clock(line.total / min(jobs, line.runs)),
+                str(line.runs), *_steps(line), clock(line.total / min(jobs, line.runs)),
             ]
             for line in lines
         ],
         left=2,
     )  # fmt: skip
-    say(
-        f"At most {clock(duration(lines, todo, jobs))}, if every stage takes all of its "
-        f"{experiment.training.epochs} epochs."
-    )
+    total = clock(duration(lines, todo, jobs))
+    if any(line.steps for line in lines):
+        say(f"At most {total}, if every stage takes all of its {experiment.training.epochs} epochs.")
+    else:
+        say(f"About {total}: nothing is trained step by step.")
 
 
 def estimate(experiment: Experiment, trainer: Trainer, todo: Plan) -> list[Line]:
@@ -104,6 +105,11 @@ def _label(line: Line, several: bool) -> str:
     if line.number == 1 and shares_first_stage(line.strategy):
         return "all"
     return f"{line.strategy} ({line.memory_size})" if several and line.memory_size else line.strategy
+
+
+def _steps(line: Line) -> tuple[str, str]:
+    """Steps an epoch and milliseconds a step; a closed form has none."""
+    return (str(line.steps), f"{1e3 * line.step:.1f}") if line.steps else ("-", "-")
 
 
 def _where(jobs: int, device: torch.device) -> str:

@@ -81,12 +81,19 @@ class GradientStack:
         bench, train = self._bench, self._bench.corpus(self.runs, number).splits["train"]
         (run,) = self.runs
         allowed = train if self._strategy.earlier == "corpora" else None
+        held_out = None
         if self._strategy.earlier == "memory" and run.variant is not None:
             allowed = train.select(torch.arange(min(run.variant.memory_size, len(train))))
+            if bench.experiment.later_of(run.strategy).holds_out:
+                parts = torch.arange(len(allowed)).split(
+                    [len(allowed) - _fifth(len(allowed)), _fifth(len(allowed))]
+                )
+                allowed, held_out = (allowed.select(part) for part in parts)
         nothing = bench.network.unpack(torch.zeros(1, bench.network.size, device=bench.device))
         with torch.inference_mode():
             one = train.select(torch.arange(1))
-            return self._strategy.keep(bench.network, nothing, one, allowed, *self._options).size
+            kept = self._strategy.keep(bench.network, nothing, one, allowed, *self._options)
+            return replace(kept, held_out=held_out).size
 
     def start(self, number: int) -> Tensor:
         """(R, P) parameters with which stage `number` begins."""
@@ -101,7 +108,9 @@ class GradientStack:
         """Stage `number` (from 1), about to begin from (R, P) parameters."""
         bench, runs = self._bench, self.runs
         settings = bench.experiment.training
-        rated = all(corpus.rates_all for corpus in bench.corpora)
+        # Of what the stage learns from, and of nothing else: other corpora and test labels are not in its fingerprint.
+        learned = [bench.corpus(runs, stage).splits["train"] for stage in range(1, number + 1)]
+        rated = all(bool(train.targets.isfinite().all()) for train in learned)
         stage = Stage(
             bench.network,
             start,
@@ -166,8 +175,12 @@ def _split(
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
     """Four fifths of a memory's rows, and the fifth that is held out; each rising."""
     order = random.permutation(len(rows))
-    fifth = round(len(rows) / 5)
+    fifth = _fifth(len(rows))
     return rows[np.sort(order[fifth:])], rows[np.sort(order[:fifth])]
+
+
+def _fifth(size: int) -> int:
+    return round(size / 5)
 
 
 def _select(train: Samples, rows: Sequence[npt.NDArray[np.int64]]) -> Samples:

@@ -7,7 +7,7 @@ gradient of each run's loss with respect to its predictions.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -69,9 +69,7 @@ class Objective:
 
     whole: Callable[[Tensor, Tensor], LossAndGradient]
     part: Callable[[Tensor, Tensor, Tensor], LossAndGradient]
-    rated: bool = (
-        True  # every utterance in every dimension; otherwise targets are NaN where there is no rating
-    )
+    rated: bool = True  # in every dimension; otherwise targets are NaN where there is no rating
 
     def __call__(self, prediction: Tensor, target: Tensor) -> LossAndGradient:
         """The loss of each run's whole batch; what is not rated adds nothing."""
@@ -103,6 +101,11 @@ OBJECTIVES: dict[str, Objective] = {
     "ccc": Objective(ccc_loss, ccc_loss_of),
     "mse": Objective(mse_loss, mse_loss_of),
 }
+
+
+def squared_distance(objective: Objective) -> Objective:
+    """The mean squared distance to answers, NaN where there is none if the objective's targets may be NaN."""
+    return replace(OBJECTIVES["mse"], rated=objective.rated)
 
 
 def groups_of(corpora: Tensor, smallest: int = SMALLEST_GROUP) -> Tensor:

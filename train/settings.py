@@ -152,8 +152,8 @@ class TrainingSettings(Options):
         DIMENSIONS,
         choices=RATED,
         separated=True,
-        help=f"What one network predicts, of {', '.join(RATED)}, separated by commas. A corpus without ratings of one "
-        "trains the others.",
+        help=f"What one network predicts: some of {', '.join(RATED)}, separated by commas. A corpus without ratings of "
+        "one of them trains the others.",
     )
     loss: str = option(
         "ccc",
@@ -182,14 +182,14 @@ class LaterStageSettings(Options):
     stop_on: str = option(
         "current",
         choices=("current", "memory"),
-        help="What decides which epoch is best: the validation CCC of the current corpus, or the mean of it and the CCC "
-        "of a fifth of each memory, which is then not trained on.",
+        help="What decides which epoch is best: the validation CCC of the current corpus, or that and, as the other half, "
+        "the mean CCC of a fifth of each memory, which is then not trained on.",
     )
     average: str = option(
         "none",
         choices=("none", "interpolate", "ema"),
-        help="Average the parameters: interpolate between those before and after a stage, with the share that is best on "
-        "validation and a fifth of each memory; or ema, an exponential average during the stage.",
+        help="Average the parameters: interpolate takes those between the ones before and after a stage, with the share "
+        "that is best by --stop-on memory; ema is an exponential average over the steps of the stage.",
     )
     average_share: float = option(
         0.5,
@@ -222,6 +222,11 @@ class LaterStageSettings(Options):
     def holds_out(self) -> bool:
         """Whether a part of each memory is looked at instead of trained on."""
         return self.stop_on == "memory" or self.average == "interpolate"
+
+    @property
+    def why_held_out(self) -> str:
+        """The option for which it is."""
+        return "--stop-on memory" if self.stop_on == "memory" else "--average interpolate"
 
 
 @dataclass(frozen=True)
@@ -485,9 +490,9 @@ class Experiment:
                 and self.later_of(variant.strategy).holds_out
                 and variant.memory_size < SMALLEST_TO_SPLIT
             ):
-                asked = "--stop-on memory" if self.later.stop_on == "memory" else "--average interpolate"
                 raise UsageError(
-                    f"--memory-size {variant.memory_size} is too small for {asked}, which looks at a fifth of each memory: "
+                    f"--memory-size {variant.memory_size} is too small for {self.later.why_held_out}, which looks at a "
+                    "fifth of each memory: "
                     f"keep {SMALLEST_TO_SPLIT} or more."
                 )
         for variant in self.variants if self.training.loss == "ccc" else ():

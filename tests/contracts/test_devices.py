@@ -27,7 +27,7 @@ from torch.utils._pytree import tree_leaves
 from ser_memory.train.dropout import Dropout
 from ser_memory.train.loop import Training
 from ser_memory.train.samples import Samples
-from ser_memory.train.settings import TrainingSettings
+from ser_memory.train.settings import LaterStageSettings, TrainingSettings
 from tests.train.worlds import ACOUSTIC_WIDTH, BY_GRADIENT, begin, network, on, samples
 
 LOOP = TrainingSettings(batch_size=16)
@@ -76,7 +76,20 @@ def on_meta(name: str, data: str, settings: dict[str, Any], layers: int = 0) -> 
     """A third stage whose model is on `meta`."""
     current, *earlier = (layered(n, seed, layers) for seed, n in enumerate((50, 20, 30)))
     current, earlier = on(data, current), [on(device_of_earlier(name, data), corpus) for corpus in earlier]
-    return begin(name, current, earlier, RUNS, settings, network(layers=layers), LOOP, "meta")
+    # With other settings also with targets that have gaps, and with an average of the parameters.
+    later = LaterStageSettings(average="ema") if settings else None
+    return begin(
+        name,
+        current,
+        earlier,
+        RUNS,
+        settings,
+        network(layers=layers),
+        LOOP,
+        "meta",
+        rated=not settings,
+        later=later,
+    )
 
 
 def steps(training: Training, count: int = 2) -> None:

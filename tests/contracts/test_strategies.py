@@ -53,7 +53,7 @@ OTHER: dict[str, Any] = {
 
 
 # What `Kept` may hold; whether these are samples in disguise is checked for each.
-ALLOWED = {"samples", "answers", "parameters", "importance", "prototypes"}
+ALLOWED = {"samples", "answers", "parameters", "importance", "prototypes", "rated"}
 
 
 def near(rows: npt.NDArray[np.float32], others: npt.NDArray[np.float32]) -> bool:
@@ -131,7 +131,7 @@ class TestGradientStrategy:
         assert (held is None) == (kind.earlier == "nothing")
         assert held is None or torch.equal(held.targets, allowed.targets)
         others = [value for value in vars(kept).values() if isinstance(value, torch.Tensor)]
-        assert all(value.shape in {(1, net.size), (1, len(allowed), 2)} for value in others)
+        assert all(value.shape in {(1, net.size), (1, len(allowed), 2), (2,)} for value in others)
         assert {name for name, value in vars(kept).items() if value is not None} <= ALLOWED
         if kept.prototypes is not None:
             rows = torch.cat([train.acoustic, train.text, train.targets], dim=1).numpy()
@@ -191,7 +191,9 @@ class TestClosedFormStrategy:
             model = self.model(name, **changes)
             kept = model.keep(samples(50, 0))
             assert kept.samples is None
-            assert kept.size == model.kept_bytes
+            (names,) = model.patterns(samples(50, 0))
+            assert names == network().architecture.dimensions
+            assert kept.size == model.kept_bytes(names)
             assert model.solve(kept).shape == (model.size,)
 
 

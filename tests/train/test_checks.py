@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import shutil
 import signal
 import subprocess
@@ -15,6 +16,7 @@ import h5py
 import numpy as np
 import pytest
 import torch
+from click.testing import CliRunner
 from filelock import FileLock
 
 from ser_memory.common.cache import FeatureCache
@@ -23,6 +25,7 @@ from ser_memory.common.conventions import DIMENSIONS
 from ser_memory.common.errors import SerError, UsageError
 from ser_memory.extract.cli import report
 from ser_memory.train.checks import after_training, before_training
+from ser_memory.train.cli import main
 from ser_memory.train.engines import processes
 from ser_memory.train.engines.contract import WorkerKilledError
 from ser_memory.train.results import Result
@@ -132,7 +135,7 @@ def test_a_learned_ccc_of_0_is_told() -> None:
     ]  # fmt: skip
     (told,) = after_training(figures, made)
     assert told.startswith(
-        "CCC is 0 because the model predicts one value for the whole split, in 1 cases (activation of msp-improv test at "
+        "CCC is 0 because the model predicts one value for the whole split, in 1 case (activation of msp-improv test at "
         "stage P+M, gem, seed 3): these models have learned nothing there. Try another --learning-rate"
     )
     assert after_training(figures[-1:], made) == []
@@ -182,6 +185,68 @@ def test_options_without_effect_are_refused_by_name(options: dict[str, Any], tol
 )
 def test_options_with_an_effect_are_not(options: dict[str, Any]) -> None:
     Settings.take(options)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["--strategy", "ewc", "--memory-size", 5],
+         "--memory-size has no effect: this run trains ewc, which keeps no memory. Leave it out."),
+        (["--strategy", "gem", "--lwf-strength", 2],
+         "--lwf-strength has no effect: only lwf has it, and this run trains gem. Leave it out."),
+        (["--strategy", "lwf", "--replay-share", 0.5],
+         "--replay-share has no effect: only experience-replay, prototype-replay have it, and this run trains lwf. Leave it "
+         "out."),
+        (["--strategy", "gem:speaker", "--sampler", "random"],
+         "--sampler has no effect: every strategy with a memory names its own sampler. Leave it out."),
+        (["--strategy", "analytic", "--patience", 3, "--loss", "mse"],
+         "--loss, --patience have no effect: this run trains analytic, which takes no step of training. Leave them out."),
+        (["--strategy", "prototype-replay", "--stop-on", "memory"],
+         "--stop-on has no effect: this run trains prototype-replay, which keeps no memory. Leave it out."),
+        (["--strategy", "finetune", "--average-share", 0.3],
+         "--average-share has no effect: only --average interpolate without a memory has it. Leave it out."),
+        (["--strategy", "finetune", "--average", "interpolate", "--average-decay", 0.3],
+         "--average-decay has no effect: only --average ema has it. Leave it out."),
+        (["--strategy", "finetune", "--stages", "iemocap", "--average", "ema"],
+         "--average has no effect: with one stage there is nothing before it to be remembered. Leave it out."),
+        (["--strategy", "gem", "--memory-size", 5, "--stop-on", "memory"],
+         "--memory-size 5 is too small for --stop-on memory, which looks at a fifth of each memory: keep 10 or more."),
+        (["--strategy", "gem", "--memory-size", 9, "--average", "interpolate"],
+         "--memory-size 9 is too small for --average interpolate, which looks at a fifth of each memory: keep 10 or more."),
+    ],
+)  # fmt: skip
+def test_what_the_command_refuses(arguments: list[object], says: str, caches: Path) -> None:
+    assert refused(run("--cache", caches, *arguments), 2) == says
+
+
+README = (Path(__file__).parents[2] / "README.md").read_text()
+
+
+@pytest.mark.parametrize("line", [line for line in README.splitlines() if line.startswith("ser-train ")])
+def test_the_readmes_commands_have_only_options_with_an_effect(
+    line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All that they lack here are the caches."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("SER_CACHE", raising=False)
+    (tmp_path / "mine.toml").write_text('strategy = ["ewc", "gem:speaker"]\n')
+    result = CliRunner().invoke(main, shlex.split(line, comments=True)[1:])
+    message = refused(result, 1)
+    assert message.startswith(("There is no cache of ", "There is no cache with other transcripts in "))
+
+
+def test_a_corpus_too_small_to_hold_out_a_fifth(tmp_path: Path) -> None:
+    """The last corpus is nobody's memory, and plain strategies hold nothing out."""
+    write_caches(tmp_path, {"train": 9, "validation": 8, "test": 8})
+    command = ["--cache", tmp_path, "--seed", 0, "--batch-size", 4]
+    for option in (["--stop-on", "memory"], ["--average", "interpolate"]):
+        assert refused(run(*command, "--strategy", "gem", *option), 2) == (
+            f"msp-podcast has 9 training utterances, too few for {' '.join(option)}, which looks at a fifth of each memory: "
+            "10 or more are needed, so leave the option out."
+        )
+    for strategy, average in (("gem", "ema"), ("finetune", "interpolate")):
+        more = ["--strategy", strategy, "--average", average, "--output", tmp_path / strategy]
+        assert run(*command, *more).exit_code == 0
 
 
 def test_options_of_a_file_count_as_asked_for_and_those_of_a_preset_do_not(

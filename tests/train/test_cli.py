@@ -38,16 +38,19 @@ QUICK = [
 def quick(*arguments: object) -> list[str]:
     """The arguments, after those options of QUICK that are not among them and have an effect."""
     typed = [str(argument) for argument in arguments]
-    strategies = [value for name, value in itertools.pairwise(typed) if name == "--strategy"]
-    remember = [_remembers(name.partition(":")[0]) for name in strategies]
-    without_effect = ["--memory-size"] if remember and not any(remember) else []
+    strategies = [
+        STRATEGIES.get(value.partition(":")[0])
+        for name, value in itertools.pairwise(typed)
+        if name == "--strategy"
+    ]
+    without_effect = []
+    if strategies and not any(strategy is None or strategy.earlier == "memory" for strategy in strategies):
+        without_effect.append("--memory-size")
+    if strategies and not any(strategy is None or strategy.by_gradient for strategy in strategies):
+        without_effect += ["--epochs", "--batch-size", "--learning-rate"]
     pairs = zip(QUICK[::2], QUICK[1::2], strict=True)
     asked = [word for pair in pairs if pair[0] not in (*typed, *without_effect) for word in pair]
     return asked + typed
-
-
-def _remembers(strategy: str) -> bool:
-    return strategy not in STRATEGIES or STRATEGIES[strategy].earlier == "memory"
 
 
 def run(*arguments: object, trained: Path | None = None) -> Result:

@@ -50,7 +50,7 @@ def recomputed(folder: Path) -> int:
         for fold in own:
             place = places[PredictedRun(*variant, fold)]
             answers = predictions.predicted(row["corpus"], row["split"], int(row["stage"]), place)
-            there = np.isfinite(answers[:, column])
+            there = np.isfinite(answers[:, column]) & np.isfinite(truth[:, column])
             pairs.append((truth[there, column], answers[there, column]))
         labels, answers = (np.concatenate(values).astype(float) for values in zip(*pairs, strict=True))
         assert len(labels) == int(row["n"])

@@ -18,7 +18,7 @@ from ser_memory.train.loop import Training
 from ser_memory.train.model import Architecture, Network
 from ser_memory.train.objective import OBJECTIVES
 from ser_memory.train.samples import Samples
-from ser_memory.train.settings import TrainingSettings
+from ser_memory.train.settings import LaterStageSettings, TrainingSettings
 from ser_memory.train.strategies import STRATEGIES, GradientStrategy, Stage
 
 ACOUSTIC_WIDTH, TEXT_WIDTH = 6, 5
@@ -110,34 +110,40 @@ def parameters(net: Network, runs: int = 1) -> Tensor:
 def begin(
     strategy: str, current: Samples, earlier: Sequence[Samples] = (), runs: Sequence[int] = (0,),
     options: Mapping[str, Any] | None = None, net: Network | None = None, loop: TrainingSettings | None = None,
-    device: str = "cpu",
+    device: str = "cpu", rated: bool = True, later: LaterStageSettings | None = None, held_out: int = 0,
 ) -> Training:  # fmt: skip
     """A stage about to begin, after stages on the `earlier` corpora, which a memory holds whole.
 
-    The model is on `device`, the samples stay where they are.
+    The model is on `device`, the samples stay where they are. Targets may have gaps if they are not `rated`. The last
+    `held_out` rows of each memory are looked at, and not trained on.
     """
     net, loop, kind = net or network(), loop or TrainingSettings(batch_size=16), BY_GRADIENT[strategy]
     start = parameters(net, max(runs) + 1)[list(runs)].to(device)
     own = [cls.take(options or {}) for cls in kind.options]
     kept = []
     for corpus in earlier:
-        whole = torch.arange(len(corpus)).repeat(len(runs) if kind.earlier == "memory" else 1)
-        allowed = None if kind.earlier == "nothing" else corpus.select(whole)
+        times = len(runs) if kind.earlier == "memory" else 1
+        trained, looked_at = torch.arange(len(corpus)).split([len(corpus) - held_out, held_out])
+        allowed = None if kind.earlier == "nothing" else corpus.select(trained.repeat(times))
         then = net.unpack(start + 0.01)  # what the model knew: not what it knows now
-        kept.append(kind.keep(net, then, corpus, allowed, *own))
+        what = kind.keep(net, then, corpus, allowed, *own)
+        kept.append(replace(what, held_out=corpus.select(looked_at.repeat(times)) if held_out else None))
     stage = Stage(
-        net, start, OBJECTIVES[loop.loss], current, kept, loop.batch_size,
+        net, start, replace(OBJECTIVES[loop.loss], rated=rated), current, kept, loop.batch_size,
         Dropout(net.dropouts, [np.random.SeedSequence([run, 0]) for run in runs], torch.device(device)),
         [np.random.default_rng([run, 1]) for run in runs],
         [np.random.default_rng([run, 2]) for run in runs],
     )  # fmt: skip
-    return Training(stage, kind(stage, *own), loop)
+    return Training(stage, kind(stage, *own), loop, later)
 
 
 def write_caches(
-    folder: Path, splits: dict[str, int] | None = None, sessions: int = 0, **changes: Any
-) -> None:
+    folder: Path, splits: dict[str, int] | None = None, sessions: int = 0,
+    dominance: Mapping[str, float] | None = None, **changes: Any,
+) -> None:  # fmt: skip
     """A cache per stage whose labels follow the features through a rotation of the corpus's own.
+
+    `dominance` gives the share of the utterances that are rated in it, by corpus; all else is the same with and without.
 
     No speaker is in two splits. With `sessions`, the utterances are of so many, each with two speakers of its own and
     unknown ones; without, they have none, as in older files of the format.
@@ -164,6 +170,7 @@ def write_caches(
             acoustic = np.stack([acoustic, random.standard_normal(acoustic.shape)], axis=1)
         ratings = low + (hidden + 1) / 2 * (high - low)
         speakers = [f"{'' if split == 'train' else split}{i % 4}" for i, split in enumerate(names)]
+        rated = np.random.default_rng(100 + seed).random(n) < (dominance or {}).get(name, 0.0)
         later: dict[str, Any] = {}
         if sessions:
             later = {"session": [str(i % sessions + 1) for i in range(n)], "release_split": names}
@@ -180,7 +187,7 @@ def write_caches(
                 "duration": np.full(n, 4.0),
                 "activation": ratings[:, 0],
                 "valence": ratings[:, 1],
-                "dominance": np.full(n, np.nan),
+                "dominance": np.where(rated, low + (hidden.mean(axis=1) + 1) / 2.5 * (high - low), np.nan),
                 "acoustic": acoustic,
                 "text": text,
                 **later,

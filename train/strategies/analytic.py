@@ -6,8 +6,9 @@ Nothing is forgotten, whatever the order of the corpora: the sums over all of th
 from __future__ import annotations
 
 import math
+import operator
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property, reduce
 from typing import TYPE_CHECKING
@@ -17,7 +18,6 @@ import numpy.typing as npt
 
 from ser_memory.common.options import Options, option
 from ser_memory.train.kept import KeptBytes
-from ser_memory.train.ridge import Sums, solve
 from ser_memory.train.strategies.base import ClosedFormStrategy, Kept
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ class AnalyticOptions(Options):
         None,
         minimum=1,
         none="none",
-        help="Random features, ReLU of a fixed random projection, in place of each embedding itself.",
+        help="Number of random features, ReLU of a fixed random projection, that replace each embedding.",
     )
 
 
@@ -65,9 +65,12 @@ class Analytic(ClosedFormStrategy):
     def size(self) -> int:
         return sum(columns + 1 for columns in self._columns)
 
-    @property
-    def kept_bytes(self) -> KeptBytes:
-        f, k = self._all, len(self._columns)
+    def patterns(self, train: Samples) -> list[tuple[str, ...]]:
+        rated = np.unique(train.targets.isfinite().cpu().numpy(), axis=0)
+        return [self._names(pattern) for pattern in rated if pattern.any()]
+
+    def kept_bytes(self, dimensions: Sequence[str]) -> KeptBytes:
+        f, k = self._all, len(dimensions)
         return KeptBytes(memory=8 * (f * (f + 1) // 2 + f + f * k + 2 * k))
 
     @property
@@ -81,6 +84,8 @@ class Analytic(ClosedFormStrategy):
         return [self._all if head.text else self._acoustic for head in self._architecture.heads]
 
     def keep(self, train: Samples) -> Kept:
+        from ser_memory.train.ridge import Sums
+
         rated = train.targets.isfinite().cpu().numpy()
         sums = {}
         for pattern in np.unique(rated, axis=0):
@@ -91,6 +96,8 @@ class Analytic(ClosedFormStrategy):
 
     def solve(self, kept: Kept) -> Tensor:
         import torch
+
+        from ser_memory.train.ridge import solve
 
         sums = kept.sums or {}
         pieces: dict[str, npt.NDArray[np.float64]] = {}
@@ -103,7 +110,7 @@ class Analytic(ClosedFormStrategy):
                 pieces |= {name: np.zeros(columns + 1) for name in names}
                 continue
             parts = [sums[each].part(columns, [each.index(name) for name in names]) for each in having]
-            solution = solve(reduce(Sums.__add__, parts))
+            solution = solve(reduce(operator.add, parts))
             for column, name in enumerate(names):
                 pieces[name] = np.append(solution.weights[:, column], solution.intercepts[column])
         return torch.from_numpy(np.concatenate([pieces[name] for name in self._architecture.dimensions]))

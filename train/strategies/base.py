@@ -36,11 +36,13 @@ class Kept:
     sums: Mapping[tuple[str, ...], Sums] | None = None  # by the dimensions that are rated
     held_out: Samples | None = None  # R * h remembered samples that are looked at, and not trained on
     prototypes: Prototypes | None = None  # statistics, common to all runs
+    rated: Tensor | None = None  # (K,) bool, of each dimension whether the corpus has ratings
 
     @property
     def size(self) -> KeptBytes:
         """Bytes of all of it."""
         tensors = {name: value.nbytes for name, value in vars(self).items() if hasattr(value, "nbytes")}
+        tensors.pop("rated", None)  # a fact about a corpus, not a part of it
         parameters = tensors.pop("parameters", 0) + tensors.pop("importance", 0)
         memory = tensors.pop("prototypes", 0) + sum(each.nbytes for each in (self.sums or {}).values())
         memory += sum(each.size for each in (self.samples, self.held_out) if each is not None)
@@ -120,9 +122,12 @@ class ClosedFormStrategy(Strategy):
         """P, the number of parameters."""
         raise NotImplementedError
 
-    @property
-    def kept_bytes(self) -> KeptBytes:
-        """Bytes of what `keep` returns for a corpus that rates all dimensions."""
+    def patterns(self, train: Samples) -> list[tuple[str, ...]]:
+        """The sets of dimensions that some utterance is rated in: `keep` has sums for each."""
+        raise NotImplementedError
+
+    def kept_bytes(self, dimensions: Sequence[str]) -> KeptBytes:
+        """Bytes of the sums over utterances that are rated in these dimensions."""
         raise NotImplementedError
 
     def keep(self, train: Samples) -> Kept:

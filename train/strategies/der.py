@@ -39,14 +39,22 @@ class DarkExperienceReplay(GradientStrategy):
         allowed: Samples | None,
         *options: Any,
     ) -> Kept:
+        import torch
+
         assert allowed is not None
         memory = allowed.shared(parameters.flat)
-        return Kept(allowed, answers=network.infer(parameters, memory.acoustic, memory.text))
+        answers = network.infer(parameters, memory.acoustic, memory.text)
+        # Where the corpus has no ratings, the model knows nothing: these answers are chance.
+        rated = train.targets.isfinite().any(dim=0).to(answers.device)
+        return Kept(allowed, answers=answers.masked_fill(~rated, torch.nan))
 
     def __init__(self, stage: Stage, loss: ReplayLossOptions, options: DarkExperienceReplayOptions) -> None:
         import torch
 
+        from ser_memory.train.objective import squared_distance
+
         super().__init__(stage)
+        self._distance = squared_distance(stage.objective)
         self._options = options
         self._per_corpus = loss.replay_loss == PER_CORPUS
         self._gradient = stage.gradient()
@@ -59,7 +67,6 @@ class DarkExperienceReplay(GradientStrategy):
             )
 
     def adjust(self, parameters: Parameters, gradient: Tensor) -> Tensor:
-        from ser_memory.train.objective import mse_loss
         from ser_memory.train.samples import take
 
         memory, stage = self._memory, self.stage
@@ -72,7 +79,7 @@ class DarkExperienceReplay(GradientStrategy):
             masks = stage.dropout.masks(index.shape[1])
             prediction, trace = stage.network.forward(parameters, acoustic, text, masks)
             if answered:
-                _, output_gradient = mse_loss(prediction, take(self._answers, index))
+                _, output_gradient = self._distance(prediction, take(self._answers, index))
             else:
                 output_gradient = self._remembered_loss(drawn, prediction, take(memory.targets, index))
             stage.network.backward(parameters, trace, output_gradient, self._gradient)

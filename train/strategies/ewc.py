@@ -56,11 +56,13 @@ class ElasticWeightConsolidation(GradientStrategy):
 def fisher(network: Network, parameters: Parameters, samples: Samples) -> Tensor:
     r"""(R, P) diagonal of the Fisher information: the mean of :math:`\sum_d (\partial f_d / \partial \theta)^2`.
 
-    It is that of a normal distribution with unit variance around each output f, for every loss.
+    It is that of a normal distribution with unit variance around each output f, for every loss. An output that the
+    corpus does not rate says nothing about it, and is left out.
     """
     import torch
 
     device = parameters.flat.device
+    rated = samples.targets.isfinite().any(dim=0).to(parameters.flat)
     total = torch.zeros_like(parameters.flat)
     squares = network.unpack(torch.empty_like(parameters.flat))
     for batch in samples.batches(_ROWS):
@@ -68,7 +70,7 @@ def fisher(network: Network, parameters: Parameters, samples: Samples) -> Tensor
         prediction, trace = network.forward(parameters, shared.acoustic, shared.text)
         for dimension in range(prediction.shape[2]):
             one = torch.zeros_like(prediction)
-            one[..., dimension] = 1
+            one[..., dimension] = rated[dimension]
             network.backward(parameters, trace, one, squares, squares=True)
             total += squares.flat
     return total / len(samples)
