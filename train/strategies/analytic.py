@@ -17,7 +17,6 @@ import numpy.typing as npt
 
 from ser_memory.common.options import Options, option
 from ser_memory.train.kept import KeptBytes
-from ser_memory.train.ridge import Sums, solve
 from ser_memory.train.strategies.base import ClosedFormStrategy, Kept
 
 if TYPE_CHECKING:
@@ -82,6 +81,8 @@ class Analytic(ClosedFormStrategy):
 
     def keep(self, train: Samples) -> Kept:
         rated = train.targets.isfinite().cpu().numpy()
+        from ser_memory.train.ridge import Sums
+
         sums = {}
         for pattern in np.unique(rated, axis=0):
             if pattern.any():
@@ -91,6 +92,8 @@ class Analytic(ClosedFormStrategy):
 
     def solve(self, kept: Kept) -> Tensor:
         import torch
+
+        from ser_memory.train.ridge import Sums, solve  # with SciPy, which --help need not wait for
 
         sums = kept.sums or {}
         pieces: dict[str, npt.NDArray[np.float64]] = {}
