@@ -80,10 +80,9 @@ class Analytic(ClosedFormStrategy):
         return [self._all if head.text else self._acoustic for head in self._architecture.heads]
 
     def keep(self, train: Samples) -> Kept:
-        rated = train.targets.isfinite().cpu().numpy()
         from ser_memory.train.ridge import Sums
 
-        sums = {}
+        rated, sums = train.targets.isfinite().cpu().numpy(), {}
         for pattern in np.unique(rated, axis=0):
             if pattern.any():
                 rows = np.flatnonzero((rated == pattern).all(axis=1))
