@@ -31,6 +31,7 @@ from ser_memory.common.errors import SerError, UsageError, listing
 from ser_memory.common.files import write_whole
 from ser_memory.common.interruption import on_signals
 from ser_memory.common.locks import sole_access
+from ser_memory.common.machine import cores
 from ser_memory.common.reporting import notice
 from ser_memory.train import tracking
 from ser_memory.train.checks import refuse_impossible
@@ -72,9 +73,10 @@ def search(wanted: Search, command: str | None = None) -> Searched:
     _refuse_absent(base)
     output = base.machine.output or _new_folder(wanted, base)
     experiment, source, corpora = load(base)
-    jobs = jobs_of(base.machine.jobs)
+    if base.machine.jobs is not None:  # as many as there are cores, with one notice for all trials
+        wanted = replace(wanted, values={**wanted.values, "jobs": min(base.machine.jobs, cores())})
     for corner in wanted.corners[1:]:
-        refuse_impossible(_in_folds(corner, experiment), corpora, jobs)
+        refuse_impossible(_in_folds(corner, experiment), corpora, jobs_of(corner.machine.jobs))
     _tell_what_is_missed(wanted, experiment)
     output.mkdir(parents=True, exist_ok=True)
     busy = UsageError(f"Another search is writing to {output}: wait for it, or give another --output.")

@@ -168,7 +168,7 @@ def search_of(searching: SearchSettings, values: Mapping[str, Any], given: Colle
         if name in given:
             raise UsageError(f"{flag(name)} is given and also searched: leave one of them out.")
     values = {**values}
-    if values.get("strategy") in (None, StrategySettings.strategy):
+    if "strategy" not in given and values.get("strategy") in (None, StrategySettings.strategy):
         alone = len(DataSettings.take(values).stages) == 1  # with nothing to remember
         values["strategy"] = ("finetune" if alone else _DEFAULT_STRATEGY,)
     search = Search(space, searching.trials, searching.search_objective, values)

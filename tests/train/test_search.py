@@ -23,7 +23,7 @@ from ser_memory.train.cli import main
 from ser_memory.train.report.data import load_run
 from ser_memory.train.search_folder import Trial
 from ser_memory.train.search_space import Choice, Range, SearchSettings, search_of
-from ser_memory.train.settings import Settings
+from ser_memory.train.settings import Settings, StrategySettings
 from tests.train.test_cli import refused, rows
 from tests.train.test_folds import caches
 from tests.train.test_predictions import table
@@ -128,6 +128,7 @@ def test_without_a_strategy_it_is_experience_replay() -> None:
         (["epochs=1..5"], {"average_decay": 0.5}, "--average-decay has no effect: only --average ema has it."),
         (["epochs=1..5"], {"strategy": ["gem", "ewc"]}, "--search tunes one strategy with one memory, not gem:random of "
          "1000, ewc: give one --strategy, and at most one --sampler and --memory-size."),
+        (["epochs=1..5"], {"strategy": StrategySettings.strategy}, "not finetune, experience-replay:random of 1000, gem:"),
         (["epochs=1..5"], {"memory_size": [10, 20]}, "not experience-replay:random of 10, experience-replay:random of 20:"),
         (["memory-size=5..50"], {}, "--memory-size 5 is too small for --stop-on memory, which looks at a fifth"),
         (["stop-on=current,memory"], {}, "--search stop-on does not go with --search-objective held-out, for which every "),
@@ -218,9 +219,10 @@ def best_of(folder: Path, column: str = "objective") -> dict[str, str]:
     return max(trials(folder), key=lambda row: float(row[column] or "-inf"))
 
 
-@pytest.mark.parametrize(
-    "more", [[], ["--seeds", 2, "--protocol", "iemocap=sessions"]], ids=["plain", "folds"]
-)
+FOLDS = ["--seeds", 2, "--protocol", "iemocap=sessions", "--stages", "msp-podcast,iemocap", "--epochs", 2]
+
+
+@pytest.mark.parametrize("more", [[], FOLDS], ids=["plain", "folds"])
 def test_a_search(more: list[object], caches: Path, tmp_path: Path) -> None:
     out = tmp_path / "s"
     command = [
@@ -387,7 +389,7 @@ def test_a_trial_that_diverges_is_passed_over(caches: Path, tmp_path: Path) -> N
 
 
 def test_killed_and_continued_it_is_as_if_it_had_not_been(caches: Path, tmp_path: Path) -> None:
-    command = ["--cache", caches, "--search", RATES, "--epochs", 15, "--patience", 15]
+    command = ["--cache", caches, "--search", RATES, "--epochs", 12, "--stages", "msp-podcast,iemocap"]
     broken = [*command, "--trained", tmp_path / "t", "--output", tmp_path / "broken"]
     process = subprocess.Popen(
         [sys.executable, "-m", "ser_memory.train.cli", *typed(*broken)],
