@@ -233,7 +233,7 @@ def _train_best(wanted: Search, output: Path, best: Trial) -> TrainedRun:
 def print_search(found: Searched, settings: Settings) -> None:
     """The best trials, and how to go on from here. `settings` are those of all trials."""
     names = list(found.best.chosen)
-    finished = sorted((trial for trial in found.trials if trial.objective is not None), key=_objective)
+    finished = [trial for trial in found.trials if trial.objective is not None]
     diverged = len(found.trials) - len(finished)
     title = f"The best of {len(found.trials)} trials{f', of which {diverged} diverged' if diverged else ''}"
     table(
@@ -242,7 +242,7 @@ def print_search(found: Searched, settings: Settings) -> None:
         [
             [str(trial.number), _short(trial.objective), *(_short(trial.chosen[name]) for name in names),
              clock(trial.seconds)]
-            for trial in reversed(finished[-_SHOWN:])
+            for trial in sorted(finished, key=_objective, reverse=True)[:_SHOWN]  # of equals the first comes first
         ],
     )  # fmt: skip
     seeds = settings.strategies.chosen_seeds

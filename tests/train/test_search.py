@@ -380,6 +380,8 @@ def test_a_trial_that_diverges_is_passed_over(caches: Path, tmp_path: Path) -> N
     made = {row["learning_rate"]: (row["objective"] != "", row["state"]) for row in trials(tmp_path / "s")}
     assert made == {"0.01": (True, "finished"), "1e30": (False, "diverged")}
     assert "diverged with learning-rate 1e+30" in result.stderr
+    done = [row["number"] for row in trials(tmp_path / "s") if row["objective"]]  # all are equal
+    assert [line.split()[0] for line in result.stdout.splitlines()[2 : 2 + len(done)]] == done
     assert "of which" in result.output
     message = refused(search(*command, "--search", "learning-rate=1e29..1e30", "--output", tmp_path / "u"), 1)
     assert message.startswith(
