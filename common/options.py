@@ -96,6 +96,34 @@ def names_of(*classes: type[Options]) -> list[str]:
     return [name for cls in classes for name, _, _ in _declared(cls)]
 
 
+def kind_of(cls: type[Options], name: str) -> type:
+    """The type of one value of an option: str, int, float, bool or Path."""
+    return next(hint.kind for each, _, hint in _declared(cls) if each == name)
+
+
+def typed(cls: type[Options], name: str, text: str) -> Any:
+    """One value of an option of text or numbers, from how it is typed.
+
+    Raises UsageError, which names the option, if it is not allowed.
+    """
+    declared, hint = next((declared, hint) for each, declared, hint in _declared(cls) if each == name)
+    value: Any = text
+    with suppress(ValueError):  # text that is no number; the check reports it
+        value = text if declared.none and text == declared.none else hint.kind(text)
+    made = getattr(cls.take({name: value}), name)
+    return made[0] if hint.many else made
+
+
+def spelled(cls: type[Options], name: str, value: Any) -> str | int | float | bool | list[str | int | float]:
+    """A value that is set, as TOML and JSON have it; None is the word for it."""
+    declared = next(declared for each, declared, _ in _declared(cls) if each == name)
+    if value is None:
+        return declared.none
+    if isinstance(value, tuple):
+        return list(value)
+    return value if isinstance(value, (int, float)) else str(value)
+
+
 def refuse_unknown(names: Iterable[str], *classes: type[Options]) -> None:
     """Raise UsageError for a keyword that is no option of the classes."""
     known = names_of(*classes)

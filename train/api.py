@@ -4,10 +4,14 @@ from ser_memory.train.api import read_results, train
 
 run = train(strategy=["finetune", "gem"], stages=["msp-podcast", "iemocap"], cache="cache", seeds=3)
 results = read_results(run.folder)  # or run.results; pandas.DataFrame(results) takes them as they are
+
+found = search(["learning-rate=1e-5..1e-3", "gem-margin=0..1"], trials=30, strategy="gem", seeds=1)
+found.best.chosen  # {"learning_rate": ..., "gem_margin": ...}
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,12 +19,14 @@ from ser_memory.common.errors import SerError, system_errors
 from ser_memory.common.reporting import Reporter, reporting_to
 from ser_memory.train import results
 from ser_memory.train.results import Result
+from ser_memory.train.search_space import HELD_OUT, SearchSettings, search_of
 from ser_memory.train.settings import Settings
 
 if TYPE_CHECKING:
     from ser_memory.train.experiment import TrainedRun
+    from ser_memory.train.search import Searched
 
-__all__ = ["Result", "read_results", "train"]
+__all__ = ["Result", "read_results", "search", "train"]
 
 
 def train(*, reporter: Reporter | None = None, **options: Any) -> TrainedRun:
@@ -48,6 +54,43 @@ def train(*, reporter: Reporter | None = None, **options: Any) -> TrainedRun:
 
     with reporting_to(reporter), system_errors():
         return experiment.train(settings)
+
+
+def search(
+    space: str | Sequence[str],
+    *,
+    trials: int = SearchSettings.trials,
+    objective: str = HELD_OUT,
+    reporter: Reporter | None = None,
+    **options: Any,
+) -> Searched:
+    """Search the best values of some options, as the command ser-train --search does.
+
+    Args:
+        space: what is searched, as one gives it to `--search`: `learning-rate=1e-5..1e-3` or `batch-size=32,64`.
+        trials: how many settings are tried, those of an earlier call with the same `output` included.
+        objective: `held-out`, or `all-seen`, an oracle; see `ser-train --help`.
+        reporter: as in `train`.
+        **options: those of ser-train that all trials have in common, as in `train`.
+
+    Returns:
+        What came out: `folder`, `trials` (what each chose and reached), `best` (one of them) and `run` (that of the
+        best trial).
+
+    Raises:
+        UsageError: an option that does not exist or cannot be searched, or a value that is not allowed.
+        SerError: anything else that the caller can solve, such as a package that is not installed. Trials that are
+            over are kept, and the same call with the same `output` continues from there.
+    """
+    wanted = search_of(
+        SearchSettings.take({"search": space, "trials": trials, "search_objective": objective}),
+        options,
+        options,
+    )
+    from ser_memory.train import search as searching  # needs torch
+
+    with reporting_to(reporter), system_errors():
+        return searching.search(wanted)
 
 
 def read_results(run: str | Path) -> list[Result]:

@@ -12,8 +12,10 @@ from click.core import ParameterSource
 
 from ser_memory.common import __version__
 from ser_memory.common.console import Command, say
-from ser_memory.common.options import options_of
+from ser_memory.common.errors import UsageError
+from ser_memory.common.options import flag, names_of, options_of
 from ser_memory.train import recipes
+from ser_memory.train.search_space import SearchSettings, search_of
 from ser_memory.train.settings import GROUPS, STUDIES, Settings
 
 _TYPED = "ser_memory.train.typed"  # in a context: the command line
@@ -26,6 +28,7 @@ Examples:
   ser-train --strategy finetune --strategy gem --seeds 3
   ser-train --strategy experience-replay --sampler random --sampler speaker --sampler coverage
   ser-train --stages msp-podcast,iemocap --strategy experience-replay --memory-size 500 --seed 7
+  ser-train --search learning-rate=1e-5..1e-3 --search replay-share=0.1..0.9 --seeds 2
 """
 
 
@@ -38,7 +41,7 @@ class TrainCommand(Command):
 
 
 @click.command("ser-train", cls=TrainCommand, epilog=EXAMPLES)
-@options_of(*GROUPS)
+@options_of(*GROUPS, SearchSettings)
 @click.option(
     "--preset",
     type=click.Choice(recipes.presets()),
@@ -81,7 +84,15 @@ def main(dry_run: bool, study: str | None, **options: Any) -> None:
         recipes.FROM_FILE, False
     )
     given = [name for name in options if source(name) in asked]
-    settings = Settings.take(_typed_seeds(options), given)
+    searching = SearchSettings.take({name: options.pop(name) for name in names_of(SearchSettings)})
+    options = _typed_seeds(options)
+    if searching.search:
+        _search(searching, options, given, dry_run, study, context.meta[_TYPED])
+        return
+    for name in names_of(SearchSettings):
+        if name in given:
+            raise UsageError(f"{flag(name)} has no effect without --search: leave it out.")
+    settings = Settings.take(options, given)
     if dry_run:
         from ser_memory.train.estimate import print_estimate
 
@@ -111,6 +122,26 @@ def _carry_out(study: str, settings: Settings, command: str) -> None:
         say(f"{each.machine.output}")
         train(each, command).refuse_failures(each.experiment)
     say(f"Compare them with: ser-report {shlex.quote(str(output))}")
+
+
+def _search(
+    searching: SearchSettings,
+    options: dict[str, Any],
+    given: list[str],
+    dry_run: bool,
+    study: str | None,
+    command: str,
+) -> None:
+    """A search from its first trial, or from where it was interrupted, to the closing table."""
+    if dry_run or study:
+        raise UsageError(
+            f"--search does not go with {'--dry-run' if dry_run else '--study'}: leave one of them out."
+        )
+    wanted = search_of(searching, options, [name for name in given if name in options])
+    from ser_memory.train.search import print_search, search
+
+    found = search(wanted, command)
+    print_search(found, wanted.settings(found.best.chosen))
 
 
 def _typed_seeds(options: dict[str, Any]) -> dict[str, Any]:

@@ -42,7 +42,8 @@ class ClosedFormStack:
             parameters = model.solve(self._total(place, number))
             validation = bench.corpus(self._runs, number).splits["validation"]
             score = mean_ccc(validation, model.predict(parameters, validation))
-            bench.store.save(key, parameters, Record([score], [], time.perf_counter() - begun))
+            record = Record([score], [], time.perf_counter() - begun, score=score)
+            bench.store.save(key, parameters, record)
             advance(1.0)
             if bench.experiment.training.epochs > 1:
                 spare(advance, bench.experiment.training.epochs - 1)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import signal
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
@@ -20,7 +20,7 @@ from ser_memory.common.reporting import notice, progress
 from ser_memory.train.checks import after_training, before_training, refuse_impossible
 from ser_memory.train.corpora import Corpus, Source, load_corpora, source_of
 from ser_memory.train.engines import engine_for
-from ser_memory.train.engines.contract import WorkerKilledError
+from ser_memory.train.engines.contract import Engine, WorkerKilledError
 from ser_memory.train.prediction_writer import write_predictions
 from ser_memory.train.predictions import PREDICTIONS
 from ser_memory.train.results import COSTS, Outcomes, Result, StageResult, tabulate, write_costs
@@ -72,39 +72,91 @@ def train(settings: Settings, command: str | None = None) -> TrainedRun:
     """
     refuse_absent(settings.machine.tracker)
     experiment, source, corpora = load(settings)
-    device, store = torch.device(source.device), Store(settings.trained)
-    trainer = Trainer(experiment, corpora, store, device)
-    todo = plan(experiment, trainer, store)
-    folder = _run_folder(settings, experiment, {**_facts(source, corpora), "command": command})
-    engine = engine_for(experiment, source, store, trainer, jobs_of(settings.machine.jobs))
-    outcomes, failures = dict(todo.finished), list[Failure]()
-    with folder.alone(), on_signals(engine.stop) as received:
+    work = work_on(settings, experiment, source, corpora)
+    todo, trainer = work.todo, work.trainer
+    folder = _run_folder(settings, experiment, {**facts_of(source, corpora), "command": command})
+    with folder.alone(), on_signals(work.engine.stop) as received:
         folder.begin()
         if todo.trained:
             notice(f"{todo.trained} of {todo.trained + len(todo.untrained)} stages are finished already.")
-        if todo.untrained:
-            store.prepare(4 * trainer.network.size * len(todo.untrained))
-        epochs = len(todo.untrained) * experiment.training.epochs
-        try:
-            with progress("training", epochs, "epochs") as advance:
-                for run, outcome in engine.run(todo.tasks, advance):
-                    outcomes |= {(run, number): result for number, result in outcome.stages.items()}
-                    failures += [Failure(run, outcome.failed)] if outcome.failed else []
-                    folder.write(outcomes)
-        except WorkerKilledError as error:
-            kept = _kept(todo, trainer, store)
-            again = f"run the same command with --output {folder.path} and fewer --jobs"
-            raise SerError(f"{error} {kept[0].upper()}{kept[1:]}: {again}.") from None
+        outcomes, failures = work.carry_out("training", folder.path, folder.write)
         outcomes |= pooled(experiment, trainer, outcomes)
         folder.write(outcomes)
         _write_for_reports(settings, folder.path, trainer, source, outcomes)
         if received:
-            raise _interrupted(received[0], _kept(todo, trainer, store), folder)
+            raise work.interrupted(received[0], folder.path)
         folder.complete()
     results = tabulate(experiment, outcomes)
     for line in after_training(results, corpora):
         notice(line)
     return TrainedRun(folder.path, results, failures)
+
+
+@dataclass(frozen=True)
+class Work:
+    """An experiment about to be trained: what is left of it, and what does it."""
+
+    trainer: Trainer
+    store: Store
+    todo: Plan
+    engine: Engine
+
+    def carry_out(
+        self,
+        label: str,
+        output: Path,
+        write: Callable[[Outcomes], None] = lambda _: None,
+    ) -> tuple[dict[tuple[Run, int], StageResult], list[Failure]]:
+        """Train what is left, unless the engine is stopped; returns what is finished then, and what failed.
+
+        Args:
+            label: of the progress.
+            output: the folder of the command, for messages.
+            write: receives all that is finished, after each task of the engine.
+
+        Raises SerError.
+        """
+        outcomes, failures = dict(self.todo.finished), list[Failure]()
+        if self.todo.untrained:
+            self.store.prepare(4 * self.trainer.network.size * len(self.todo.untrained))
+        epochs = len(self.todo.untrained) * self.trainer.experiment.training.epochs
+        try:
+            with progress(label, epochs, "epochs") as advance:
+                for run, outcome in self.engine.run(self.todo.tasks, advance):
+                    outcomes |= {(run, number): result for number, result in outcome.stages.items()}
+                    failures += [Failure(run, outcome.failed)] if outcome.failed else []
+                    write(outcomes)
+        except WorkerKilledError as error:
+            kept = self._kept
+            again = f"run the same command with --output {output} and fewer --jobs"
+            raise SerError(f"{error} {kept[0].upper()}{kept[1:]}: {again}.") from None
+        return outcomes, failures
+
+    def interrupted(self, number: int, output: Path) -> InterruptedRunError:
+        """The error for a command with this output folder that the signal `number` has stopped."""
+        return InterruptedRunError(
+            f"Stopped by {signal.Signals(number).name}: {self._kept}. To continue, run the same command with --output "
+            f"{output}.",
+            number,
+        )
+
+    @property
+    def _kept(self) -> str:
+        """What is left of the work when it ends early."""
+        todo, keys = self.todo, self.trainer.keys
+        if todo.trained or any(self.store.has_begun(keys.of(run, number)) for number, run in todo.untrained):
+            return f"what was trained is kept in {self.store.folder}"
+        return "no epoch was finished, so nothing is kept"
+
+
+def work_on(settings: Settings, experiment: Experiment, source: Source, corpora: Sequence[Corpus]) -> Work:
+    """The work on an experiment with corpora that are loaded."""
+    device, store = torch.device(source.device), Store(settings.trained)
+    trainer = Trainer(experiment, corpora, store, device)
+    todo = plan(experiment, trainer, store)
+    return Work(
+        trainer, store, todo, engine_for(experiment, source, store, trainer, jobs_of(settings.machine.jobs))
+    )
 
 
 def _write_for_reports(
@@ -189,7 +241,7 @@ def _run_folder(settings: Settings, experiment: Experiment, facts: Mapping[str, 
     return RunFolder(earlier, experiment, facts, torch.__version__)
 
 
-def _facts(source: Source, corpora: Sequence[Corpus]) -> dict[str, object]:
+def facts_of(source: Source, corpora: Sequence[Corpus]) -> dict[str, object]:
     """What determines the results besides the experiment."""
     return {
         "label_scale": source.label_scale,
@@ -202,21 +254,6 @@ def _facts(source: Source, corpora: Sequence[Corpus]) -> dict[str, object]:
         "word_errors": {name: FeatureCache(source.path(name)).info.compared for name in source.names},
         "protocols": dict(zip(source.names, (each.name for each in source.divisions), strict=True)),
     }
-
-
-def _kept(todo: Plan, trainer: Trainer, store: Store) -> str:
-    """What is left of the work when a run ends early."""
-    if todo.trained or any(store.has_begun(trainer.keys.of(run, number)) for number, run in todo.untrained):
-        return f"what was trained is kept in {store.folder}"
-    return "no epoch was finished, so nothing is kept"
-
-
-def _interrupted(number: int, kept: str, folder: RunFolder) -> InterruptedRunError:
-    return InterruptedRunError(
-        f"Stopped by {signal.Signals(number).name}: {kept}. To continue, run the same command with --output "
-        f"{folder.path}.",
-        number,
-    )
 
 
 def _described(failures: Sequence[Failure], experiment: Experiment) -> str:

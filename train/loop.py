@@ -33,6 +33,7 @@ class Trained:
     bent: list[float] = field(
         default_factory=list
     )  # `Strategy.bent_shares` of each epoch, empty if there are none
+    score: float | None = None  # validation score of `parameters`; of the best epoch unless it is an average
 
 
 class PausedError(Exception):
@@ -121,7 +122,10 @@ class Training:
                     spare(advance, spared)
             if pause():
                 raise PausedError
-        best = self._best if self._later.average != "interpolate" else self._interpolated(validation)
+        if self._later.average == "interpolate":
+            best, kept = self._interpolated(validation)
+        else:
+            best, kept = self._best, [scores[_best_epoch(scores)] for scores in self._scores]
         return [
             Trained(
                 best[run].clone(),
@@ -129,6 +133,7 @@ class Training:
                 not np.isfinite(scores[-1]),
                 self._seconds[run],
                 self._bent[run],
+                kept[run],
             )
             for run, scores in enumerate(self._scores)
         ]
@@ -138,20 +143,22 @@ class Training:
         """(R, P) parameters that are evaluated: those of the last step, or their average."""
         return self._flat.data if self._average is None else self._average
 
-    def _interpolated(self, validation: Samples) -> Tensor:
-        """(R, P) of each run, the parameters between those before the stage and the best after it (WiSE-FT).
+    def _interpolated(self, validation: Samples) -> tuple[Tensor, list[float]]:
+        """(R, P) of each run, the parameters between those before the stage and the best after it (WiSE-FT); their scores.
 
         Wortsman et al. 2022, "Robust fine-tuning of zero-shot models". The share of the new ones is the one of eleven, from
         0 to 1, that is best on validation and memory; without a memory, `average_share`.
         """
         start, end = self.stage.start, self._best
         if not self._held_out:
-            return torch.lerp(start, end, self._later.average_share)
+            between = torch.lerp(start, end, self._later.average_share)
+            return between, self._scored(between, validation, with_memory=False)
         shares = torch.linspace(0, 1, 11, device=start.device)
         tried = [torch.lerp(start, end, share) for share in shares]
         scores = [self._scored(parameters, validation, with_memory=True) for parameters in tried]
         chosen = [_best_epoch(list(of_run)) for of_run in zip(*scores, strict=True)]
-        return torch.stack([tried[share][run] for run, share in enumerate(chosen)])
+        best = torch.stack([tried[share][run] for run, share in enumerate(chosen)])
+        return best, [scores[share][run] for run, share in enumerate(chosen)]
 
     def _is_over(self, run: int) -> bool:
         """Whether a run has had all its epochs, has run out of patience, or has diverged."""

@@ -19,6 +19,9 @@ _OF_THE_MACHINE = {
     "experiment",
     "help",
     "preset",
+    "search",
+    "search-objective",
+    "trials",
     "version",
 }  # say nothing about an experiment
 

@@ -58,6 +58,12 @@ class StageResult:
     bent: list[float] = field(
         default_factory=list
     )  # share of each epoch's steps that memory bent, if any can be
+    score: float | None = None  # as in `kept_score`, which needs `scores` for stages of older versions
+
+    @property
+    def kept_score(self) -> float:
+        """The validation score of the parameters that are kept, in [-1, 1]: that of the best epoch or of an average."""
+        return max(self.scores) if self.score is None else self.score
 
 
 @dataclass(frozen=True)
@@ -128,7 +134,7 @@ def _overall(folds: Sequence[Result]) -> Result:
 
 def write_results(path: Path, results: Iterable[Result]) -> None:
     """Write results.csv, one figure per row."""
-    _write(path, [item.name for item in fields(Result)], (astuple(result) for result in results))
+    write_rows(path, [item.name for item in fields(Result)], (astuple(result) for result in results))
 
 
 def read_results(path: Path) -> list[Result]:
@@ -176,7 +182,7 @@ def write_memory(path: Path, experiment: Experiment, outcomes: Outcomes) -> None
             for held in last.memory:
                 key = (variant.sampler, variant.memory_size, run.seed)
                 rows[*key, held.corpus, *held.bins, held.speaker, held.n, run.fold] = None
-    _write(path, ["sampler", "memory_size", "seed", "corpus", *bins, "speaker", "n", "fold"], rows)
+    write_rows(path, ["sampler", "memory_size", "seed", "corpus", *bins, "speaker", "n", "fold"], rows)
 
 
 def write_epochs(path: Path, experiment: Experiment, outcomes: Outcomes) -> None:
@@ -188,7 +194,7 @@ def write_epochs(path: Path, experiment: Experiment, outcomes: Outcomes) -> None
         for number, name, result in stages_of(experiment, outcomes, run)
         for epoch, (score, bent) in enumerate(itertools.zip_longest(result.scores, result.bent), start=1)
     )
-    _write(path, [*_STAGE, "epoch", "validation_ccc", "bent_share", "fold"], rows)
+    write_rows(path, [*_STAGE, "epoch", "validation_ccc", "bent_share", "fold"], rows)
 
 
 def write_costs(
@@ -207,7 +213,7 @@ def write_costs(
                 total = total.plus(of_stage(replace(run, seed=experiment.seeds[0]), earlier))
             assert run.variant is not None  # of `runs`
             rows.append((*astuple(run.variant), run.seed, number, name, result.seconds, *total, run.fold))
-    _write(path, [*_STAGE, "seconds", "memory_bytes", "parameter_bytes", "other_bytes", "fold"], rows)
+    write_rows(path, [*_STAGE, "seconds", "memory_bytes", "parameter_bytes", "other_bytes", "fold"], rows)
 
 
 def stages_of(experiment: Experiment, outcomes: Outcomes, run: Run) -> Iterator[tuple[int, str, StageResult]]:
@@ -218,7 +224,8 @@ def stages_of(experiment: Experiment, outcomes: Outcomes, run: Run) -> Iterator[
             yield number, stage_name(experiment.stages[:number]), result
 
 
-def _write(path: Path, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+def write_rows(path: Path, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+    """Write a table as CSV, whole or not at all; None is an empty cell."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(columns)

@@ -302,7 +302,7 @@ class Settings:
             tuple(options.take(values) for options in option_classes()),
             MachineSettings.take(values),
         )
-        made._refuse_unused(frozenset(values if given is None else given))
+        made.refuse_unused(values if given is None else given)
         made.experiment.refuse_small_memories()
         return made
 
@@ -318,8 +318,14 @@ class Settings:
             self.later,
         )
 
-    def _refuse_unused(self, given: frozenset[str]) -> None:
+    @property
+    def unused(self) -> set[str]:
+        """Names of the options that nothing in the experiment uses."""
+        return {name for names, _ in self._unused() for name in names}
+
+    def refuse_unused(self, asked_for: Iterable[str]) -> None:
         """Raise UsageError, which names them, if options were asked for that nothing in the experiment uses."""
+        given = frozenset(asked_for)
         for names, why in self._unused():
             asked = [flag(name) for name in names if name in given]
             if asked:

@@ -44,10 +44,11 @@ class Record:
     bent: list[float] = field(
         default_factory=list
     )  # share of an epoch's steps that memory bent, if any can be
+    score: float | None = None  # of the kept parameters on validation; None if an older version trained it
 
     def result(self, figures: list[Figure]) -> StageResult:
         """The result of the stage, with its figures."""
-        return StageResult(self.scores, self.memory, figures, self.seconds, self.bent)
+        return StageResult(self.scores, self.memory, figures, self.seconds, self.bent, self.score)
 
 
 class Store:
@@ -197,7 +198,9 @@ def _read_record(path: Path) -> Record:
     memory = [
         Held(item["corpus"], tuple(item["bins"]), item["speaker"], item["n"]) for item in content["memory"]
     ]
-    return Record(content["scores"], memory, content.get("seconds"), content.get("bent", []))
+    return Record(
+        content["scores"], memory, content.get("seconds"), content.get("bent", []), content.get("score")
+    )
 
 
 def _read_figures(path: Path) -> list[Figure]:

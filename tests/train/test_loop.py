@@ -10,13 +10,16 @@ import numpy as np
 import pytest
 import torch
 
+from ser_memory.common.metrics import ccc
 from ser_memory.train.corpora import Corpus
 from ser_memory.train.dropout import _DeviceWords
 from ser_memory.train.evaluation import evaluate, measure
 from ser_memory.train.loop import PausedError, Training
 from ser_memory.train.model import HEADS, Head
-from ser_memory.train.settings import TrainingSettings
+from ser_memory.train.settings import LaterStageSettings, TrainingSettings
 from ser_memory.train.store import Store
+from ser_memory.train.strategies.experience_replay import ExperienceReplayOptions
+from ser_memory.train.strategies.mixture import ReplayLossOptions
 from tests.train.reference import PlainModel, plain, plain_training
 from tests.train.worlds import BY_GRADIENT, begin, learnable, network, parameters, samples
 
@@ -185,6 +188,32 @@ def test_divergence_in_training_is_noticed() -> None:
     loop = TrainingSettings(loss="mse", batch_size=16, epochs=50, learning_rate=1e30)
     (trained,) = begin("finetune", samples(50, 0), loop=loop).run(samples(20, 1))
     assert trained.diverged
+
+
+@pytest.mark.parametrize("average", ["none", "interpolate", "ema"])
+def test_the_score_is_that_of_the_parameters_that_are_kept(average: str) -> None:
+    """Predicted anew by plain PyTorch, and scored as half the current corpus and half the mean of the memories."""
+    validation, memories = samples(20, 3), [samples(15, 1), samples(12, 2)]
+    loop = TrainingSettings(batch_size=16, epochs=6, patience=6, learning_rate=1e-2)
+    stage = begin("experience-replay", samples(50, 0), memories, loop=loop).stage
+    stage = replace(
+        stage, kept=[replace(kept, held_out=each) for kept, each in zip(stage.kept, memories, strict=True)]
+    )
+    later = LaterStageSettings("memory", average)
+    (trained,) = Training(
+        stage,
+        BY_GRADIENT["experience-replay"](stage, ReplayLossOptions(), ExperienceReplayOptions()),
+        loop,
+        later,
+    ).run(validation)
+    model = plain(stage.network, trained.parameters).eval()
+    scores = []
+    for each in (validation, *memories):
+        with torch.no_grad():
+            predicted = model(each.acoustic, each.text).numpy()
+        scores.append(np.mean([ccc(each.targets.numpy()[:, i], predicted[:, i]) for i in (0, 1)]))
+    assert trained.score == pytest.approx((scores[0] + (scores[1] + scores[2]) / 2) / 2, abs=1e-5)
+    assert (trained.score == max(trained.scores)) == (average != "interpolate")
 
 
 @pytest.mark.parametrize("share", [0.25, 0.5, 0.9])
