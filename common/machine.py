@@ -73,17 +73,19 @@ def _cgroup_values(name: str, controller: str = "") -> list[str]:
 
 @contextmanager
 def one_core_each() -> Iterator[None]:
-    """Within it torch computes on the caller's core alone, and freed memory is kept for what comes next.
+    """Within it torch and NumPy compute on the caller's core alone, and freed memory is kept for what comes next.
 
     Workers side by side, a core each, are faster than one whose threads wait for each other at every operation.
     """
     import torch
+    from threadpoolctl import threadpool_limits
 
     keep_heap()
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        yield
+        with threadpool_limits(1, user_api="blas"):
+            yield
     finally:
         torch.set_num_threads(threads)
 
