@@ -11,11 +11,13 @@ from ser_memory.common.conventions import DIMENSIONS
 from ser_memory.common.errors import UsageError, listing
 from ser_memory.common.labels import to_bins
 from ser_memory.common.machine import memory
+from ser_memory.common.manifests import stage_name
 from ser_memory.common.protocols import NEEDED
 from ser_memory.common.variation import flat_splits, same_in_all
 from ser_memory.train.corpora import Corpus
 from ser_memory.train.gradient import remembered
-from ser_memory.train.results import Result
+from ser_memory.train.objective import SMALLEST_GROUP
+from ser_memory.train.results import Outcomes, Result
 from ser_memory.train.settings import (
     NO_SAMPLER,
     POOLED,
@@ -25,6 +27,8 @@ from ser_memory.train.settings import (
     shares_first_stage,
 )
 from ser_memory.train.strategies import STRATEGIES, ClosedFormStrategy
+from ser_memory.train.strategies.experience_replay import ExperienceReplayOptions
+from ser_memory.train.strategies.mixture import PER_CORPUS, ReplayLossOptions
 from ser_memory.train.trainer import network_for
 
 _BY_SPEAKER = ("speaker", "speaker-emotion")
@@ -32,6 +36,7 @@ _BY_EMOTION = ("emotion", "speaker-emotion", "density")
 _SMALL = 32  # a larger memory has different labels, unless nearly all labels of its corpus are the same
 _NEARLY_ALL = 0.99
 _SHOWN = 3  # cases that a sentence names
+_FEW = 10  # utterances
 _ZERO = 1e-6  # of a CCC: the predictions differ by rounding, if at all
 
 
@@ -78,6 +83,21 @@ def _refuse_small_corpora(experiment: Experiment, corpora: Sequence[Corpus]) -> 
             )
 
 
+def unchanged(experiment: Experiment, outcomes: Outcomes) -> list[str]:
+    """A sentence about stages that changed nothing, because the old parameters alone were best."""
+    places = dict.fromkeys(
+        f"{run.strategy} at {stage_name(experiment.stages[:number])}, seed {run.seed}"
+        for (run, number), result in outcomes.items()
+        if result.share == 0
+    )
+    if not places:
+        return []
+    return [
+        "--average interpolate chose none of the new parameters, so the stage changed nothing: "
+        f"{listing(places, most=3)}."
+    ]
+
+
 def before_training(experiment: Experiment, corpora: Sequence[Corpus]) -> list[str]:
     """Sentences about splits, samplers and memories that cannot do what they are there for."""
     found: list[str] = []
@@ -86,6 +106,8 @@ def before_training(experiment: Experiment, corpora: Sequence[Corpus]) -> list[s
     for fold in _folds(corpora):
         found += flat_splits(fold.title, _labels(fold), fold.dimensions)
         found += _unrated(fold)
+    found += _few_held_out(experiment) if len(corpora) > 1 else []
+    found += _always_pooled(experiment, corpora)
     for number, corpus in enumerate(corpora[:-1], start=1):
         for fold in corpus.each_fold:
             found += _samplers(experiment, fold)
@@ -147,6 +169,42 @@ def _listed(cases: Sequence[str]) -> str:
 
 def _shared(result: Result) -> bool:
     return result.stage == 1 and shares_first_stage(result.strategy)
+
+
+def _few_held_out(experiment: Experiment) -> list[str]:
+    """Memories of which a fifth is so small that its CCC says little."""
+    sizes = dict.fromkeys(
+        variant.memory_size for variant in experiment.variants
+        if variant.memory_size and experiment.later_of(variant.strategy).holds_out
+    )  # fmt: skip
+    return [
+        f"A fifth of a memory of {size} is {round(size / 5)} utterances: their CCC says little, and "
+        f"{experiment.later.why_held_out} chooses by it."
+        for size in sizes
+        if round(size / 5) < _FEW
+    ]
+
+
+def _always_pooled(experiment: Experiment, corpora: Sequence[Corpus]) -> list[str]:
+    """Replay whose batches have too few remembered utterances for a loss of their own."""
+    found = []
+    for variant in experiment.variants:
+        options = {type(each): each for each in experiment.options_of(variant.strategy)}
+        loss, own = options.get(ReplayLossOptions), options.get(ExperienceReplayOptions)
+        if loss is None or loss.replay_loss != PER_CORPUS or own is None or not variant.memory_size:
+            continue
+        for number, corpus in enumerate(corpora[1:], start=2):
+            remembered_rows = (number - 1) * variant.memory_size
+            share = own.replay_share or remembered_rows / (remembered_rows + len(corpus.splits["train"]))
+            rows = round(share * experiment.training.batch_size)
+            if rows < SMALLEST_GROUP:
+                found.append(
+                    f"--replay-loss per-corpus has no effect on {variant.strategy} with a memory of "
+                    f"{variant.memory_size} at {stage_name(experiment.stages[:number])}: a batch has about {rows} "
+                    f"remembered utterances, and fewer than {SMALLEST_GROUP} are taken together with others. Raise "
+                    "--replay-share or --batch-size."
+                )
+    return found
 
 
 def _folds(corpora: Iterable[Corpus]) -> list[Corpus]:

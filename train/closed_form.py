@@ -6,12 +6,13 @@ import time
 from collections.abc import Callable, Sequence
 from functools import reduce
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from ser_memory.common.reporting import Advance, spare
+from ser_memory.common.reporting import Advance
 from ser_memory.train.kept import KeptBytes
-from ser_memory.train.loop import mean_ccc
+from ser_memory.train.loop import PausedError, mean_ccc
 from ser_memory.train.samples import Samples
 from ser_memory.train.settings import Run
 from ser_memory.train.store import Record
@@ -19,7 +20,8 @@ from ser_memory.train.strategies import STRATEGIES, ClosedFormStrategy, Kept
 from ser_memory.train.strategies.analytic import joined
 from ser_memory.train.workbench import Workbench
 
-_TRIED = 8192  # rows from which the time of all is estimated
+_TRIED = 1024  # rows from which the time of all is estimated
+_SMALL = 512  # rows of a matrix that is decomposed in order to estimate the time of a larger one
 
 
 class ClosedFormStack:
@@ -31,12 +33,16 @@ class ClosedFormStack:
         self._totals: dict[int, tuple[int, Kept]] = {}  # of each run: the sums up to a stage, and its number
 
     def train(self, number: int, advance: Advance, pause: Callable[[], bool]) -> list[Run]:
-        """Solve stage `number` (from 1) and keep it, if it is missing. For `advance` it is one epoch."""
-        del pause  # a stage takes seconds
+        """Solve stage `number` (from 1) and keep it, if it is missing. For `advance` it is one epoch.
+
+        Raises PausedError if `pause` says so before a stage; with many features, one can take minutes.
+        """
         bench = self._bench
         for place, key in enumerate(bench.keys_of(self._runs, number)):
             if bench.store.record(key) is not None:
                 continue
+            if pause():
+                raise PausedError
             begun = time.perf_counter()
             model = self._model(place)
             parameters = model.solve(self._total(place, number))
@@ -45,8 +51,6 @@ class ClosedFormStack:
             record = Record([score], [], time.perf_counter() - begun, score=score)
             bench.store.save(key, parameters, record)
             advance(1.0)
-            if bench.experiment.training.epochs > 1:
-                spare(advance, bench.experiment.training.epochs - 1)
         return []
 
     def predict(self, parameters: Tensor, samples: Samples) -> Tensor:
@@ -54,15 +58,16 @@ class ClosedFormStack:
         return torch.stack([self._model(run).predict(row, samples) for run, row in enumerate(parameters)])
 
     def expected_seconds(self, number: int) -> float:
-        """About how long stage `number` takes, from a part of its rows; solving takes longest with many features."""
+        """About how long stage `number` takes, from a part of its rows and a small matrix: solving grows with F cubed."""
         model, train = self._model(0), self._bench.corpus(self._runs, number).splits["train"]
         part = train.select(torch.arange(min(_TRIED, len(train))))
         begun = time.perf_counter()
-        sums = model.keep(part)
+        model.keep(part)
         summed = (time.perf_counter() - begun) * len(train) / len(part)
+        small = np.eye(_SMALL) + 1e-3 * np.add.outer(np.arange(_SMALL), np.arange(_SMALL))
         begun = time.perf_counter()
-        model.solve(sums)
-        return summed + time.perf_counter() - begun
+        np.linalg.eigh(small)
+        return summed + (time.perf_counter() - begun) * (model.columns / _SMALL) ** 3
 
     def kept_bytes(self, number: int) -> KeptBytes:
         """What a run keeps from stage `number` for later ones: sums of its own only where no stage before has such sums."""

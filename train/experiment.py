@@ -17,7 +17,7 @@ from ser_memory.common.interruption import InterruptedRunError, on_signals
 from ser_memory.common.machine import cores, one_core_each, resolve_device
 from ser_memory.common.manifests import stage_name
 from ser_memory.common.reporting import notice, progress
-from ser_memory.train.checks import after_training, before_training, refuse_impossible
+from ser_memory.train.checks import after_training, before_training, refuse_impossible, unchanged
 from ser_memory.train.corpora import Corpus, Source, load_corpora, source_of
 from ser_memory.train.engines import engine_for
 from ser_memory.train.engines.contract import Engine, WorkerKilledError
@@ -27,6 +27,7 @@ from ser_memory.train.results import COSTS, Outcomes, Result, StageResult, tabul
 from ser_memory.train.run_folder import RunFolder
 from ser_memory.train.settings import OWN_TRANSCRIPTS, POOLED, Experiment, Run, Settings
 from ser_memory.train.store import Store
+from ser_memory.train.strategies import STRATEGIES
 from ser_memory.train.tracking import refuse_absent, track
 from ser_memory.train.trainer import Trainer
 
@@ -87,7 +88,7 @@ def train(settings: Settings, command: str | None = None) -> TrainedRun:
             raise work.interrupted(received[0], folder.path)
         folder.complete()
     results = tabulate(experiment, outcomes)
-    for line in after_training(results, corpora):
+    for line in (*after_training(results, corpora), *unchanged(experiment, outcomes)):
         notice(line)
     return TrainedRun(folder.path, results, failures)
 
@@ -119,7 +120,8 @@ class Work:
         outcomes, failures = dict(self.todo.finished), list[Failure]()
         if self.todo.untrained:
             self.store.prepare(4 * self.trainer.network.size * len(self.todo.untrained))
-        epochs = len(self.todo.untrained) * self.trainer.experiment.training.epochs
+        most = self.trainer.experiment.training.epochs  # a closed form takes one
+        epochs = sum(most if STRATEGIES[run.strategy].by_gradient else 1 for _, run in self.todo.untrained)
         try:
             with progress(label, epochs, "epochs") as advance:
                 for run, outcome in self.engine.run(self.todo.tasks, advance):

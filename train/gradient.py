@@ -64,7 +64,9 @@ class GradientStack:
             raise
         for place, one in zip(places, trained, strict=True):
             if not one.diverged:
-                record = Record(one.scores, self._memories[place], one.seconds, one.bent, one.score)
+                record = Record(
+                    one.scores, self._memories[place], one.seconds, one.bent, one.score, one.share
+                )
                 bench.store.save(keys[place], one.parameters, record)
         return [runs[place] for place, one in zip(places, trained, strict=True) if one.diverged]
 

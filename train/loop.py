@@ -34,6 +34,7 @@ class Trained:
         default_factory=list
     )  # `Strategy.bent_shares` of each epoch, empty if there are none
     score: float | None = None  # validation score of `parameters`; of the best epoch unless it is an average
+    share: float | None = None  # of the new parameters, if they were interpolated
 
 
 class PausedError(Exception):
@@ -123,9 +124,10 @@ class Training:
             if pause():
                 raise PausedError
         if self._later.average == "interpolate":
-            best, kept = self._interpolated(validation)
+            best, kept, shares = self._interpolated(validation)
         else:
             best, kept = self._best, [scores[_best_epoch(scores)] for scores in self._scores]
+            shares = [None] * self.stage.runs
         return [
             Trained(
                 best[run].clone(),
@@ -134,6 +136,7 @@ class Training:
                 self._seconds[run],
                 self._bent[run],
                 kept[run],
+                shares[run],
             )
             for run, scores in enumerate(self._scores)
         ]
@@ -143,22 +146,26 @@ class Training:
         """(R, P) parameters that are evaluated: those of the last step, or their average."""
         return self._flat.data if self._average is None else self._average
 
-    def _interpolated(self, validation: Samples) -> tuple[Tensor, list[float]]:
-        """(R, P) of each run, the parameters between those before the stage and the best after it (WiSE-FT); their scores.
+    def _interpolated(self, validation: Samples) -> tuple[Tensor, list[float], list[float | None]]:
+        """(R, P) of each run, the parameters between those before the stage and the best after it (WiSE-FT).
+
+        And of each run their score, and the share of the new parameters.
 
         Wortsman et al. 2022, "Robust fine-tuning of zero-shot models". The share of the new ones is the one of eleven, from
         0 to 1, that is best on validation and memory; without a memory, `average_share`.
         """
         start, end = self.stage.start, self._best
         if not self._held_out:
-            between = torch.lerp(start, end, self._later.average_share)
-            return between, self._scored(between, validation, with_memory=False)
+            share = self._later.average_share
+            between = torch.lerp(start, end, share)
+            return between, self._scored(between, validation, with_memory=False), [share] * len(start)
         shares = torch.linspace(0, 1, 11, device=start.device)
         tried = [torch.lerp(start, end, share) for share in shares]
         scores = [self._scored(parameters, validation, with_memory=True) for parameters in tried]
         chosen = [_best_epoch(list(of_run)) for of_run in zip(*scores, strict=True)]
         best = torch.stack([tried[share][run] for run, share in enumerate(chosen)])
-        return best, [scores[share][run] for run, share in enumerate(chosen)]
+        kept = [scores[share][run] for run, share in enumerate(chosen)]
+        return best, kept, [share / 10 for share in chosen]
 
     def _is_over(self, run: int) -> bool:
         """Whether a run has had all its epochs, has run out of patience, or has diverged."""

@@ -60,6 +60,8 @@ class StageResult:
     )  # share of each epoch's steps that memory bent, if any can be
     score: float | None = None  # as in `kept_score`, which needs `scores` for stages of older versions
 
+    share: float | None = None  # of the new parameters, if they were interpolated
+
     @property
     def kept_score(self) -> float:
         """The validation score of the parameters that are kept, in [-1, 1]: that of the best epoch or of an average."""

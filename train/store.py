@@ -45,10 +45,11 @@ class Record:
         default_factory=list
     )  # share of an epoch's steps that memory bent, if any can be
     score: float | None = None  # of the kept parameters on validation; None if an older version trained it
+    share: float | None = None  # of the new parameters, if they were interpolated
 
     def result(self, figures: list[Figure]) -> StageResult:
         """The result of the stage, with its figures."""
-        return StageResult(self.scores, self.memory, figures, self.seconds, self.bent, self.score)
+        return StageResult(self.scores, self.memory, figures, self.seconds, self.bent, self.score, self.share)
 
 
 class Store:
@@ -199,7 +200,12 @@ def _read_record(path: Path) -> Record:
         Held(item["corpus"], tuple(item["bins"]), item["speaker"], item["n"]) for item in content["memory"]
     ]
     return Record(
-        content["scores"], memory, content.get("seconds"), content.get("bent", []), content.get("score")
+        content["scores"],
+        memory,
+        content.get("seconds"),
+        content.get("bent", []),
+        content.get("score"),
+        content.get("share"),
     )
 
 

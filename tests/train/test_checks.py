@@ -24,13 +24,22 @@ from ser_memory.common.cache_cli import describe
 from ser_memory.common.conventions import DIMENSIONS
 from ser_memory.common.errors import SerError, UsageError
 from ser_memory.extract.cli import report
-from ser_memory.train.checks import after_training, before_training
+from ser_memory.train.checks import after_training, before_training, unchanged
 from ser_memory.train.cli import main
 from ser_memory.train.engines import processes
 from ser_memory.train.engines.contract import WorkerKilledError
-from ser_memory.train.results import Result
-from ser_memory.train.settings import Experiment, Settings, StrategySettings, TrainingSettings
+from ser_memory.train.results import Result, StageResult
+from ser_memory.train.settings import (
+    Experiment,
+    LaterStageSettings,
+    Run,
+    Settings,
+    StrategySettings,
+    TrainingSettings,
+)
 from ser_memory.train.store import Record, Store
+from ser_memory.train.strategies.experience_replay import ExperienceReplayOptions
+from ser_memory.train.strategies.mixture import ReplayLossOptions
 from tests.train.test_cli import caches, quick, refused, rows, run
 from tests.train.worlds import STAGES, corpora, write_caches
 
@@ -260,6 +269,46 @@ def test_options_of_a_file_count_as_asked_for_and_those_of_a_preset_do_not(
     assert "--lwf-strength has no effect: only lwf has it, and this run trains finetune." in result.stderr
     for more in (["--preset", "paper"], []):
         assert run("--cache", caches, *more, "--strategy", "finetune", "--dry-run").exit_code == 0
+
+
+def test_a_held_out_fifth_of_few_utterances_is_told() -> None:
+    chosen = StrategySettings(strategy=("gem", "finetune"), memory_size=(20, 60))
+    later = LaterStageSettings(stop_on="memory")
+    made = Experiment(chosen.variants, STAGES, (0,), TrainingSettings(), later=later)
+    told = [line for line in before_training(made, corpora()) if line.startswith("A fifth")]
+    assert told == [
+        "A fifth of a memory of 20 is 4 utterances: their CCC says little, and --stop-on memory chooses by it."
+    ]
+
+
+@pytest.mark.parametrize(
+    ("share", "batch", "told"),
+    [
+        (None, 16, "a batch has about 4 remembered utterances"),  # 20 beside 60
+        (0.5, 16, "a batch has about 8 remembered utterances"),
+        (0.5, 64, None),
+    ],
+)
+def test_a_loss_per_corpus_that_is_always_pooled_is_told(
+    share: float | None, batch: int, told: str | None
+) -> None:
+    chosen = StrategySettings(strategy=("experience-replay",), memory_size=(20,))
+    options = (ReplayLossOptions(replay_loss="per-corpus"), ExperienceReplayOptions(replay_share=share))
+    made = Experiment(chosen.variants, STAGES, (0,), TrainingSettings(batch_size=batch), options)
+    found = [line for line in before_training(made, corpora()) if line.startswith("--replay-loss per-corpus")]
+    assert bool(found) == (told is not None)
+    assert told is None or told in found[0]
+
+
+def test_a_stage_that_interpolation_left_as_it_was_is_told() -> None:
+    made = experiment(strategy="gem", seeds=2)
+    run_of = {seed: Run(made.variants[0], seed) for seed in (0, 1)}
+    outcomes = {
+        (run_of[0], 2): StageResult([0.1], [], [], share=0.0), (run_of[1], 2): StageResult([0.1], [], [], share=0.3),
+    }  # fmt: skip
+    (told,) = unchanged(made, outcomes)
+    assert told.endswith("so the stage changed nothing: gem at P+M, seed 0.")
+    assert unchanged(made, {}) == []
 
 
 def test_stages_may_be_given_one_by_one(caches: Path, tmp_path: Path) -> None:

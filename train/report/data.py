@@ -121,6 +121,8 @@ def load_run(folder: Path) -> RunData:
     """
     if not folder.is_dir():
         raise SerError(f"There is no folder {folder}: give the folder of a run of ser-train.")
+    if not (folder / RESULTS).exists() and (folder / "best" / RESULTS).exists():
+        raise SerError(f"{folder} is a search: its best run is {folder / 'best'}.")
     if not (folder / RESULTS).exists() and (folder / CONFIG).exists():
         raise SerError(
             f"No stage of the run in {folder} is finished yet: continue it with the same ser-train command and "

@@ -144,15 +144,25 @@ def comparisons(runs: Runs, split: str = TEST) -> list[Row]:
 def samplers(runs: Runs, split: str = TEST) -> list[Row]:
     """Table 3: every sampler against `random`, for the same strategy and memory size; from the second stage on.
 
-    Empty for a run that has no other sampler than random.
+    A strategy is there if it has both, with the same memory size. Empty for a run without any.
     """
     rows = []
     for run in _open(runs, split):
         cells = {
             cell: seeds for cell, seeds in run.cells.items() if cell.variant.sampler != NO_SAMPLER
         }  # not the first stage: nothing in it has a sampler
-        if any(cell.variant.sampler != RANDOM for cell in cells):
-            rows += run.table(cells, _random)
+        variants = {cell.variant for cell in cells}
+        compared = {
+            (each.strategy, each.memory_size)
+            for each in variants
+            if each.sampler != RANDOM and replace(each, sampler=RANDOM) in variants
+        }
+        pairs = {
+            cell: seeds
+            for cell, seeds in cells.items()
+            if (cell.variant.strategy, cell.variant.memory_size) in compared
+        }
+        rows += run.table(pairs, _random)
     return rows
 
 

@@ -74,6 +74,10 @@ class Analytic(ClosedFormStrategy):
         return KeptBytes(memory=8 * (f * (f + 1) // 2 + f + f * k + 2 * k))
 
     @property
+    def columns(self) -> int:
+        return self._all
+
+    @property
     def working_bytes(self) -> int:
         """Memory that solving needs: the sums, a copy of them and their eigenvectors."""
         return 4 * 8 * self._all**2

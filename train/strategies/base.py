@@ -113,6 +113,11 @@ class ClosedFormStrategy(Strategy):
         raise NotImplementedError
 
     @property
+    def columns(self) -> int:
+        """F, the number of features."""
+        raise NotImplementedError
+
+    @property
     def working_bytes(self) -> int:
         """Bytes of memory that `solve` needs."""
         raise NotImplementedError

@@ -191,7 +191,7 @@ def test_samplers_are_compared_with_random() -> None:
     assert all(row.test is None for row in rows if row.variant == GEM)
     assert samplers({"": world(variants=[FINETUNE, GEM])}) == []
     larger = [replace(row, memory_size=500) if row.sampler == "speaker" else row for row in results]
-    assert all(row.test is None for row in samplers({"": larger}))  # random has another memory size
+    assert samplers({"": larger}) == []  # random has another memory size
 
 
 def test_forgetting_and_transfer_worked_by_hand() -> None:
