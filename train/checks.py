@@ -24,6 +24,7 @@ from ser_memory.train.settings import (
     SMALLEST_TO_SPLIT,
     Experiment,
     Variant,
+    held_out_of,
     shares_first_stage,
 )
 from ser_memory.train.strategies import STRATEGIES, ClosedFormStrategy
@@ -37,6 +38,12 @@ _SMALL = 32  # a larger memory has different labels, unless nearly all labels of
 _NEARLY_ALL = 0.99
 _SHOWN = 3  # cases that a sentence names
 _FEW = 10  # utterances
+# Why a model predicts one value, by whether its strategy trains by gradient steps.
+_REASONS = {
+    True: "these models have learned nothing there. Try another --learning-rate, more --epochs or another --loss.",
+    False: "the closed form found no positive correlation of the features with these labels, or no corpus so far rates "
+    "them.",
+}
 _ZERO = 1e-6  # of a CCC: the predictions differ by rounding, if at all
 
 
@@ -53,12 +60,9 @@ def refuse_impossible(experiment: Experiment, corpora: Sequence[Corpus], jobs: i
                 f"--layer weighted learns a mixture of layers by gradient steps, and {variant.strategy} takes none: "
                 "choose one layer, or another strategy."
             )
-        model = strategy(architecture, experiment.seeds[0], *experiment.options_of(variant.strategy))
-        together = (
-            min(jobs, len(experiment.seeds))
-            if model.depends_on_seed(*experiment.options_of(variant.strategy))
-            else 1
-        )
+        options = experiment.options_of(variant.strategy)
+        together = min(jobs, len(experiment.seeds)) if strategy.depends_on_seed(*options) else 1
+        model = strategy(architecture, experiment.seeds[0], *options)
         needed = together * model.working_bytes
         if needed > memory():
             raise UsageError(
@@ -69,10 +73,7 @@ def refuse_impossible(experiment: Experiment, corpora: Sequence[Corpus], jobs: i
 
 def _refuse_small_corpora(experiment: Experiment, corpora: Sequence[Corpus]) -> None:
     """Raise UsageError for a corpus whose memory is too small to look at a fifth of it."""
-    if not any(
-        variant.memory_size and experiment.later_of(variant.strategy).holds_out
-        for variant in experiment.variants
-    ):
+    if not experiment.holding_out:
         return
     for fold in _folds(corpora[:-1]):
         n = len(fold.splits["train"])
@@ -132,23 +133,15 @@ def after_training(results: Iterable[Result], corpora: Sequence[Corpus]) -> list
         and abs(result.value) < _ZERO
         and (named[result.corpus].at(result.fold).title, result.split, result.dimension) not in flat
     ]
-    trained = list(
-        dict.fromkeys(_place(result) for result in zero if STRATEGIES[result.strategy].by_gradient)
-    )
-    solved = list(
-        dict.fromkeys(_place(result) for result in zero if not STRATEGIES[result.strategy].by_gradient)
-    )
     found = []
-    if trained:
-        found.append(
-            f"CCC is 0 because the model predicts one value for the whole split, {_listed(trained)}: these models have "
-            "learned nothing there. Try another --learning-rate, more --epochs or another --loss."
+    for by_gradient, reason in _REASONS.items():
+        places = dict.fromkeys(
+            _place(result) for result in zero if STRATEGIES[result.strategy].by_gradient == by_gradient
         )
-    if solved:
-        found.append(
-            f"CCC is 0 because the model predicts one value for the whole split, {_listed(solved)}: the closed form found "
-            "no positive correlation of the features with these labels, or no corpus so far rates them."
-        )
+        if places:
+            found.append(
+                f"CCC is 0 because the model predicts one value for the whole split, {_listed(list(places))}: {reason}"
+            )
     return found
 
 
@@ -173,15 +166,12 @@ def _shared(result: Result) -> bool:
 
 def _few_held_out(experiment: Experiment) -> list[str]:
     """Memories of which a fifth is so small that its CCC says little."""
-    sizes = dict.fromkeys(
-        variant.memory_size for variant in experiment.variants
-        if variant.memory_size and experiment.later_of(variant.strategy).holds_out
-    )  # fmt: skip
+    sizes = dict.fromkeys(variant.memory_size for variant in experiment.holding_out)
     return [
-        f"A fifth of a memory of {size} is {round(size / 5)} utterances: their CCC says little, and "
+        f"A fifth of a memory of {size} is {held_out_of(size)} utterances: their CCC says little, and "
         f"{experiment.later.why_held_out} chooses by it."
         for size in sizes
-        if round(size / 5) < _FEW
+        if held_out_of(size) < _FEW
     ]
 
 

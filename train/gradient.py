@@ -18,7 +18,7 @@ from ser_memory.train.memory.contents import choose, contents
 from ser_memory.train.objective import OBJECTIVES
 from ser_memory.train.results import Held
 from ser_memory.train.samples import Samples
-from ser_memory.train.settings import LaterStageSettings, Run, Variant
+from ser_memory.train.settings import LaterStageSettings, Run, Variant, held_out_of
 from ser_memory.train.store import Record
 from ser_memory.train.strategies import STRATEGIES, GradientStrategy, Kept, Stage
 from ser_memory.train.workbench import Workbench, generator, stream
@@ -88,7 +88,7 @@ class GradientStack:
             allowed = train.select(torch.arange(min(run.variant.memory_size, len(train))))
             if bench.experiment.later_of(run.strategy).holds_out:
                 parts = torch.arange(len(allowed)).split(
-                    [len(allowed) - _fifth(len(allowed)), _fifth(len(allowed))]
+                    [len(allowed) - held_out_of(len(allowed)), held_out_of(len(allowed))]
                 )
                 allowed, held_out = (allowed.select(part) for part in parts)
         nothing = bench.network.unpack(torch.zeros(1, bench.network.size, device=bench.device))
@@ -177,12 +177,8 @@ def _split(
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
     """Four fifths of a memory's rows, and the fifth that is held out; each rising."""
     order = random.permutation(len(rows))
-    fifth = _fifth(len(rows))
+    fifth = held_out_of(len(rows))
     return rows[np.sort(order[fifth:])], rows[np.sort(order[:fifth])]
-
-
-def _fifth(size: int) -> int:
-    return round(size / 5)
 
 
 def _select(train: Samples, rows: Sequence[npt.NDArray[np.int64]]) -> Samples:

@@ -165,7 +165,7 @@ class Training:
         chosen = [_best_epoch(list(of_run)) for of_run in zip(*scores, strict=True)]
         best = torch.stack([tried[share][run] for run, share in enumerate(chosen)])
         kept = [scores[share][run] for run, share in enumerate(chosen)]
-        return best, kept, [share / 10 for share in chosen]
+        return best, kept, [share / (len(shares) - 1) for share in chosen]
 
     def _is_over(self, run: int) -> bool:
         """Whether a run has had all its epochs, has run out of patience, or has diverged."""

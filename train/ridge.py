@@ -5,8 +5,8 @@ learning them together gives (ACIL: Zhuang et al. 2022, "ACIL: Analytic class-in
 memorization and privacy protection"; RanPAC: McDonnell et al. 2023, "RanPAC: Random projections and pre-trained
 models for continual learning").
 
-Rounding. A sum of products a'b is known to about eps |a| |b|, whatever is subtracted from it later: centred sums
-are only as exact as the sums about zero they come from. `ROUNDING` times that counts as zero here.
+Rounding. A sum of products a'b has an error of about eps |a| |b|, and subtracting from it later does not make it smaller.
+So centred sums are only as exact as the sums about zero that they come from. `ROUNDING` times that counts as zero here.
 """
 
 from __future__ import annotations

@@ -49,7 +49,7 @@ if TYPE_CHECKING:
 
 _LOCK = ".lock"
 _SEED = 0  # of all proposals
-_WORST = -1.0  # what Optuna is told of a trial that diverged: the lowest CCC
+_WORST = -1.0  # the value that Optuna gets for a trial that diverged: the lowest CCC
 _SHOWN = 5  # of the best trials
 
 

@@ -488,18 +488,18 @@ class Experiment:
         """How the strategy's stages after the first are stopped and averaged."""
         return self.later.of(STRATEGIES[strategy])
 
+    @property
+    def holding_out(self) -> list[Variant]:
+        """The variants with a memory of which a part is looked at instead of trained on."""
+        return [each for each in self.variants if each.memory_size and self.later_of(each.strategy).holds_out]
+
     def refuse_small_memories(self) -> None:
         """Raise UsageError where the CCC of one utterance would be learned from: there is nothing to learn."""
-        for variant in self.variants:
-            if (
-                variant.memory_size
-                and self.later_of(variant.strategy).holds_out
-                and variant.memory_size < SMALLEST_TO_SPLIT
-            ):
+        for variant in self.holding_out:
+            if variant.memory_size < SMALLEST_TO_SPLIT:
                 raise UsageError(
                     f"--memory-size {variant.memory_size} is too small for {self.later.why_held_out}, which looks at a "
-                    "fifth of each memory: "
-                    f"keep {SMALLEST_TO_SPLIT} or more."
+                    f"fifth of each memory: keep {SMALLEST_TO_SPLIT} or more."
                 )
         for variant in self.variants if self.training.loss == "ccc" else ():
             if variant.memory_size == 1:
@@ -512,6 +512,11 @@ class Experiment:
 def shares_first_stage(strategy: str) -> bool:
     """Whether a strategy's first stage is that of all strategies which train by gradient steps."""
     return strategy not in STRATEGIES or STRATEGIES[strategy].by_gradient
+
+
+def held_out_of(size: int) -> int:
+    """How many utterances of a memory are looked at where a fifth of it is held out."""
+    return round(size / 5)
 
 
 def _known(kind: str, names: Sequence[str], registry: Mapping[str, object]) -> None:

@@ -34,7 +34,7 @@ def test_every_strategy_trains_what_is_rated(more: list[object], some: Path, tmp
 
 
 def test_averages_in_folds_by_processes_and_seeds_of_their_own(tmp_path: Path) -> None:
-    """Two processes and all seeds at once, or one and each seed by itself: the same rows. Memories are told whole."""
+    """Two processes with all seeds, or one with each seed by itself: the same rows. memory.csv lists whole memories."""
     write_caches(tmp_path, sessions=5, dominance={"msp-podcast": 1.0, "iemocap": 0.7})
     strategies = [word for name in ("gem", "der++", "lwf", "analytic") for word in ("--strategy", name)]
     ways = ["--stop-on", "memory", "--average", "interpolate", "--average-share", 0.4]

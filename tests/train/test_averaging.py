@@ -147,7 +147,7 @@ def test_a_stage_stops_on_memory_too(name: str) -> None:
 @pytest.mark.parametrize("later", ["interpolate", "ema, stop on memory"])
 @pytest.mark.parametrize("name", BY_GRADIENT)
 def test_paused_stacked_or_alone_it_is_the_same(name: str, later: str, tmp_path: Path) -> None:
-    """Paused after every epoch and gone on with in a Training made anew: to the bit. Alone: but for rounding."""
+    """Paused after every epoch and continued in a new Training: the same bits. Alone: equal except for rounding."""
     store, validation = Store(tmp_path), samples(20, 3)
     unbroken, broken = stage(name, LATER[later]).run(validation), list[Trained]()
     while not broken:
@@ -234,7 +234,7 @@ def test_what_is_held_out_is_never_trained_on(
             assert len(memory) == (number - 1) * 16
             assert not looked_at & (memory | seen[run])
             assert current <= seen[run] <= current | memory
-    # What a memory held is told whole: what is looked at was kept too.
+    # memory.csv lists the whole memory: the part that is looked at was kept too.
     for own_run in runs:
         record = trainer._store.record(trainer.keys.of(own_run, 3))
         assert record is not None
