@@ -17,7 +17,10 @@ from ser_memory.train.settings import Experiment, LaterStageSettings, Run
 from ser_memory.train.strategies import STRATEGIES, ClosedFormStrategy
 
 _NOTHING = object()
-_UNNAMED: dict[str, object] = {"replay_loss": "pooled"}  # what older versions did, and had no option for
+_UNNAMED: dict[str, object] = {  # what older versions did, and had no option for
+    "replay_loss": "pooled",
+    "analytic_ridge": 1.0,
+}
 METHOD = 1  # raise it when the same run would give other results: then stages of older versions are not used
 
 
@@ -67,6 +70,9 @@ class Fingerprints:
             later = self._experiment.later_of(run.strategy)
             if later != LaterStageSettings():  # which had no name in older versions
                 facts["later"] = asdict(later)
+            memory = self._experiment.memory_of(run.strategy).trained_on
+            if memory:  # without a name in older versions, too
+                facts["memory"] = memory
         return _digest(facts)
 
     def evaluated(self, run: Run) -> str:

@@ -15,6 +15,7 @@ from ser_memory.train.dropout import Dropout
 from ser_memory.train.kept import KeptBytes
 from ser_memory.train.loop import PausedError, Training
 from ser_memory.train.memory.contents import choose, contents
+from ser_memory.train.memory.remedies import Deviations, protected, saved_bytes
 from ser_memory.train.objective import OBJECTIVES
 from ser_memory.train.results import Held
 from ser_memory.train.samples import Samples
@@ -95,7 +96,12 @@ class GradientStack:
         with torch.inference_mode():
             one = train.select(torch.arange(1))
             kept = self._strategy.keep(bench.network, nothing, one, allowed, *self._options)
-            return replace(kept, held_out=held_out).size
+            size = replace(kept, held_out=held_out).size
+        if self._strategy.earlier != "memory":
+            return size
+        settings = bench.experiment.memory_of(run.strategy)
+        saved = sum(saved_bytes(part, settings) for part in (allowed, held_out) if part is not None)
+        return size._replace(memory=size.memory - saved)
 
     def start(self, number: int) -> Tensor:
         """(R, P) parameters with which stage `number` begins."""
@@ -154,17 +160,35 @@ class GradientStack:
             ]
         chosen = [remembered(train, variant, run.seed, number) for run in runs if (variant := run.variant)]
         held = [contents(corpus, rows) for rows in chosen]
+        memories = self._as_kept(number, train, chosen)
         if not bench.experiment.later_of(runs[0].strategy).holds_out:
             return self._strategy.keep(
-                bench.network, unpacked, train, _select(train, chosen), *self._options
+                bench.network, unpacked, train, _joined(memories), *self._options
             ), held
         parts = [
-            _split(rows, generator(run.seed, number, "held out"))
-            for run, rows in zip(runs, chosen, strict=True)
+            [
+                memory.select(torch.from_numpy(places))
+                for places in split_memory(len(memory), run.seed, number)
+            ]
+            for run, memory in zip(runs, memories, strict=True)
         ]
-        trained, looked_at = (_select(train, rows) for rows in zip(*parts, strict=True))
+        trained, looked_at = (_joined(part) for part in zip(*parts, strict=True))
         kept = self._strategy.keep(bench.network, unpacked, train, trained, *self._options)
         return replace(kept, held_out=looked_at), held
+
+    def _as_kept(self, number: int, train: Samples, chosen: Sequence[npt.NDArray[np.int64]]) -> list[Samples]:
+        """The memory of each run from its chosen rows."""
+        settings = self._bench.experiment.memory_of(self.runs[0].strategy)
+        deviations = Deviations(train)
+        return [
+            protected(
+                train.select(torch.from_numpy(rows)),
+                settings,
+                deviations,
+                generator(run.seed, number, "memory noise"),
+            )
+            for run, rows in zip(self.runs, chosen, strict=True)
+        ]
 
 
 def remembered(train: Samples, variant: Variant, seed: int, number: int) -> npt.NDArray[np.int64]:
@@ -172,15 +196,13 @@ def remembered(train: Samples, variant: Variant, seed: int, number: int) -> npt.
     return choose(train, variant.sampler, variant.memory_size, generator(seed, number, "memory"))
 
 
-def _split(
-    rows: npt.NDArray[np.int64], random: np.random.Generator
-) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """Four fifths of a memory's rows, and the fifth that is held out; each rising."""
-    order = random.permutation(len(rows))
-    fifth = held_out_of(len(rows))
-    return rows[np.sort(order[fifth:])], rows[np.sort(order[:fifth])]
+def split_memory(size: int, seed: int, number: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Places in a memory of stage `number`: the four fifths that are trained on, and the fifth held out; each rising."""
+    order = generator(seed, number, "held out").permutation(size)
+    fifth = held_out_of(size)
+    return np.sort(order[fifth:]), np.sort(order[:fifth])
 
 
-def _select(train: Samples, rows: Sequence[npt.NDArray[np.int64]]) -> Samples:
-    """The rows of each run, one run after the other."""
-    return train.select(torch.from_numpy(np.concatenate(rows)))
+def _joined(memories: Sequence[Samples]) -> Samples:
+    """The memories of runs, one after the other."""
+    return memories[0] if len(memories) == 1 else Samples.concatenate(memories)

@@ -24,7 +24,7 @@ from ser_memory.train.results import (
     write_memory,
     write_results,
 )
-from ser_memory.train.settings import NO_SAMPLER, Experiment
+from ser_memory.train.settings import NO_SAMPLER, Experiment, MemorySettings
 
 _CONFIG, _LOCK = "config.json", ".lock"
 _GROWING = ("variants", "seeds")  # may be added to a run
@@ -141,7 +141,7 @@ def _described(experiment: Experiment) -> dict[str, Any]:
         "stages": experiment.stages,
         "variants": [asdict(variant) for variant in experiment.variants],
         "seeds": experiment.seeds,
-        "training": {**asdict(experiment.training), **asdict(experiment.later)},
+        "training": {**asdict(experiment.training), **asdict(experiment.later), **asdict(experiment.memory)},
         "options": {
             strategy: {
                 name: value
@@ -200,7 +200,8 @@ def _short(item: dict[str, Any] | int) -> str:
 def _flat(config: dict[str, Any]) -> dict[str, Any]:
     experiment = config["experiment"]
     told = {name: value for name, value in config.items() if name not in (*_FREE, "experiment")}
-    told |= {"stages": experiment["stages"], **experiment["training"]}
+    # Older versions had no options for what a memory keeps.
+    told |= {"stages": experiment["stages"], **asdict(MemorySettings()), **experiment["training"]}
     for strategy, options in experiment["options"].items():
         told |= {f"option {strategy} {name}": value for name, value in options.items()}
     return told

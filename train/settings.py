@@ -230,6 +230,42 @@ class LaterStageSettings(Options):
 
 
 @dataclass(frozen=True)
+class MemorySettings(Options):
+    """What a memory keeps of an utterance. What is trained on is what is kept."""
+
+    title = "What a memory keeps of its utterances (ser-bundle audit measures what that reveals)"
+
+    memory_noise: float = option(
+        0.0,
+        minimum=0,
+        help="Gaussian noise on the kept embeddings, drawn once: its standard deviation, in units of each column's own in "
+        "the training split.",
+    )
+    memory_bits: str = option(
+        "32",
+        choices=("8", "32"),
+        help="Bits of each number of the kept embeddings; with 8, columns have a step of their own.",
+    )
+    no_speaker_codes: bool = option(
+        False, help="Keep no speaker codes in the memory of a bundle. No training reads them."
+    )
+
+    def of(self, strategy: type[Strategy]) -> MemorySettings:
+        """What matters of these for a strategy; all else as by default."""
+        return self if strategy.earlier == "memory" else MemorySettings()
+
+    @property
+    def trained_on(self) -> dict[str, Any]:
+        """What matters to what is trained; empty by default."""
+        plain = MemorySettings()
+        return {
+            name: getattr(self, name)
+            for name in ("memory_noise", "memory_bits")
+            if getattr(self, name) != getattr(plain, name)
+        }
+
+
+@dataclass(frozen=True)
 class MachineSettings(Options):
     """Where the work is done and where its files go; no result depends on these."""
 
@@ -269,7 +305,8 @@ class MachineSettings(Options):
 
 
 GROUPS: tuple[type[Options], ...] = (
-    DataSettings, StrategySettings, TrainingSettings, LaterStageSettings, *option_classes(), MachineSettings
+    DataSettings, StrategySettings, MemorySettings, TrainingSettings, LaterStageSettings, *option_classes(),
+    MachineSettings,
 )  # fmt: skip
 
 
@@ -281,6 +318,7 @@ class Settings:
     strategies: StrategySettings = field(default_factory=StrategySettings)
     training: TrainingSettings = field(default_factory=TrainingSettings)
     later: LaterStageSettings = field(default_factory=LaterStageSettings)
+    memory: MemorySettings = field(default_factory=MemorySettings)
     options: tuple[Options, ...] = field(default_factory=lambda: tuple(cls() for cls in option_classes()))
     machine: MachineSettings = field(default_factory=MachineSettings)
 
@@ -299,6 +337,7 @@ class Settings:
             StrategySettings.take(values),
             TrainingSettings.take(values),
             LaterStageSettings.take(values),
+            MemorySettings.take(values),
             tuple(options.take(values) for options in option_classes()),
             MachineSettings.take(values),
         )
@@ -316,6 +355,7 @@ class Settings:
             self.training,
             self.options,
             self.later,
+            memory=self.memory,
         )
 
     @property
@@ -356,7 +396,7 @@ class Settings:
                 [
                     "sampler",
                     "memory_size",
-                    *names_of(LaterStageSettings),
+                    *names_of(LaterStageSettings, MemorySettings),
                     *gradient,
                     *([] if plain else ["strategy"]),
                 ],
@@ -364,7 +404,8 @@ class Settings:
             )
         with_memory = [sampler for name, _, sampler in named if used[name].earlier == "memory"]
         if not with_memory:
-            yield ["sampler", "memory_size"], f"{trained}, which keeps no memory"
+            remembering = ["sampler", "memory_size", *names_of(MemorySettings)]
+            yield remembering, f"{trained}, which keeps no memory"
             yield ["stop_on"], f"{trained}, which keeps no memory"
         elif all(with_memory):
             yield ["sampler"], "every strategy with a memory names its own sampler"
@@ -435,6 +476,7 @@ class Experiment:
     ] = ()  # of the strategies; those of a class that is not there have their defaults
     later: LaterStageSettings = field(default_factory=LaterStageSettings)
     folds: tuple[int, ...] = ()  # of the corpus of each stage, 0 for one without; empty: none has any
+    memory: MemorySettings = field(default_factory=MemorySettings)
 
     @property
     def has_folds(self) -> bool:
@@ -487,6 +529,10 @@ class Experiment:
     def later_of(self, strategy: str) -> LaterStageSettings:
         """How the strategy's stages after the first are stopped and averaged."""
         return self.later.of(STRATEGIES[strategy])
+
+    def memory_of(self, strategy: str) -> MemorySettings:
+        """What the strategy's memory keeps of its utterances."""
+        return self.memory.of(STRATEGIES[strategy])
 
     @property
     def holding_out(self) -> list[Variant]:

@@ -47,7 +47,7 @@ def trained(strategy: str, with_earlier: bool, **options: Any) -> Trained:
 # Another value than the default for every option of every strategy.
 OTHER: dict[str, Any] = {
     "replay_share": 0.5, "gem_margin": 0.1, "gem_batch": 8, "der_alpha": 0.1, "der_beta": 0.9,
-    "ewc_strength": 1e4, "lwf_strength": 3.0, "replay_loss": "per-corpus", "analytic_features": 20,
+    "ewc_strength": 1e4, "lwf_strength": 3.0, "replay_loss": "per-corpus", "analytic_features": 20, "analytic_ridge": 100.0,
     "prototype_rank": 1, "prototype_minimum": 4, "prototype_rows": 20,
 }  # fmt: skip
 
