@@ -289,12 +289,12 @@ def _load(
     # A GPU gets its own copy, unless that would be too much; a CPU reads the mapped file.
     device = torch.device("cpu" if source.streamed else source.device)
     read = (*DIMENSIONS, *(each for each in source.dimensions if each not in DIMENSIONS))
-    labels = np.stack([_scaled(cache, each, source.label_scale) for each in read], axis=1)
+    labels = np.stack([scaled(cache, each, source.label_scale) for each in read], axis=1)
     targets = torch.from_numpy(labels.astype(np.float32)).to(device)
     names = cache.read("speaker")
     speakers = sorted(set(names) - {UNKNOWN})
     codes = {speaker: code for code, speaker in enumerate(speakers)}
-    acoustic, text = _of_layer(cache, source.layer), cache.mapped("text")
+    acoustic, text = acoustic_of(cache, source.layer), cache.mapped("text")
     trained = [read.index(each) for each in source.dimensions]
     everything = Samples(
         acoustic=torch.from_numpy(acoustic).to(device),
@@ -343,7 +343,8 @@ def _part(whole: Samples, rows: Tensor) -> Samples:
     )
 
 
-def _scaled(cache: FeatureCache, dimension: str, label_scale: str) -> npt.NDArray[np.float64]:
+def scaled(cache: FeatureCache, dimension: str, label_scale: str) -> npt.NDArray[np.float64]:
+    """(N,) ratings in [-1, 1]. Raises SerError if all are the same on the observed scale."""
     ratings = cache.read(dimension)
     declared = (cache.info.scale_min, cache.info.scale_max)
     rated = ratings[np.isfinite(ratings)]  # of dominance, which not every corpus rates
@@ -371,7 +372,7 @@ def _digests_of_rows(
     return made
 
 
-def _of_layer(cache: FeatureCache, layer: str | None) -> npt.NDArray[np.float32]:
+def acoustic_of(cache: FeatureCache, layer: str | None) -> npt.NDArray[np.float32]:
     """The acoustic rows of one layer (N, D), or of all layers (N, L, D) if they are to be weighted."""
     layers = cache.info.acoustic_layers
     if layers == "last":

@@ -1,0 +1,69 @@
+"""Copies of corpora whose recordings were re-encoded, as an attacker may have them, and their caches.
+
+    .venv/bin/python -m tests.benchmarks.reencoded --releases OUTPUT/releases --output OUTPUT/reencoded \\
+        --acoustic-encoder E --text-encoder E
+
+OUTPUT/releases is what tests.benchmarks.real_speech wrote. Each way gets a folder with the releases and a cache per
+corpus, with the same ids: `mp3` (libsndfile's encoder at its middle quality, decoded again) and `telephone` (300 to 3400
+Hz, 8 kHz, 8 bits; as `ser-extract --condition telephone`, but of all recordings).
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import soundfile
+
+from ser_memory.common.conventions import SAMPLING_RATE
+from ser_memory.extract import audio
+from ser_memory.extract.api import extract
+from ser_memory.extract.conditions import Audio, telephone
+
+
+def mp3(waveform: Audio) -> Audio:
+    """As MP3 and back; the encoder's delay is cut off."""
+    file = io.BytesIO()
+    soundfile.write(
+        file, waveform, SAMPLING_RATE, format="MP3", subtype="MPEG_LAYER_III", compression_level=0.5
+    )
+    file.seek(0)
+    decoded, _ = soundfile.read(file, dtype="float32")
+    return np.asarray(decoded[: len(waveform)], np.float32)
+
+
+WAYS: dict[str, Callable[[Audio], Audio]] = {"mp3": mp3, "telephone": telephone}
+
+
+def reencode(release: Path, output: Path, way: Callable[[Audio], Audio]) -> None:
+    """A copy of a release with a table of labels, its recordings re-encoded under their names."""
+    (output / "audio").mkdir(parents=True, exist_ok=True)
+    shutil.copy(release / "labels.csv", output)
+    for path in sorted((release / "audio").iterdir()):
+        heard = np.clip(way(audio.load(path)), -1.0, 1.0)
+        soundfile.write(output / "audio" / path.name, heard, SAMPLING_RATE, subtype="PCM_16")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--releases", type=Path, required=True)
+    parser.add_argument("--output", type=Path, required=True)
+    parser.add_argument("--acoustic-encoder", required=True, help="as ser-extract takes it")
+    parser.add_argument("--text-encoder", required=True, help="as ser-extract takes it")
+    given = parser.parse_args()
+    encoders = {"acoustic_encoder": given.acoustic_encoder, "text_encoder": given.text_encoder}
+    for name, way in WAYS.items():
+        for manifest in sorted(given.releases.glob("*.toml")):
+            root = given.output / name / "releases" / manifest.stem
+            reencode(given.releases / manifest.stem, root, way)
+            extract(manifest, root=root, cache=given.output / name, overwrite=True, **encoders)
+
+
+if __name__ == "__main__":
+    main()
