@@ -31,6 +31,8 @@ _GROWING = ("variants", "seeds")  # may be added to a run
 _FREE = (
     "cache",
     "command",
+    "from",
+    "trained",
     "versions",
     "complete",
 )  # no figure depends on them: digests tell what is in the caches
@@ -137,11 +139,17 @@ class RunFolder:
 
 def _described(experiment: Experiment) -> dict[str, Any]:
     strategies = dict.fromkeys(variant.strategy for variant in experiment.variants)
+    origin = {"origin": dict(experiment.origin.checksums)} if experiment.origin else {}
     return {
+        **origin,
         "stages": experiment.stages,
         "variants": [asdict(variant) for variant in experiment.variants],
         "seeds": experiment.seeds,
-        "training": {**asdict(experiment.training), **asdict(experiment.later), **asdict(experiment.memory)},
+        "training": {
+            **asdict(experiment.training),
+            **experiment.later.described,
+            **experiment.memory.described,
+        },
         "options": {
             strategy: {
                 name: value
@@ -200,8 +208,12 @@ def _short(item: dict[str, Any] | int) -> str:
 def _flat(config: dict[str, Any]) -> dict[str, Any]:
     experiment = config["experiment"]
     told = {name: value for name, value in config.items() if name not in (*_FREE, "experiment")}
-    # Older versions had no options for what a memory keeps.
-    told |= {"stages": experiment["stages"], **asdict(MemorySettings()), **experiment["training"]}
+    told |= {
+        "stages": experiment["stages"],
+        "from (bundle)": experiment.get("origin"),
+        **asdict(MemorySettings()),  # without names where they are not used
+        **experiment["training"],
+    }
     for strategy, options in experiment["options"].items():
         told |= {f"option {strategy} {name}": value for name, value in options.items()}
     return told

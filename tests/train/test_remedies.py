@@ -136,4 +136,4 @@ def test_bytes_that_are_saved(tmp_path: Path) -> None:
     trainer = Trainer(experiment, corpora(), Store(tmp_path), torch.device("cpu"))
     stack = trainer.stack([Run(REMEMBERING, 0)])
     assert isinstance(stack, GradientStack)
-    assert stack.kept_bytes(1).memory == 10 * (whole // 30 - 8)
+    assert stack.kept_bytes(1, 1).memory == 10 * (whole // 30 - 8)

@@ -116,13 +116,11 @@ class Target:
     def _on_sums(self) -> Iterator[Attack]:
         if not self._kept.sums:
             return
-        products = sum(each.products for each in self._kept.sums.values())
+        products = _products(self._kept)
         yield from self._on_products(products, "sums")
         if self._before is not None:
-            earlier = _kept(self._before, 0).sums or {}
-            yield from self._on_products(
-                products - sum(each.products for each in earlier.values()), "sums, difference of two bundles"
-            )
+            between = products - _products(_kept(self._before, 0))
+            yield from self._on_products(between, "sums, difference of two bundles")
 
     def _on_products(self, products: Floats, what: str) -> Iterator[Attack]:
         model = model_of(self._bundle.info)
@@ -187,6 +185,11 @@ class Target:
 def _kept(bundle: Bundle, place: int) -> Kept:
     """What is kept of a corpus; closed forms keep one thing of all corpora."""
     return bundle.kept[place if len(bundle.kept) > place else 0]
+
+
+def _products(kept: Kept) -> Floats:
+    """(F, F) sums of products of features over all utterances, whatever they are rated in."""
+    return np.asarray(np.sum([each.products for each in (kept.sums or {}).values()], axis=0))
 
 
 def _rows_of(
