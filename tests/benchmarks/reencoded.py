@@ -54,15 +54,22 @@ def main() -> None:
     )
     parser.add_argument("--releases", type=Path, required=True)
     parser.add_argument("--output", type=Path, required=True)
+    parser.add_argument("--corpora", default="clean,hall,phone")
     parser.add_argument("--acoustic-encoder", required=True, help="as ser-extract takes it")
     parser.add_argument("--text-encoder", required=True, help="as ser-extract takes it")
     given = parser.parse_args()
     encoders = {"acoustic_encoder": given.acoustic_encoder, "text_encoder": given.text_encoder}
     for name, way in WAYS.items():
-        for manifest in sorted(given.releases.glob("*.toml")):
-            root = given.output / name / "releases" / manifest.stem
-            reencode(given.releases / manifest.stem, root, way)
-            extract(manifest, root=root, cache=given.output / name, overwrite=True, **encoders)
+        for corpus in given.corpora.split(","):
+            root = given.output / name / "releases" / corpus
+            reencode(given.releases / corpus, root, way)
+            extract(
+                given.releases / f"{corpus}.toml",
+                root=root,
+                cache=given.output / name,
+                overwrite=True,
+                **encoders,
+            )
 
 
 if __name__ == "__main__":

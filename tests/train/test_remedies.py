@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -96,8 +97,6 @@ def test_a_run_does_not_depend_on_its_stack(tmp_path: Path) -> None:
     plain = trained(tmp_path / "plain", (1,), MemorySettings())
     assert torch.equal(together[1], trained(tmp_path / "alone", (1,), memory)[1])
     assert not torch.equal(together[1], plain[1])
-    codes = MemorySettings(no_speaker_codes=True)
-    assert torch.equal(trained(tmp_path / "codes", (1,), codes)[1], plain[1])
 
 
 def key(variant: Variant, **memory: Any) -> str:
@@ -109,7 +108,9 @@ def key(variant: Variant, **memory: Any) -> str:
 def test_fingerprints_tell_what_was_trained_on() -> None:
     usual = key(REMEMBERING)
     assert len({usual, key(REMEMBERING, memory_noise=0.1), key(REMEMBERING, memory_bits="8")}) == 3
-    assert key(REMEMBERING, no_speaker_codes=True) == usual  # no training reads them
+    assert key(REMEMBERING, no_speaker_codes=True) == usual  # it has none in a bundle
+    by_speaker = replace(REMEMBERING, sampler="speaker")
+    assert key(by_speaker, no_speaker_codes=True) != key(by_speaker)  # a smaller memory is chosen by them
     assert key(Variant("finetune"), memory_noise=0.1) == key(Variant("finetune"))
 
 
@@ -120,7 +121,14 @@ def test_fingerprints_tell_what_was_trained_on() -> None:
 def test_without_a_memory_they_are_refused(chosen: dict[str, Any], option: dict[str, Any]) -> None:
     with pytest.raises(UsageError, match="no effect"):
         Settings.take({**chosen, **option}, option)
-    Settings.take({"strategy": ["finetune", "gem"], **option}, option)
+    Settings.take({"strategy": ["finetune", "gem:speaker"], **option}, option)
+
+
+def test_codes_that_no_bundle_has_cannot_be_left_out() -> None:
+    with pytest.raises(
+        UsageError, match="--no-speaker-codes has no effect: only a memory that is chosen by speaker"
+    ):
+        Settings.take({"strategy": "gem", "no_speaker_codes": True}, ["no_speaker_codes"])
 
 
 def test_bytes_that_are_saved(tmp_path: Path) -> None:
@@ -132,8 +140,9 @@ def test_bytes_that_are_saved(tmp_path: Path) -> None:
     as_floats = memory.acoustic.nbytes + memory.text.nbytes
     assert saved_bytes(memory, MemorySettings(memory_bits="8")) == as_floats - in_bytes
     assert saved_bytes(memory, MemorySettings(no_speaker_codes=True)) == memory.speakers.nbytes
-    experiment = Experiment((REMEMBERING,), STAGES, (0,), QUICK, memory=MemorySettings(no_speaker_codes=True))
+    variant = replace(REMEMBERING, sampler="speaker")
+    experiment = Experiment((variant,), STAGES, (0,), QUICK, memory=MemorySettings(no_speaker_codes=True))
     trainer = Trainer(experiment, corpora(), Store(tmp_path), torch.device("cpu"))
-    stack = trainer.stack([Run(REMEMBERING, 0)])
+    stack = trainer.stack([Run(variant, 0)])
     assert isinstance(stack, GradientStack)
     assert stack.kept_bytes(1, 1).memory == 10 * (whole // 30 - 8)
