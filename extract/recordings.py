@@ -22,13 +22,25 @@ from ser_memory.common.conventions import SAMPLING_RATE
 from ser_memory.common.reporting import Advance
 from ser_memory.extract import audio
 from ser_memory.extract.audio import UnusableAudioError, Waveform
-from ser_memory.extract.encoding import AcousticWorker, Batch, Item, encode, encode_batch, gather
+from ser_memory.extract.encoders import TextEncoder
+from ser_memory.extract.encoding import (
+    AcousticWorker,
+    Batch,
+    Item,
+    Text,
+    encode,
+    encode_batch,
+    encode_texts,
+    gather,
+    gather_texts,
+)
 from ser_memory.extract.levels import is_clipped, is_near_silent
-from ser_memory.extract.parts import Part, plan_parts
+from ser_memory.extract.parts import Part, plan_parts, plan_texts
 from ser_memory.extract.windows import windows
 from ser_memory.extract.workers import each_part
 
 _Part = TypeVar("_Part")
+_NOTHING = "nothing was written."
 _SHORTEST = 1.0  # s: the shortest last window, where the bounds allow shorter ones
 
 
@@ -116,9 +128,33 @@ def encode_windows(
             short.append((place, each))
         else:
             long.append(place)
-    long += work.encode_whole(short, workers)
-    work.encode_cut(long, workers)
+    if short:
+        long += work.encode_whole(short, workers)
+    if long:
+        work.encode_cut(long, workers)
     return [work.result(place) for place in range(len(recordings))]
+
+
+def encode_each(
+    texts: Iterable[str], workers: Sequence[TextEncoder], advance: Advance
+) -> dict[str, npt.NDArray[np.float32]]:
+    """The row of each different text; `advance` gets their number. Raises as `encode_windows` does."""
+    different = [Text(repr(text), text) for text in dict.fromkeys(texts)]
+    rows: dict[str, npt.NDArray[np.float32]] = {}
+
+    def encode_part(part: Part, encoder: TextEncoder, stop: threading.Event, report: Advance) -> None:
+        some = [different[place] for place in part.places]
+        batches = []
+        for batch in encode_texts(some, encoder):
+            batches.append(batch)
+            report(len(batch[0]))
+            if stop.is_set():
+                return
+        rows.update(zip((text.text for text in some), gather_texts(some, batches), strict=True))
+
+    on_cpu = all(encoder.device.type == "cpu" for encoder in workers)
+    each_part(plan_texts(len(different)), workers, encode_part, on_cpu, advance, lambda: _NOTHING)
+    return rows
 
 
 class _Work:
@@ -186,7 +222,7 @@ class _Work:
                 report(sum(cut.seconds for cut in cuts))
                 cuts = following
 
-        self._run(range(len(workers) if places else 0), workers, drain)
+        self._run(range(len(workers)), workers, drain)
         self.refused |= stream.refused
 
     def _item(self, place: int, seconds: float) -> Item:
@@ -200,7 +236,7 @@ class _Work:
         encode_part: Callable[[_Part, AcousticWorker, threading.Event, Advance], None],
     ) -> None:
         on_cpu = all(worker.encoder.device.type == "cpu" for worker in workers)
-        each_part(plan, workers, encode_part, on_cpu, self._advance, lambda: "nothing was written.")
+        each_part(plan, workers, encode_part, on_cpu, self._advance, lambda: _NOTHING)
 
 
 @dataclass(frozen=True)
