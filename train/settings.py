@@ -524,6 +524,11 @@ class Experiment:
         return range(self.begun + 1, len(self.stages) + 1)
 
     @property
+    def measured(self) -> range:
+        """The numbers of the stages after which models are measured: those trained here, and that of the bundles."""
+        return range(max(self.begun, 1), len(self.stages) + 1)
+
+    @property
     def has_folds(self) -> bool:
         """Whether any corpus has folds."""
         return any(self.folds)
