@@ -53,7 +53,10 @@ def make_world(folder: Path, number: int = 24, dominance: bool = True, **options
     (folder / "corpus" / "labels.csv").write_text("\n".join(rows) + "\n")
     transcripts = folder / "texts.jsonl"
     transcripts.write_text("".join(f'{{"id": "{name}", "text": "{text}"}}\n' for name, text in texts.items()))
-    acoustic, text = save_acoustic(folder / "acoustic", "wav2vec2 with group norm"), save_text(folder / "text")
+    acoustic, text = (
+        save_acoustic(folder / "acoustic", "wav2vec2 with group norm"),
+        save_text(folder / "text"),
+    )
     extract(
         folder / "corpus" / "noises.toml", root=folder / "corpus", cache=folder / "cache", device="cpu",
         acoustic_encoder=acoustic, text_encoder=text, transcripts=transcripts, reporter=Silent(),
