@@ -98,7 +98,8 @@ class Bench:
         for path in bundles_in(next((folder / "bundles").iterdir())):
             bundle = read_bundle(path)
             for corpus in self.stages:
-                variants = {name: each / f"{corpus}.h5" for name, each in self.variants.items()}
+                caches = {name: each / f"{corpus}.h5" for name, each in self.variants.items()}
+                variants = {name: each for name, each in caches.items() if each.exists()}
                 found = audit(bundle, self.cache / f"{corpus}.h5", folder / "members.csv", variants=variants)
                 for each in found.findings:
                     findings[each.what, each.attack, each.recordings].append(each)
@@ -152,7 +153,9 @@ def main() -> None:
     )
     parser.add_argument("--cache", type=Path, required=True)
     parser.add_argument("--stages", default="msp-podcast,msp-improv,iemocap")
-    parser.add_argument("--variant", action="append", default=[], help="NAME=FOLDER of further caches")
+    parser.add_argument(
+        "--variant", action="append", default=[], help="NAME=FOLDER of further caches, of some corpora"
+    )
     parser.add_argument("--only", action="append", help="a row; repeatable. All if not given")
     parser.add_argument("--memory-size", type=int, default=100)
     parser.add_argument("--seeds", type=int, default=3)

@@ -1,18 +1,18 @@
-"""Copies of corpora whose recordings were re-encoded, as an attacker may have them, and their caches.
+"""Training recordings of corpora, re-encoded as an attacker may have them, and their caches.
 
     .venv/bin/python -m tests.benchmarks.reencoded --releases OUTPUT/releases --output OUTPUT/reencoded \\
         --acoustic-encoder E --text-encoder E
 
 OUTPUT/releases is what tests.benchmarks.real_speech wrote. Each way gets a folder with the releases and a cache per
 corpus, with the same ids: `mp3` (libsndfile's encoder at its middle quality, decoded again) and `telephone` (300 to 3400
-Hz, 8 kHz, 8 bits; as `ser-extract --condition telephone`, but of all recordings).
+Hz, 8 kHz, 8 bits; `ser-extract --condition telephone` does that to test recordings).
 """
 
 from __future__ import annotations
 
 import argparse
+import csv
 import io
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -40,12 +40,22 @@ WAYS: dict[str, Callable[[Audio], Audio]] = {"mp3": mp3, "telephone": telephone}
 
 
 def reencode(release: Path, output: Path, way: Callable[[Audio], Audio]) -> None:
-    """A copy of a release with a table of labels, its recordings re-encoded under their names."""
+    """A copy of the training utterances of a release, their recordings re-encoded under their names.
+
+    ser-extract wants every split, so that one utterance of each other one comes along.
+    """
     (output / "audio").mkdir(parents=True, exist_ok=True)
-    shutil.copy(release / "labels.csv", output)
-    for path in sorted((release / "audio").iterdir()):
-        heard = np.clip(way(audio.load(path)), -1.0, 1.0)
-        soundfile.write(output / "audio" / path.name, heard, SAMPLING_RATE, subtype="PCM_16")
+    with (release / "labels.csv").open(newline="") as file:
+        every = list(csv.DictReader(file))
+    first = {row["split"]: row for row in reversed(every)}
+    rows = [row for row in every if row["split"] == "train" or row is first[row["split"]]]
+    with (output / "labels.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+    for row in rows:
+        heard = np.clip(way(audio.load(release / "audio" / row["file"])), -1.0, 1.0)
+        soundfile.write(output / "audio" / row["file"], heard, SAMPLING_RATE, subtype="PCM_16")
 
 
 def main() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -85,13 +86,18 @@ def audit(
         )
     heard = [None, *(read_variant(name, path, corpus, like) for name, path in (variants or {}).items())]
     target = Target(bundle, seen, corpus, members, before)
-    found = [
-        finding
-        for attack in target.attacks()
-        for finding in (_measured(attack, corpus, each) for each in heard)
-        if finding is not None
+    found: list[Finding] = []
+    skipped: dict[str, list[str]] = {}
+    for attack, variant in itertools.product(target.attacks(), heard):
+        finding = _measured(attack, corpus, variant)
+        if finding is None:
+            skipped.setdefault(_name(variant), []).append(f"{attack.what} by {attack.name}")
+        else:
+            found.append(finding)
+    notes = [
+        f"Not measured with the recordings {name}, which lack all members or all others: {listing(lacking)}."
+        for name, lacking in skipped.items()
     ]
-    notes: list[str] = []
     found += _linked(target, heard, notes)
     return Audit(found, tensors_of(bundle), target.audited, notes)
 
@@ -145,7 +151,7 @@ def _of_linkage(
     estimate = Estimate(mean, 0.0 if ends.low is None else ends.low, 1.0 if ends.high is None else ends.high)
     right = share(int(linkage.right.sum()), len(linkage.right))
     return Finding(
-        "speakers", name, variant.name if variant else AS_EXTRACTED, rows, len(speakers), OTHER_ROWS, estimate, right,
+        "speakers", name, _name(variant), rows, len(speakers), OTHER_ROWS, estimate, right,
         linkage.chance,
     )  # fmt: skip
 
@@ -172,9 +178,13 @@ def _measured(attack: Attack, corpus: Corpus, variant: Variant | None) -> Findin
         if all(len(each) for each in unseen):
             between = auc(*(each[:, 0] if named else each for each in unseen)).value
     return Finding(
-        attack.what, attack.name, variant.name if variant else AS_EXTRACTED, len(members), len(others),
+        attack.what, attack.name, _name(variant), len(members), len(others),
         attack.compared_with, auc(*plain), share(int(hits.sum()), len(hits)), 0.0 if named else FALSE_POSITIVES, between,
     )  # fmt: skip
+
+
+def _name(variant: Variant | None) -> str:
+    return variant.name if variant else AS_EXTRACTED
 
 
 def _also_heard(rows: Integers, corpus: Corpus, variant: Variant | None) -> tuple[Integers, Integers]:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from click.testing import CliRunner
 
 from ser_memory.common.cache import FeatureCache
@@ -19,8 +20,10 @@ from ser_memory.train.api import train
 from ser_memory.train.audit.audit import Finding, audit
 from ser_memory.train.bundle import bundles_in, read_bundle
 from ser_memory.train.bundles.cli import main
-from ser_memory.train.members import TRAINED_ON, read_members
-from ser_memory.train.settings import Variant
+from ser_memory.train.members import TRAINED_ON, Chosen, read_members, write_members
+from ser_memory.train.samples import Samples
+from ser_memory.train.settings import Run, Variant
+from ser_memory.train.strategies import Kept
 from tests.train.worlds import write_caches
 
 STAGES = ["msp-podcast", "iemocap"]
@@ -112,6 +115,23 @@ def test_what_was_audited_is_told_where_there_is_no_memory(world: Path) -> None:
         "model", "mean and variance", "quantile of distances", "mean of texts",
     }  # fmt: skip
     assert sum(made.tensors.values()) < (bundle.folder / "model.safetensors").stat().st_size + 3000
+
+
+def test_a_memory_of_a_whole_corpus_is_compared_with_test_rows(world: Path, tmp_path: Path) -> None:
+    path = world / "cache/msp-podcast.h5"
+    bundle, cache = read_bundle(bundle_of(world, "experience-replay")), FeatureCache(path)
+    rows = np.flatnonzero(cache.read("split") == "train")
+    labels = torch.zeros(len(rows), 2)
+    acoustic, text = (torch.from_numpy(cache.read(name)[rows]) for name in ("acoustic", "text"))
+    whole = Kept(Samples(acoustic, text, torch.arange(len(rows)), labels, torch.arange(len(rows))))
+    run = Run(Variant("experience-replay", "speaker", 20), 0)
+    chosen = [Chosen(run, 2, "msp-podcast", TRAINED_ON, rows)]
+    write_members(tmp_path / "members.csv", chosen, lambda _: cache.read("id").tolist())
+    larger = replace(bundle, kept=(whole, bundle.kept[1]), estimates=(None, None))
+    made = audit(larger, path, tmp_path / "members.csv")
+    assert made.findings[0].compared_with == "test rows"
+    assert made.findings[0].found.value == 1
+    assert "0 other training recordings of them" in made.notes[0]
 
 
 def test_variants_are_the_same_utterances_heard_elsewhere(world: Path, tmp_path: Path) -> None:
