@@ -98,6 +98,8 @@ def audit(
         f"Not measured with the recordings {name}, which lack all members or all others: {listing(lacking)}."
         for name, lacking in skipped.items()
     ]
+    if target.untried:
+        notes.append(f"No attack is aimed at what the strategy also keeps: {listing(target.untried)}.")
     found += _linked(target, heard, notes)
     return Audit(found, tensors_of(bundle), target.audited, notes)
 

@@ -33,9 +33,8 @@ class Attack:
 
     what: str
     name: str
-    score: Callable[
-        [Heard], Floats
-    ]  # (n,), or (n, 2) with the number of the member that the row is taken for
+    # (n,), or (n, 2) with the number of the member that the row is taken for.
+    score: Callable[[Heard], Floats]
     members: Integers
     others: Integers
     compared_with: str
@@ -60,9 +59,8 @@ class Target:
         rows = _rows_of(
             {use: len(part) for use, part in parts.items() if part is not None}, bundle, corpus, members
         )
-        self.memory = np.concatenate(
-            [rows[TRAINED_ON], rows[HELD_OUT]]
-        )  # rows of the cache, as the bundle has them
+        # Rows of the cache, as the bundle has them.
+        self.memory = np.concatenate([rows[TRAINED_ON], rows[HELD_OUT]])
         self.measured = rows[MEASURED]
         held = [part for part in (self._kept.samples, self._kept.held_out) if part is not None]
         self.remembered = Samples.concatenate(held) if held else None
@@ -82,6 +80,13 @@ class Target:
         more = f", and {len(self.measured)} test utterances for estimates" if len(self.measured) else ""
         return f"The bundle of {self._bundle.info.title} keeps {kept}{more}, of {self.corpus.name}."
 
+    @property
+    def untried(self) -> list[str]:
+        """What the bundle keeps of the corpus and no attack is aimed at."""
+        return [
+            name for name in ("answers", "parameters", "importance") if getattr(self._kept, name) is not None
+        ]
+
     def attacks(self) -> Iterator[Attack]:
         """All attacks on what is there."""
         train, test = self.corpus.train, self.corpus.test
@@ -89,7 +94,9 @@ class Target:
             unchosen = np.setdiff1d(train, self.memory)
             others = (unchosen, UNCHOSEN) if len(unchosen) else (test, TEST)
             yield from self._on_rows("memory", self.remembered, self.memory, *others)
-            yield Attack("memory", "errors of the model", self._errors, self.memory, *others)
+            yield Attack(
+                "memory", "errors of the model", self._errors, self.memory, *others, shifted=not len(unchosen)
+            )
         if self._estimate is not None:
             others = np.setdiff1d(test, self.measured), OTHER_TESTS
             yield from self._on_rows("estimates", self._estimate, self.measured, *others)
@@ -141,9 +148,8 @@ class Target:
         means, factors = made.means[there, :columns], made.factors[there, :columns]
 
         def score(heard: Heard, which: int) -> Floats:
-            return attacks.near_subspaces(np.concatenate([heard.flat, heard.text], axis=1), means, factors)[
-                which
-            ]
+            rows = np.concatenate([heard.flat, heard.text], axis=1)
+            return attacks.near_subspaces(rows, means, factors)[which]
 
         for which, name in enumerate(["distance to a cell's subspace", "Mahalanobis in the subspace"]):
             yield self._of_training("prototypes", name, partial(score, which=which))
