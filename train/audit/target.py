@@ -92,14 +92,14 @@ class Target:
         train, test = self.corpus.train, self.corpus.test
         if self.remembered is not None:
             unchosen = np.setdiff1d(train, self.memory)
-            others = (unchosen, UNCHOSEN) if len(unchosen) else (test, TEST)
-            yield from self._on_rows("memory", self.remembered, self.memory, *others)
+            others, compared = (unchosen, UNCHOSEN) if len(unchosen) else (test, TEST)
+            yield from self._on_rows("memory", self.remembered, self.memory, others, compared)
             yield Attack(
-                "memory", "errors of the model", self._errors, self.memory, *others, shifted=not len(unchosen)
+                "memory", "errors of the model", self._errors, self.memory, others, compared, compared == TEST
             )
         if self._estimate is not None:
-            others = np.setdiff1d(test, self.measured), OTHER_TESTS
-            yield from self._on_rows("estimates", self._estimate, self.measured, *others)
+            rest = np.setdiff1d(test, self.measured)
+            yield from self._on_rows("estimates", self._estimate, self.measured, rest, OTHER_TESTS)
         yield from self._on_sums()
         yield from self._on_prototypes()
         yield from self._on_model()
