@@ -128,12 +128,13 @@ def lines(rows: Mapping[str, Row]) -> list[list[str]]:
             "" if row is base else f"{np.mean(change):+.3f} ± {np.std(change, ddof=1):.3f}",
         ]  # fmt: skip
         for (what, attack, recordings), found in row.findings.items():
+            named = [each.named for each in found if each.named is not None]
             shift = [each.between_others for each in found if each.between_others is not None]
             made.append(
                 [
                     name, f"{what}: {attack}", recordings, _mean([each.auc for each in found]),
                     f"{np.mean(shift):.3f}" if shift else "", _mean([each.found for each in found]),
-                    f"{np.mean([each.by_chance for each in found]):.3f}", *facts,
+                    f"{np.mean([each.by_chance for each in found]):.3f}", _mean(named) if named else "", *facts,
                 ]
             )  # fmt: skip
             name, facts = "", [""] * 3  # noqa: PLW2901
@@ -176,7 +177,8 @@ def main() -> None:
     table(
         f"Attacks on the bundles of {given.seeds} seeds; memories of {given.memory_size}",
         [
-            "", "attack", "recordings", "AUC [95 %]", "between others", "found at 1 % [95 %]", "by chance", "kB", "CCC",
+            "", "attack", "recordings", "AUC [95 %]", "between others", "found at 1 % [95 %]", "by chance", "own is nearest", "kB", "CCC",
+
             "change",
         ],
         lines(rows),

@@ -19,7 +19,13 @@ from ser_memory.train.audit.measures import FALSE_POSITIVES, Estimate, auc, shar
 from ser_memory.train.audit.rows import Corpus, Variant, read_corpus, read_variant
 from ser_memory.train.audit.target import Attack, Target
 from ser_memory.train.bundle import Bundle, Seen
-from ser_memory.train.report.statistics import Scores, interval, resample_speakers, resample_utterances
+from ser_memory.train.report.statistics import (
+    FEWEST_GROUPS,
+    Scores,
+    interval,
+    resample_speakers,
+    resample_utterances,
+)
 
 Integers = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
@@ -42,9 +48,10 @@ class Finding:
     auc: Estimate
     found: Estimate  # share of the members that are found while 1 % of the others are taken for members
     by_chance: float  # what `found` would be
-    between_others: float | None = (
-        None  # AUC of validation rows against test rows, neither of which are members
-    )
+    # AUC of validation rows against test rows, neither of which are members.
+    between_others: float | None = None
+    # Of rows, the share of the members whose nearest row is their own, however far it is; 1 / members by chance.
+    named: Estimate | None = None
 
 
 @dataclass(frozen=True)
@@ -95,7 +102,8 @@ def audit(
         else:
             found.append(finding)
     notes = [
-        f"Not measured with the recordings {name}, which lack all members or all others: {listing(lacking)}."
+        f"Not measured with the recordings {name}, which have fewer than {FEWEST_GROUPS} members or others: "
+        f"{listing(lacking)}."
         for name, lacking in skipped.items()
     ]
     if target.untried:
@@ -159,7 +167,10 @@ def _of_linkage(
 
 
 def _measured(attack: Attack, corpus: Corpus, variant: Variant | None) -> Finding | None:
-    """An attack with the recordings as they were extracted, or as a variant has them; None if that has none of them."""
+    """An attack with the recordings as they were extracted, or as a variant has them.
+
+    None if that has fewer than ten members or others.
+    """
 
     def scores(rows: Integers) -> tuple[Floats, Integers]:
         own, source = _also_heard(rows, corpus, variant)
@@ -167,21 +178,25 @@ def _measured(attack: Attack, corpus: Corpus, variant: Variant | None) -> Findin
         return (read.scored(source, attack.score) if len(own) else np.zeros(0)), own
 
     (members, own), (others, _) = scores(attack.members), scores(attack.others)
-    if not (len(members) and len(others)):
+    if min(len(members), len(others)) < FEWEST_GROUPS:
         return None
     named = members.ndim == 2  # noqa: PLR2004
     plain = [each[:, 0] if named else each for each in (members, others)]
     hits = plain[0] > threshold(plain[1])
+    own_row = None
     if named:  # as the member that it is
-        hits &= attack.members[members[:, 1].astype(np.int64)] == own
+        right = attack.members[members[:, 1].astype(np.int64)] == own
+        hits &= right
+        own_row = share(int(right.sum()), len(right))
     between = None
     if attack.shifted:
         unseen = [scores(rows)[0] for rows in (corpus.validation, corpus.test)]
-        if all(len(each) for each in unseen):
+        if min(map(len, unseen)) >= FEWEST_GROUPS:
             between = auc(*(each[:, 0] if named else each for each in unseen)).value
     return Finding(
         attack.what, attack.name, _name(variant), len(members), len(others),
         attack.compared_with, auc(*plain), share(int(hits.sum()), len(hits)), 0.0 if named else FALSE_POSITIVES, between,
+        own_row,
     )  # fmt: skip
 
 

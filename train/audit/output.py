@@ -18,14 +18,15 @@ from ser_memory.train.audit.measures import Estimate
 
 HEADERS = (
     "what", "attack", "recordings", "members", "others", "AUC [95 %]", "found at 1 % [95 %]", "by chance",
-    "between others",
+    "between others", "own is nearest",
 )  # fmt: skip
 _EXPLANATION = """\
-AUC: 0.5 knows nothing, 1 is always right. found: share of the members that are found while 1 % of the others are taken for
-members; of a row, as the utterance that it is; of speakers, the share of right ones. Intervals take rows as independent,
-and those of speakers take speakers so where there are ten. between others: the AUC between validation and test rows, none of
-which are members. Where members are in another split than others, an AUC that is no farther from 0.5 than this one shows
-different splits and nothing else."""
+AUC: 0.5 knows nothing, 1 is always right. found: share of the members that are found while 1 % of the others are taken
+for members; of a row, as the utterance that it is; of speakers, the share of right ones. Intervals take rows as
+independent, and those of speakers take speakers so where there are ten. between others: the AUC between validation and
+test rows, none of which are members. Where members are in another split than others, an AUC that is no farther from 0.5
+than this one shows different splits and nothing else. own is nearest: share of the members whose nearest remembered row
+is their own, however far it is: what somebody finds who knows that they are members."""
 
 
 def show(audit: Audit, form: Callable[[Audit], str] | None, output: Path | None) -> None:
@@ -80,6 +81,8 @@ def _flat(finding: Finding) -> dict[str, object]:
     for name, value in vars(finding).items():
         if isinstance(value, Estimate):
             made |= {name: value.value, f"{name}_low": value.low, f"{name}_high": value.high}
+        elif name == "named":
+            made |= dict.fromkeys((name, f"{name}_low", f"{name}_high"))
         else:
             made[name] = value
     return made
@@ -91,6 +94,7 @@ def _cells(finding: Finding) -> list[str]:
         finding.what, finding.attack, finding.recordings, f"{finding.members:,}",
         f"{finding.others:,} {finding.compared_with}", _ends(finding.auc, 3), _ends(finding.found, 3),
         f"{finding.by_chance:.3f}", "" if between is None else f"{between:.3f}",
+        "" if finding.named is None else _ends(finding.named, 3),
     ]  # fmt: skip
 
 
