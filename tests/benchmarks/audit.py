@@ -177,9 +177,8 @@ def main() -> None:
     table(
         f"Attacks on the bundles of {given.seeds} seeds; memories of {given.memory_size}",
         [
-            "", "attack", "recordings", "AUC [95 %]", "between others", "found at 1 % [95 %]", "by chance", "own is nearest", "kB", "CCC",
-
-            "change",
+            "", "attack", "recordings", "AUC [95 %]", "between others", "found at 1 % [95 %]", "by chance",
+            "own is nearest", "kB", "CCC", "change",
         ],
         lines(rows),
         left=3,
