@@ -93,12 +93,34 @@ class Trainer:
             results.append(record.result(figures))
         return results
 
-    def pooled(self, runs: Sequence[Run], number: int) -> StageResult:
-        """The figures of one run over all its folds together: `runs` are its finished ones, in the order of the folds."""
-        key, evaluated = self.keys.pooled(runs, number), self.keys.evaluated(Run(None, runs[0].seed))
+    @torch.inference_mode()
+    def measured_on(self, corpora: Sequence[Corpus], run: Run, number: int) -> StageResult:
+        """The figures of a finished stage on other corpora, whose folds are those of the experiment's."""
+        key, evaluated = self.keys.of(run, number), self.keys.evaluated(run, corpora)
         figures = self._store.figures(key, evaluated)
         if figures is None:
-            figures = evaluate_pooled([self.predictor(run, number) for run in runs], self.corpora)
+            parameters, stack = self._store.parameters([key]), self.stack([run])
+            (figures,) = evaluate(
+                lambda samples: stack.predict(parameters, samples),
+                1,
+                corpora,
+                self.experiment.evaluated_in(run),
+            )
+            self._store.save_figures(key, evaluated, figures)
+        return StageResult([], [], figures)
+
+    def pooled(
+        self, runs: Sequence[Run], number: int, corpora: Sequence[Corpus] | None = None
+    ) -> StageResult:
+        """The figures of one run over all its folds together: `runs` are its finished ones, in the order of the folds.
+
+        They are on the corpora of the experiment, or on others.
+        """
+        key, evaluated = self.keys.pooled(runs, number), self.keys.evaluated(Run(None, runs[0].seed), corpora)
+        figures = self._store.figures(key, evaluated)
+        if figures is None:
+            chosen = self.corpora if corpora is None else corpora
+            figures = evaluate_pooled([self.predictor(run, number) for run in runs], chosen)
             self._store.save_figures(key, evaluated, figures)
         return StageResult([], [], figures)
 
