@@ -67,7 +67,8 @@ def rows(folder: Path) -> list[dict[str, str]]:
 def test_figures_are_those_of_a_corpus_with_these_test_recordings(more: list[object], tmp_path: Path) -> None:
     """All but the test rows is the same, so the models are, and results.csv has what conditions.csv should have."""
     (tmp_path / "caches").mkdir()
-    write_caches(tmp_path / "caches", **({"acoustic_layers": "1,2"} if "--layer" in more else {}))
+    layers: dict[str, Any] = {"acoustic_layers": "1,2"} if "--layer" in more else {}
+    write_caches(tmp_path / "caches", **layers)
     in_condition(tmp_path / "caches", "iemocap", "telephone")
     other = heard_instead(tmp_path / "caches", tmp_path / "other", "iemocap", "telephone")
     command = [
@@ -190,7 +191,7 @@ class TestWhatIsRefused:
             ({"corpus": "msp-improv"}, "is of msp-improv, release made up, and"),
         ],
     )
-    def test_another_origin(self, facts: dict[str, str], says: str, caches: Path) -> None:
+    def test_another_origin(self, facts: dict[str, Any], says: str, caches: Path) -> None:
         in_condition(caches, "iemocap", "telephone", **facts)
         assert says in self.refusal(caches)
 

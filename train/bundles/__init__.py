@@ -1,0 +1,1 @@
+"""Models to take away: written from a run, described, continued from."""
