@@ -252,11 +252,12 @@ def pooled(
         return {}
     found: dict[tuple[Run, int], StageResult] = {}
     with one_core_each(), torch.inference_mode():
-        for variant, seed in itertools.product((None, *experiment.variants), experiment.seeds):
-            runs = [Run(variant, seed, fold) for fold in experiment.fold_names]
-            for number in [number for number in experiment.numbers if (number > 1) == (variant is not None)]:
-                if all((experiment.owner(run, number), number) in outcomes for run in runs):
-                    found[Run(variant, seed, POOLED), number] = trainer.pooled(runs, number, corpora)
+        whole = [Run(variant, seed, POOLED) for variant in experiment.variants for seed in experiment.seeds]
+        stages = itertools.product(whole, experiment.numbers)
+        for owner, number in dict.fromkeys((experiment.owner(run, number), number) for run, number in stages):
+            runs = [replace(owner, fold=fold) for fold in experiment.fold_names]
+            if all((experiment.owner(run, number), number) in outcomes for run in runs):
+                found[owner, number] = trainer.pooled(runs, number, corpora)
     return found
 
 
