@@ -241,6 +241,8 @@ def read_bundle(folder: Path) -> Bundle:
     try:
         info = read_as(BundleInfo, content["bundle"])
         _check_info(info)
+        if set(content["files"]) != {MODEL, MEMORY}:
+            raise ValueError(f"files {listing(content['files'])}")
         tensors = {name: _read_tensors(folder, name, content["files"]) for name in (MODEL, MEMORY)}
         bundle = _assemble(info, tensors[MODEL], tensors[MEMORY])
     except (KeyError, TypeError, ValueError, IndexError, OverflowError, SafetensorError, UsageError) as error:
