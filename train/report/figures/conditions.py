@@ -39,7 +39,7 @@ def across_conditions(found: Sequence[InCondition], names: Mapping[Variant, str]
     variants = list(dict.fromkeys(each.variant for each in found))
     look_of = looks(names.values())
     columns = min(len(corpora), _COLUMNS)
-    figure = sheet(WIDE, 60 * -(-len(corpora) // columns))
+    figure = sheet(WIDE, 74 * -(-len(corpora) // columns))
     handles = {}
     grid = panels(figure, len(corpora), columns, sharey=True)
     for axes, (corpus, n) in zip(grid, corpora.items(), strict=True):
@@ -61,7 +61,7 @@ def across_conditions(found: Sequence[InCondition], names: Mapping[Variant, str]
                 capsize=1.5,
             )
         axes.set_title(f"{corpus} (n = {n:,})")
-        axes.set_xticks(range(len(conditions)), conditions)
+        axes.set_xticks(range(len(conditions)), conditions, rotation=30, ha="right", rotation_mode="anchor")
         axes.set_xlim(-0.5, len(conditions) - 0.5)
         axes.grid(axis="y")
         axes.set_axisbelow(True)
