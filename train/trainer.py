@@ -56,7 +56,9 @@ class Trainer:
         return self._bench.bundle(run)
 
     def parameters(self, run: Run, number: int) -> Tensor:
-        """(P,) parameters after a finished stage."""
+        """(P,) parameters after a finished stage, or of the bundle that a run continues from."""
+        if number == self.experiment.begun:
+            return self.bundle(run).parameters
         return self._store.parameters(self._bench.keys_of([run], number))[0]
 
     def stack(self, runs: Sequence[Run]) -> Stack:
@@ -107,13 +109,17 @@ class Trainer:
             results.append(record.result(figures))
         return results
 
+    def as_it_came(self, run: Run) -> StageResult:
+        """The figures of the bundle that a run continues from, on the new corpora."""
+        return self.measured_on(self.corpora, run, self.experiment.begun)
+
     @torch.inference_mode()
     def measured_on(self, corpora: Sequence[Corpus], run: Run, number: int) -> StageResult:
-        """The figures of a finished stage on other corpora, whose folds are those of the experiment's."""
+        """The figures of a finished stage on these corpora, which have the folds of the experiment's."""
         key, evaluated = self.keys.of(run, number), self.keys.evaluated(run, corpora)
         figures = self._store.figures(key, evaluated)
         if figures is None:
-            parameters, stack = self._store.parameters([key]), self.stack([run])
+            parameters, stack = self.parameters(run, number)[None], self.stack([run])
             (figures,) = evaluate(
                 lambda samples: stack.predict(parameters, samples),
                 1,
@@ -140,8 +146,7 @@ class Trainer:
 
     def predictor(self, run: Run, number: int) -> Callable[[Samples], npt.NDArray[np.float32]]:
         """A function that predicts (N, K) with the parameters of a finished stage; threads can share it."""
-        parameters = self._store.parameters([self.keys.of(run, number)])
-        stack = self.stack([run])
+        parameters, stack = self.parameters(run, number)[None], self.stack([run])
 
         def predict(samples: Samples) -> npt.NDArray[np.float32]:
             with torch.inference_mode():  # which holds for one thread

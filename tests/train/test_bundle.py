@@ -6,6 +6,7 @@ import json
 import shutil
 import struct
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import asdict, replace
 from hashlib import sha256
 from pathlib import Path
@@ -98,7 +99,7 @@ def name_everybody(caches: Path) -> None:
     """Give all utterances and speakers names, and texts, that nothing else contains."""
     for path in caches.glob("*.h5"):
         cache = FeatureCache(path)
-        columns = {name: cache.read(name) for name in (*cache.shapes,) if cache.has(name)}
+        columns: dict[str, Any] = {name: cache.read(name) for name in (*cache.shapes,) if cache.has(name)}
         n = len(cache)
         columns["id"] = [f"recording-of-{path.stem}-{i:04}" for i in range(n)]
         columns["transcript"] = [f"the secret number {i}" for i in range(n)]
@@ -353,7 +354,7 @@ class TestChangedFiles:
 
 
 def mutated(bundle: Path, folder: Path, times: int, seed: int = 0) -> int:
-    """Change, cut or lengthen one of the files at random; returns how many of the changes were refused."""
+    """Change, cut or lengthen one of the files at random; returns the number of changes that ended in order."""
     random, found = np.random.default_rng(seed), 0
     for _ in range(times):
         shutil.rmtree(folder / "mutated", ignore_errors=True)
@@ -369,14 +370,10 @@ def mutated(bundle: Path, folder: Path, times: int, seed: int = 0) -> int:
             content[place:place] = random.bytes(8)
         before = json.loads((bundle / CONFIG).read_text())
         path.write_bytes(bytes(content))
-        try:
+        with suppress(SerError):
             read_bundle(folder / "mutated")
-        except SerError as error:
-            assert "\n" not in str(error)
-            found += 1
-        else:  # white space between two values
-            assert json.loads(path.read_text()) == before
-            found += 1
+            assert json.loads(path.read_text()) == before  # white space between two values
+        found += 1
     return found
 
 

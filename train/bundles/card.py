@@ -75,7 +75,8 @@ def _body(info: BundleInfo) -> str:
     from ser_memory.train.strategies import STRATEGIES
 
     acoustic, text = (
-        f"{name if _is_of_the_hub(name) else Path(name).name} (revision {info.encoders[f'{kind}_revision']}, {info.encoders[f'{kind}_pooling']})"
+        f"{name if _is_of_the_hub(name) else Path(name).name} (revision {info.encoders[f'{kind}_revision']}, "
+        f"{info.encoders[f'{kind}_pooling']})"
         for kind, name in zip(("acoustic", "text"), _encoders(info), strict=True)
     )
     keeps = (
