@@ -19,6 +19,7 @@ from ser_memory.common.cache import CacheInfo, FeatureCache, write_cache
 from ser_memory.common.errors import UsageError
 from ser_memory.common.reporting import Silent
 from ser_memory.train.api import read_conditions, train
+from ser_memory.train.bundle import bundles_in, read_bundle
 from ser_memory.train.cli import main
 from ser_memory.train.corpora import transcripts_in
 from ser_memory.train.experiment import load
@@ -171,6 +172,28 @@ def test_folds_beside_the_plain_network(tmp_path: Path) -> None:
             assert float(row["value"]) == pytest.approx(
                 literal(truth[:, k], made[:, k], row["metric"]), abs=1e-5
             )
+
+
+@pytest.mark.parametrize("strategy", ["gem", "analytic"])
+def test_bundles_predict_these_figures_before_and_after_adaptation(strategy: str, tmp_path: Path) -> None:
+    write_caches(tmp_path)
+    path = in_condition(tmp_path, "iemocap", "telephone")
+    options: dict[str, Any] = {"cache": tmp_path, "trained": tmp_path / "t", "jobs": 1, "bundles": True}
+    small = {} if strategy == "analytic" else {"epochs": 2, "memory_size": 20}
+    silent: dict[str, Any] = {"reporter": Silent(), "predictions": "none"}
+    first, second = tmp_path / "first", tmp_path / "second"
+    train(stages="msp-podcast", strategy=strategy, seeds=1, output=first, **options, **small, **silent)
+    train(stages="iemocap", from_=first / "bundles", output=second, **options, **silent)
+    found = {(row.stage, row.dimension): row.value for row in read_conditions(second) if row.metric == "ccc"}
+    heard = FeatureCache(path)
+    truth = [(heard.read(name).astype(np.float64) - 3) / 2 for name in ("activation", "valence")]
+    expected = {}
+    for stage, folder in ((1, first), (2, second)):
+        (bundle,) = bundles_in(folder / "bundles")
+        made = read_bundle(bundle).predict(heard.read("acoustic"), heard.read("text"))
+        for k, dimension in enumerate(("activation", "valence")):
+            expected[stage, dimension] = literal(truth[k], made[:, k], "ccc")
+    assert found == pytest.approx(expected, abs=1e-5)
 
 
 class TestWhatIsRefused:
