@@ -57,11 +57,12 @@ def corpora() -> list[RealCorpus]:
 
 
 def prepare(speech: Path, output: Path, **encoders: Any) -> Path:
-    """The folder of the caches of all corpora; those that are there stay."""
-    for manifest in write_releases(speech, output / "releases", corpora()):
-        if not cache_path(output / "cache", manifest.stem).exists():
-            extract(manifest, root=manifest.with_suffix(""), cache=output / "cache", **encoders)
-    return output / "cache"
+    """The folder of the caches of all corpora; nothing is done if all are there."""
+    caches = output / "cache"
+    if not all(cache_path(caches, corpus.name).exists() for corpus in corpora()):
+        for manifest in write_releases(speech, output / "releases", corpora()):
+            extract(manifest, root=manifest.with_suffix(""), cache=caches, **encoders)
+    return caches
 
 
 def adapted(caches: Path, strategy: str, ways: Sequence[str], seeds: int, output: Path) -> Iterator[Figures]:
@@ -112,14 +113,15 @@ def main() -> None:
     parser.add_argument("--acoustic-encoder", required=True, help="as ser-extract takes it")
     parser.add_argument("--text-encoder", required=True, help="as ser-extract takes it")
     parser.add_argument("--seeds", type=int, default=10)
+    parser.add_argument("--strategy", action="append", choices=STRATEGIES, help="repeatable; all if left out")
     given = parser.parse_args()
     encoders = {"acoustic_encoder": given.acoustic_encoder, "text_encoder": given.text_encoder}
     caches = prepare(given.speech, given.output, **encoders)
-    shutil.rmtree(given.output / "runs", ignore_errors=True)
     turns = [PAIRS[place:] + PAIRS[:place] for place in range(len(PAIRS))]
     print("CCC, before -> after adaptation to calls; mean ± standard deviation over seeds")
     print(f"{'strategy':18} " + " ".join(f"{f'{c} {d}':>31}" for c in CHANNELS for d in DIMENSIONS))
-    for strategy in STRATEGIES:
+    for strategy in given.strategy or STRATEGIES:
+        shutil.rmtree(given.output / "runs" / strategy, ignore_errors=True)
         found = np.array(
             [
                 list(
