@@ -179,7 +179,7 @@ def test_bundles_predict_these_figures_before_and_after_adaptation(strategy: str
     write_caches(tmp_path)
     path = in_condition(tmp_path, "iemocap", "telephone")
     options: dict[str, Any] = {"cache": tmp_path, "trained": tmp_path / "t", "jobs": 1, "bundles": True}
-    small = {} if strategy == "analytic" else {"epochs": 2, "memory_size": 20}
+    small: dict[str, Any] = {} if strategy == "analytic" else {"epochs": 2, "memory_size": 20}
     silent: dict[str, Any] = {"reporter": Silent(), "predictions": "none"}
     first, second = tmp_path / "first", tmp_path / "second"
     train(stages="msp-podcast", strategy=strategy, seeds=1, output=first, **options, **small, **silent)
