@@ -76,17 +76,18 @@ class Fingerprints:
                 facts["memory"] = memory
         return _digest(facts)
 
-    def evaluated(self, run: Run) -> str:
-        """The fingerprint of what a run is evaluated on: the same model has other figures on other utterances."""
+    def evaluated(self, run: Run, corpora: Sequence[Corpus] | None = None) -> str:
+        """The fingerprint of what a run is evaluated on: the same model has other figures on other utterances.
+
+        These are the corpora of the experiment, or others.
+        """
+        chosen = self._corpora if corpora is None else corpora
         folds = self._experiment.evaluated_in(run)
-        return _digest([[fold, *map(_evaluated, self._in_fold(fold))] for fold in folds])
+        return _digest([[fold, *(_evaluated(corpus.at(fold)) for corpus in chosen)] for fold in folds])
 
     def pooled(self, runs: Sequence[Run], number: int) -> str:
         """The fingerprint of what runs of different folds come to together."""
         return _digest([self.of(run, number) for run in runs])
-
-    def _in_fold(self, fold: str) -> list[Corpus]:
-        return [corpus.at(fold) for corpus in self._corpora]
 
 
 def _evaluated(corpus: Corpus) -> list[object]:

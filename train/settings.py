@@ -51,6 +51,12 @@ class DataSettings(Options):
         None,
         help="For caches with several layers: the number of one, or weighted for a learned mixture of all.",
     )
+    conditions: tuple[str, ...] = option(
+        ("all",),
+        separated=True,
+        help="Also evaluate test recordings in other acoustic conditions, which ser-extract --condition makes: all that are "
+        "in the folder of the caches, none, or names such as telephone,noise:10.",
+    )
     label_scale: str = option(
         "declared",
         choices=("declared", "observed"),
@@ -63,6 +69,10 @@ class DataSettings(Options):
             raise UsageError(f"--stages {','.join(self.stages)!r} has an empty name between its commas.")
         if len(set(self.stages)) != len(self.stages):
             raise UsageError(f"--stages {','.join(self.stages)} must name different caches, each once.")
+        if len(self.conditions) > 1 and {"all", "none"} & set(self.conditions):
+            raise UsageError(
+                f"--conditions {','.join(self.conditions)}: give all, none, or names such as telephone,noise:10."
+            )
         named = [item.partition("=") for item in self.protocol]
         for item, (corpus, _, name) in zip(self.protocol, named, strict=True):
             if not (corpus and name):

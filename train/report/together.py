@@ -14,7 +14,18 @@ from ser_memory.train.settings import LaterStageSettings, MemorySettings
 from ser_memory.train.strategies import STRATEGIES
 
 _GROWING = ("variants", "seeds")  # may be more in one run than in another
-_ASIDE = ("word_errors", "cache", "versions", "torch", "complete", "command", "digests", "device", "streamed")
+_ASIDE = (
+    "word_errors",
+    "cache",
+    "versions",
+    "torch",
+    "complete",
+    "command",
+    "digests",
+    "device",
+    "streamed",
+    "conditions",
+)
 
 
 def labelled(runs: Sequence[RunData]) -> dict[str, RunData]:
