@@ -12,8 +12,8 @@ import numpy as np
 import numpy.typing as npt
 
 from ser_memory.common.conventions import SAMPLING_RATE, cache_folder
-from ser_memory.common.errors import SerError
-from ser_memory.common.reporting import notice, progress
+from ser_memory.common.errors import SerError, UsageError, system_errors
+from ser_memory.common.reporting import Reporter, notice, progress, reporting_to
 from ser_memory.extract.encoding import AcousticWorker
 from ser_memory.extract.recordings import (
     Bounds,
@@ -56,7 +56,7 @@ class Predictor:
         """`path` is a bundle, or a folder with a bundle per seed.
 
         Raises SerError if they cannot be read or do not belong together, or if an encoder is not the one that the model
-        was trained on.
+        was trained on; UsageError for a transcriber that the model has no use for.
         """
         self.bundles = read_seeds(path)
         self.info = self.bundles[0].info
@@ -65,16 +65,25 @@ class Predictor:
         encoders = settings.acoustic_encoder, settings.text_encoder
         self._encoders = Encoders(encoder_settings(self.info, *encoders, settings.device, settings.workers))
         refuse_other_encoder(self.info, "acoustic", self._encoders.acoustic_identity.attributes())
+        if settings.transcriber is not None and not self.info.architecture.reads_text:
+            raise UsageError(f"--transcriber has no effect: {path} reads no text. Leave it out.")
         self._transcriber = _transcriber(settings)
         self._alone = threading.Lock()
 
-    def predict(self, recordings: Iterable[Sound], texts: Sequence[str | None] | None = None) -> list[Rating]:
+    def predict(
+        self,
+        recordings: Iterable[Sound],
+        texts: Sequence[str | None] | None = None,
+        *,
+        reporter: Reporter | None = None,
+    ) -> list[Rating]:
         """Rate recordings; those longer than the bundle's `max_duration` window by window.
 
         Args:
             recordings: paths of files of any format, rate and number of channels; or (samples,) arrays at 16 kHz, of
                 full scale 1.
             texts: what is said in each, None where that is not known; a text stands for the whole recording.
+            reporter: where progress and notices go; standard error if None, `common.reporting.Silent()` for nowhere.
 
         Returns:
             One rating per recording, in the same order. `error` says why one could not be rated.
@@ -89,7 +98,7 @@ class Predictor:
             raise SerError(
                 f"There are {len(given)} texts for {len(sounds)} recordings: give one or None for each."
             )
-        with self._alone:
+        with self._alone, reporting_to(reporter), system_errors():
             return self._predict(sounds, given)
 
     def _predict(self, recordings: Sequence[Recording], given: Sequence[str | None]) -> list[Rating]:
@@ -113,7 +122,7 @@ class Predictor:
         self, recordings: Sequence[Recording], given: Sequence[str | None], seconds: Sequence[float | str]
     ) -> Texts:
         """The texts of the windows of recordings without a text, if there is a transcriber."""
-        if self._transcriber is None or not self.info.architecture.reads_text:
+        if self._transcriber is None:
             return {}
         length = {
             place: each
