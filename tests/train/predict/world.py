@@ -63,6 +63,6 @@ def make_world(folder: Path, number: int = 24, dominance: bool = True, **options
     )  # fmt: skip
     train(
         cache=folder / "cache", stages=["noises"], output=folder / "run", bundles=True, device="cpu",
-        reporter=Silent(), **{"strategy": "finetune", "seeds": 2, "epochs": 2, "batch_size": 4, **options},
+        reporter=Silent(), **{"strategy": "finetune", "seed": [0, 1], "epochs": 2, "batch_size": 4, **options},
     )  # fmt: skip
     return World(folder, recordings, texts)
