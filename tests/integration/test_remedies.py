@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.train.test_bundle import Told, last_stage
+from tests.train.test_bundle import Told, of_iemocap
 from tests.train.test_cli import rows
 
 BUDGET = ("--memory-budget", 25)
@@ -26,4 +26,4 @@ def test_through_bundles_as_in_one_go(sampler: str, options: tuple[object, ...],
     told = Told(tmp_path, *options, sampler=sampler, strategies=strategies)
     for strategy in strategies:
         last = [row for row in rows(told.continued(strategy)) if row["stage_name"] == "P+M+I"]
-        assert last == last_stage(tmp_path / "whole", strategy)
+        assert last == of_iemocap(tmp_path / "whole", strategy)
