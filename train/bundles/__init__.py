@@ -1,0 +1,1 @@
+"""Bundles: trained models in folders of their own."""
