@@ -87,8 +87,8 @@ class Options:
 
 
 def flag(name: str) -> str:
-    """`--batch-size` for batch_size."""
-    return f"--{name.replace('_', '-')}"
+    """`--batch-size` for batch_size, `--from` for from_, whose name would be a word of Python."""
+    return f"--{name.removesuffix('_').replace('_', '-')}"
 
 
 def names_of(*classes: type[Options]) -> list[str]:

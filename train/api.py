@@ -37,8 +37,8 @@ def train(*, reporter: Reporter | None = None, **options: Any) -> TrainedRun:
             `ser_memory.common.reporting.Silent()` for nowhere.
         **options: the options of ser-train, with underscores in place of dashes (see `ser-train --help`, or
             `ser_memory.train.settings`, which declares them): `strategy`, `sampler`, `memory_size`, `protocol`,
-            `stages` and `seed` take one value or a list. The actions `--dry-run`, `--preset` and `--experiment` are
-            for the command line.
+            `stages` and `seed` take one value or a list; `from_` is `--from`. The actions `--dry-run`, `--preset` and
+            `--experiment` are for the command line.
 
     Returns:
         The run: `folder`, `results` (a list of `Result`, one measured figure each) and `failures` (runs whose
@@ -49,11 +49,12 @@ def train(*, reporter: Reporter | None = None, **options: Any) -> TrainedRun:
         SerError: anything else that the caller can solve, such as a cache that is missing or a full disk. What
             was trained until then is kept, and the same call continues from there.
     """
-    settings = Settings.take(options)
+    settings = None if options.get("from_") else Settings.take(options)
     from ser_memory.train import experiment  # needs torch
+    from ser_memory.train.bundles.origin import settings_of
 
     with reporting_to(reporter), system_errors():
-        return experiment.train(settings)
+        return experiment.train(settings or settings_of(options))
 
 
 def search(

@@ -16,6 +16,7 @@ from ser_memory.common.protocols import NEEDED
 from ser_memory.common.variation import flat_splits, same_in_all
 from ser_memory.train.corpora import Corpus
 from ser_memory.train.gradient import remembered
+from ser_memory.train.memory.samplers import BY_EMOTION, BY_SPEAKER
 from ser_memory.train.objective import SMALLEST_GROUP
 from ser_memory.train.results import Outcomes, Result
 from ser_memory.train.settings import (
@@ -32,8 +33,6 @@ from ser_memory.train.strategies.experience_replay import ExperienceReplayOption
 from ser_memory.train.strategies.mixture import PER_CORPUS, ReplayLossOptions
 from ser_memory.train.trainer import network_for
 
-_BY_SPEAKER = ("speaker", "speaker-emotion")
-_BY_EMOTION = ("emotion", "speaker-emotion", "density")
 _SMALL = 32  # a larger memory has different labels, unless nearly all labels of its corpus are the same
 _NEARLY_ALL = 0.99
 _SHOWN = 3  # cases that a sentence names
@@ -107,9 +106,9 @@ def before_training(experiment: Experiment, corpora: Sequence[Corpus]) -> list[s
     for fold in _folds(corpora):
         found += flat_splits(fold.title, _labels(fold), fold.dimensions)
         found += _unrated(fold)
-    found += _few_held_out(experiment) if len(corpora) > 1 else []
+    found += _few_held_out(experiment) if len(experiment.stages) > 1 else []
     found += _always_pooled(experiment, corpora)
-    for number, corpus in enumerate(corpora[:-1], start=1):
+    for number, corpus in zip(experiment.numbers, corpora[:-1], strict=False):
         for fold in corpus.each_fold:
             found += _samplers(experiment, fold)
             found += _memories(experiment, fold, number)
@@ -183,7 +182,9 @@ def _always_pooled(experiment: Experiment, corpora: Sequence[Corpus]) -> list[st
         loss, own = options.get(ReplayLossOptions), options.get(ExperienceReplayOptions)
         if loss is None or loss.replay_loss != PER_CORPUS or own is None or not variant.memory_size:
             continue
-        for number, corpus in enumerate(corpora[1:], start=2):
+        for number, corpus in zip(experiment.numbers, corpora, strict=True):
+            if number == 1:
+                continue
             remembered_rows = (number - 1) * variant.memory_size
             share = own.replay_share or remembered_rows / (remembered_rows + len(corpus.splits["train"]))
             rows = round(share * experiment.training.batch_size)
@@ -258,13 +259,13 @@ def _samplers(experiment: Experiment, corpus: Corpus) -> list[str]:
     found = []
     codes = train.speakers.cpu().numpy()
     known = len(np.unique(codes[codes >= 0]))
-    by_speaker = [name for name in _BY_SPEAKER if name in chosen]
+    by_speaker = [name for name in BY_SPEAKER if name in chosen]
     if by_speaker and known < 2:  # noqa: PLR2004
         found.append(
             f"The training split of {corpus.title} has {known or 'no'} known speaker{'' if known == 1 else 's'}: the "
             f"sampler {listing(by_speaker)} cannot spread its memory over speakers."
         )
-    by_emotion = [name for name in _BY_EMOTION if name in chosen]
+    by_emotion = [name for name in BY_EMOTION if name in chosen]
     if by_emotion and len(np.unique(to_bins(train.labels.cpu().numpy()), axis=0)) == 1:
         found.append(
             f"The training split of {corpus.title} is in one cell of {' and '.join(DIMENSIONS)}: the sampler "

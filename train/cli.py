@@ -28,6 +28,7 @@ Examples:
   ser-train --strategy finetune --strategy gem --seeds 3
   ser-train --strategy experience-replay --sampler random --sampler speaker --sampler coverage
   ser-train --stages msp-podcast,iemocap --strategy experience-replay --memory-size 500 --seed 7
+  ser-train --from runs/first/bundles/gem-random-1000 --stages my-clinic --output runs/clinic
   ser-train --search learning-rate=1e-5..1e-3 --search replay-share=0.1..0.9 --seeds 2
 """
 
@@ -87,12 +88,16 @@ def main(dry_run: bool, study: str | None, **options: Any) -> None:
     searching = SearchSettings.take({name: options.pop(name) for name in names_of(SearchSettings)})
     options = _typed_seeds(options)
     if searching.search:
+        if options["from_"] is not None:
+            raise UsageError("--search does not go with --from: leave one of them out.")
         _search(searching, options, given, dry_run, study, context.meta[_TYPED])
         return
     for name in names_of(SearchSettings):
         if name in given:
             raise UsageError(f"{flag(name)} has no effect without --search: leave it out.")
-    settings = Settings.take(options, given)
+    settings = _settings(options, given)
+    if settings.origin is not None and study:
+        raise UsageError("--study does not go with --from: leave one of them out.")
     if dry_run:
         from ser_memory.train.estimate import print_estimate
 
@@ -110,6 +115,15 @@ def main(dry_run: bool, study: str | None, **options: Any) -> None:
         print_tables(run.results)
         say(f"All figures: {run.folder / 'results.csv'}")
     run.refuse_failures(settings.experiment)
+
+
+def _settings(options: dict[str, Any], given: list[str]) -> Settings:
+    """The settings of what was typed; with --from, the bundle says what the other options are."""
+    if options["from_"] is None:
+        return Settings.take(options, given)
+    from ser_memory.train.bundles.origin import settings_of
+
+    return settings_of(options, given)
 
 
 def _carry_out(study: str, settings: Settings, command: str) -> None:

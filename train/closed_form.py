@@ -30,7 +30,8 @@ class ClosedFormStack:
     def __init__(self, bench: Workbench, runs: Sequence[Run]) -> None:
         self._bench = bench
         self._runs = runs
-        self._totals: dict[int, tuple[int, Kept]] = {}  # of each run: the sums up to a stage, and its number
+        # Of each run: the number of a stage, and the sums up to it.
+        self._totals: dict[int, tuple[int, Kept]] = {}
 
     def train(self, number: int, advance: Advance, pause: Callable[[], bool]) -> list[Run]:
         """Solve stage `number` (from 1) and keep it, if it is missing. For `advance` it is one epoch.
@@ -69,8 +70,13 @@ class ClosedFormStack:
         np.linalg.eigh(small)
         return summed + (time.perf_counter() - begun) * (model.columns / _SMALL) ** 3
 
-    def kept_bytes(self, number: int) -> KeptBytes:
+    def kept(self, number: int) -> list[Kept]:
+        """What the first run carries on from all stages before `number`: the sums over all of them."""
+        return [self._total(0, number - 1)]
+
+    def kept_bytes(self, number: int, after: int) -> KeptBytes:
         """What a run keeps from stage `number` for later ones: sums of its own only where no stage before has such sums."""
+        del after
         model, here = self._model(0), self._patterns(number)
         earlier = {names for stage in range(1, number) for names in self._patterns(stage)}
         return reduce(
@@ -78,7 +84,14 @@ class ClosedFormStack:
         )
 
     def _patterns(self, number: int) -> list[tuple[str, ...]]:
+        """The sets of dimensions that sums of a stage are of; those of a bundle count for its first stage."""
+        if number <= self._bench.experiment.begun:
+            return list(self._bundled(0).sums or {}) if number == 1 else []
         return self._model(0).patterns(self._bench.corpus(self._runs, number).splits["train"])
+
+    def _bundled(self, place: int) -> Kept:
+        """The sums of the bundle that a run continues from."""
+        return self._bench.bundle(self._runs[place]).kept[0]
 
     def _model(self, place: int) -> ClosedFormStrategy:
         bench, run = self._bench, self._runs[place]
@@ -88,7 +101,10 @@ class ClosedFormStack:
 
     def _total(self, place: int, number: int) -> Kept:
         """The sums over the corpora of all stages up to `number`."""
-        model, (reached, total) = self._model(place), self._totals.get(place, (0, Kept()))
+        begun = self._bench.experiment.begun
+        if place not in self._totals:
+            self._totals[place] = begun, self._bundled(place) if begun else Kept()
+        model, (reached, total) = self._model(place), self._totals[place]
         for stage in range(reached + 1, number + 1):
             total = joined(total, model.keep(self._bench.corpus(self._runs, stage).splits["train"]))
         self._totals[place] = number, total

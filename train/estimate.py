@@ -123,11 +123,10 @@ def _line(trainer: Trainer, experiment: Experiment, runs: Sequence[Run], number:
     together = trainer.stack(stack)
     if isinstance(together, ClosedFormStack):
         return Line(number, runs[0].strategy, len(runs), 1, 0, 0.0, together.expected_seconds(number))
-    start = together.start(1)
-    kept = [together.keep(earlier, start)[0] for earlier in range(1, number)]
-    training = together.training(number, start, kept)
+    start = together.start(experiment.begun + 1)
+    training = together.training(number, start, together.kept(number, start))
     batches = list(training.strategy.batches())
-    validation = trainer.corpora[number - 1].at(stack[0].fold).splits["validation"]
+    validation = trainer.corpus(stack, number).splits["validation"]
     training.step(batches[0])
     step = _timed(lambda: [training.step(index) for index in batches[:_STEPS]]) / min(_STEPS, len(batches))
     epoch = len(batches) * step + _timed(lambda: training.validate(validation))

@@ -17,6 +17,9 @@ from ser_memory.common.interruption import InterruptedRunError, on_signals
 from ser_memory.common.machine import cores, one_core_each, resolve_device
 from ser_memory.common.manifests import stage_name
 from ser_memory.common.reporting import notice, progress
+from ser_memory.train.bundles.estimates import ESTIMATES, write_estimates
+from ser_memory.train.bundles.origin import refuse_other_embeddings
+from ser_memory.train.bundles.writing import write_bundles
 from ser_memory.train.checks import after_training, before_training, refuse_impossible, unchanged
 from ser_memory.train.corpora import Corpus, Source, load_corpora, source_of
 from ser_memory.train.engines import engine_for
@@ -30,6 +33,7 @@ from ser_memory.train.store import Store
 from ser_memory.train.strategies import STRATEGIES
 from ser_memory.train.tracking import refuse_absent, track
 from ser_memory.train.trainer import Trainer
+from ser_memory.train.workbench import read_unchanged
 
 _RUNS = Path("runs")  # new folders are made here, unless --output names one
 
@@ -75,7 +79,9 @@ def train(settings: Settings, command: str | None = None) -> TrainedRun:
     experiment, source, corpora = load(settings)
     work = work_on(settings, experiment, source, corpora)
     todo, trainer = work.todo, work.trainer
-    folder = _run_folder(settings, experiment, {**facts_of(source, corpora), "command": command})
+    folder = _run_folder(
+        settings, experiment, {**facts_of(source, corpora), **_places(settings), "command": command}
+    )
     with folder.alone(), on_signals(work.engine.stop) as received:
         folder.begin()
         if todo.trained:
@@ -84,6 +90,10 @@ def train(settings: Settings, command: str | None = None) -> TrainedRun:
         outcomes |= pooled(experiment, trainer, outcomes)
         folder.write(outcomes)
         _write_for_reports(settings, folder.path, trainer, source, outcomes)
+        if experiment.origin is not None:
+            write_estimates(folder.path / ESTIMATES, trainer, outcomes)
+        if settings.bundles.bundles:
+            write_bundles(folder.path, settings.bundles, trainer, source, outcomes)
         if received:
             raise work.interrupted(received[0], folder.path)
         folder.complete()
@@ -161,6 +171,12 @@ def work_on(settings: Settings, experiment: Experiment, source: Source, corpora:
     )
 
 
+def _places(settings: Settings) -> dict[str, object]:
+    """Where things are; no figure depends on it."""
+    origin = settings.bundles.from_
+    return {"trained": str(settings.trained), "from": None if origin is None else str(origin)}
+
+
 def _write_for_reports(
     settings: Settings, folder: Path, trainer: Trainer, source: Source, outcomes: Outcomes
 ) -> None:
@@ -178,7 +194,14 @@ def load(settings: Settings) -> tuple[Experiment, Source, list[Corpus]]:
         settings.data, str(device), settings.machine.memory_share, settings.training.dimensions
     )
     corpora = load_corpora(source)
-    experiment = replace(settings.experiment, folds=tuple(len(corpus.folds) for corpus in corpora))
+    experiment = settings.experiment
+    experiment = replace(
+        experiment, folds=(*[0] * experiment.begun, *(len(corpus.folds) for corpus in corpora))
+    )
+    if experiment.origin is not None:
+        first = experiment.seeds[0]
+        bundle = read_unchanged(experiment.origin.folder(first), experiment.origin.checksum(first))
+        refuse_other_embeddings(source, corpora, bundle)
     refuse_impossible(experiment, corpora, jobs_of(settings.machine.jobs))
     for line in before_training(experiment, corpora):
         notice(line)
@@ -214,7 +237,7 @@ def pooled(
     with one_core_each(), torch.inference_mode():
         for variant, seed in itertools.product((None, *experiment.variants), experiment.seeds):
             runs = [Run(variant, seed, fold) for fold in experiment.fold_names]
-            for number in range(2, len(experiment.stages) + 1) if variant else [1]:
+            for number in [number for number in experiment.numbers if (number > 1) == (variant is not None)]:
                 if all((experiment.owner(run, number), number) in outcomes for run in runs):
                     found[Run(variant, seed, POOLED), number] = trainer.pooled(runs, number)
     return found

@@ -48,9 +48,12 @@ class Fingerprints:
 
         Of the corpora that is what trains and validates; test labels may be corrected.
         """
-        read = [corpus.at(run.fold) for corpus in self._corpora[:number]]
+        experiment = self._experiment
+        read = [corpus.at(run.fold) for corpus in self._corpora[: number - experiment.begun]]
         facts = {**self._common, "corpora": [[corpus.digests[split] for split in NEEDED] for corpus in read]}
-        strategy, options = STRATEGIES[run.strategy], self._experiment.options_of(run.strategy)
+        if experiment.origin is not None:
+            facts["origin"] = experiment.origin.checksum(run.seed)
+        strategy, options = STRATEGIES[run.strategy], experiment.options_of(run.strategy)
         if issubclass(strategy, ClosedFormStrategy):
             seed = run.seed if strategy.depends_on_seed(*options) else None
             return _digest({**facts, "strategy": run.strategy, "options": _described(options), "seed": seed})
@@ -61,12 +64,10 @@ class Fingerprints:
         }
         if number > 1 and run.variant is not None:
             facts |= {"variant": asdict(run.variant), "options": _described(options)}
-            facts["remembered"] = self._experiment.stages[
-                : number - 1
-            ]  # names that the record of a memory has
-            later = self._experiment.later_of(run.strategy)
+            facts["remembered"] = experiment.stages[: number - 1]  # names that the record of a memory has
+            later = experiment.later_of(run.strategy)
             if later != LaterStageSettings():  # which had no name in older versions
-                facts["later"] = asdict(later)
+                facts["later"] = later.described
         return _digest(facts)
 
     def evaluated(self, run: Run) -> str:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -15,13 +16,24 @@ from ser_memory.train.dropout import Dropout
 from ser_memory.train.kept import KeptBytes
 from ser_memory.train.loop import PausedError, Training
 from ser_memory.train.memory.contents import choose, contents
+from ser_memory.train.memory.samplers import fair_shares
 from ser_memory.train.objective import OBJECTIVES
 from ser_memory.train.results import Held
-from ser_memory.train.samples import Samples
+from ser_memory.train.samples import Samples, take
 from ser_memory.train.settings import LaterStageSettings, Run, Variant, held_out_of
 from ser_memory.train.store import Record
 from ser_memory.train.strategies import STRATEGIES, GradientStrategy, Kept, Stage
 from ser_memory.train.workbench import Workbench, generator, stream
+
+
+@dataclass(frozen=True)
+class _Carried:
+    """What a stack carries on from one corpus."""
+
+    kept: Kept
+    # Of each run the rows of the training split in its memory, in their order there, then those that are held out. None
+    # without a memory, or if it comes from a bundle.
+    rows: tuple[npt.NDArray[np.int64], ...] = ()
 
 
 class GradientStack:
@@ -34,8 +46,7 @@ class GradientStack:
         assert issubclass(strategy, GradientStrategy)
         self._strategy = strategy
         self._options = bench.experiment.options_of(runs[0].strategy)
-        self._kept: list[Kept] = []
-        self._memories: list[list[Held]] = [[] for _ in runs]
+        self._carried: list[_Carried] = []  # from each stage before
 
     def train(self, number: int, advance: Advance, pause: Callable[[], bool]) -> list[Run]:
         """Train stage `number` (from 1) and keep it, if any of it is missing; returns the runs that diverged.
@@ -64,9 +75,7 @@ class GradientStack:
             raise
         for place, one in zip(places, trained, strict=True):
             if not one.diverged:
-                record = Record(
-                    one.scores, self._memories[place], one.seconds, one.bent, one.score, one.share
-                )
+                record = Record(one.scores, self.held(place), one.seconds, one.bent, one.score, one.share)
                 bench.store.save(keys[place], one.parameters, record)
         return [runs[place] for place, one in zip(places, trained, strict=True) if one.diverged]
 
@@ -75,22 +84,21 @@ class GradientStack:
         network = self._bench.network
         return network.predict(network.unpack(parameters.to(self._bench.device)), samples)
 
-    def kept_bytes(self, number: int) -> KeptBytes:
-        """What a run keeps from stage `number` (from 1) for later ones.
+    def kept_bytes(self, number: int, after: int) -> KeptBytes:
+        """What a run keeps from stage `number` (from 1) when stage `after` is over.
 
         The strategy itself keeps it, of samples and parameters of the right shapes, but learns from one utterance only.
         """
-        bench, train = self._bench, self._bench.corpus(self.runs, number).splits["train"]
-        (run,) = self.runs
+        bench, begun = self._bench, self._bench.experiment.begun
+        size = self._sizes(after)[number - 1] if self._remembers else 0
+        if number <= begun:
+            kept = self._bundled()[number - 1]
+            return self._shrunk(_Carried(kept), number, after, size).kept.size if size else kept.size
+        train = bench.corpus(self.runs, number).splits["train"]
         allowed = train if self._strategy.earlier == "corpora" else None
         held_out = None
-        if self._strategy.earlier == "memory" and run.variant is not None:
-            allowed = train.select(torch.arange(min(run.variant.memory_size, len(train))))
-            if bench.experiment.later_of(run.strategy).holds_out:
-                parts = torch.arange(len(allowed)).split(
-                    [len(allowed) - held_out_of(len(allowed)), held_out_of(len(allowed))]
-                )
-                allowed, held_out = (allowed.select(part) for part in parts)
+        if self._remembers:
+            allowed, held_out = self._divided(train.select(torch.arange(size)))
         nothing = bench.network.unpack(torch.zeros(1, bench.network.size, device=bench.device))
         with torch.inference_mode():
             one = train.select(torch.arange(1))
@@ -99,6 +107,10 @@ class GradientStack:
 
     def start(self, number: int) -> Tensor:
         """(R, P) parameters with which stage `number` begins."""
+        begun = self._bench.experiment.begun
+        if begun and number == begun + 1:
+            rows = [self._bench.bundle(run).parameters for run in self.runs]
+            return torch.stack(rows).to(self._bench.device)
         if number > 1:
             keys = self._bench.keys_of(self.runs, number - 1)
             return self._bench.store.parameters(keys).to(self._bench.device)
@@ -111,8 +123,10 @@ class GradientStack:
         bench, runs = self._bench, self.runs
         settings = bench.experiment.training
         # Of what the stage learns from, and of nothing else: other corpora and test labels are not in its fingerprint.
-        learned = [bench.corpus(runs, stage).splits["train"] for stage in range(1, number + 1)]
+        begun = bench.experiment.begun
+        learned = [bench.corpus(runs, stage).splits["train"] for stage in range(begun + 1, number + 1)]
         rated = all(bool(train.targets.isfinite().all()) for train in learned)
+        rated &= not begun or all(seen.complete for seen in bench.bundle(runs[0]).info.seen)
         stage = Stage(
             bench.network,
             start,
@@ -131,40 +145,146 @@ class GradientStack:
         later = bench.experiment.later_of(name) if number > 1 else LaterStageSettings()
         return Training(stage, strategy, settings, later)
 
-    def kept(self, number: int) -> list[Kept]:
-        """What the stack carries on from all stages before `number`."""
-        for earlier in range(len(self._kept) + 1, number):
-            what, held = self.keep(earlier, self.start(earlier + 1))
-            self._kept.append(what)
-            self._memories = [before + new for before, new in zip(self._memories, held, strict=True)]
-        return self._kept
+    def kept(self, number: int, parameters: Tensor | None = None) -> list[Kept]:
+        """What the stack carries on from all stages before `number`.
 
-    def keep(self, number: int, parameters: Tensor) -> tuple[Kept, list[list[Held]]]:
-        """What a stack's strategy carries on from stage `number`, and what each run's memory of it holds.
-
-        Of the memories a fifth may be held out: it is chosen by chance, for each run on its own.
+        `parameters`, (R, P), stand for those after each of these stages, if these are not trained.
         """
-        bench, runs, corpus = self._bench, self.runs, self._bench.corpus(self.runs, number)
-        train = corpus.splits["train"]
-        unpacked = bench.network.unpack(parameters)
-        if self._strategy.earlier != "memory":
-            allowed = train if self._strategy.earlier == "corpora" else None
-            return self._strategy.keep(bench.network, unpacked, train, allowed, *self._options), [
-                [] for _ in runs
-            ]
+        if not self._carried and self._bench.experiment.begun:
+            self._carried = [_Carried(kept) for kept in self._bundled()]
+        for earlier in range(len(self._carried) + 1, number):
+            after = self.start(earlier + 1) if parameters is None else parameters
+            self._carried.append(self._keep(earlier, after))
+            if self._budget is not None:
+                sizes = fair_shares(
+                    [each.kept.rows // len(self.runs) for each in self._carried], self._budget
+                )
+                self._carried = [
+                    self._shrunk(each, place, earlier, size)
+                    for place, (each, size) in enumerate(zip(self._carried, sizes, strict=True), start=1)
+                ]
+        return [each.kept for each in self._carried[: number - 1]]
+
+    def held(self, place: int) -> list[Held]:
+        """What the memories of one run hold, by cell and speaker; those of a bundle name no speakers."""
+        return [
+            held
+            for number, carried in enumerate(self._carried, start=1)
+            if carried.rows
+            for held in contents(self._bench.corpus(self.runs, number), np.sort(carried.rows[place]))
+        ]
+
+    @property
+    def _remembers(self) -> bool:
+        return self._strategy.earlier == "memory" and self.runs[0].variant is not None
+
+    @property
+    def _later(self) -> LaterStageSettings:
+        return self._bench.experiment.later_of(self.runs[0].strategy)
+
+    @property
+    def _budget(self) -> int | None:
+        return self._later.memory_budget
+
+    def _bundled(self) -> list[Kept]:
+        """What the bundles of the runs hold of each corpus."""
+        bench = self._bench
+        bundles = [bench.bundle(run).kept for run in self.runs]
+        fields = (*self._strategy.keeps, "held_out", "rated")
+        rows = bench.corpora[0].splits["train"].rows.device
+        return [stacked(each, fields, rows, bench.device) for each in zip(*bundles, strict=True)]
+
+    def _sizes(self, after: int) -> list[int]:
+        """Utterances in the memory of each corpus when stage `after` is over."""
+        bench, variant = self._bench, self.runs[0].variant
+        assert variant is not None
+        sizes = [
+            self._bench.bundle(self.runs[0]).kept[number - 1].rows
+            if number <= bench.experiment.begun
+            else min(variant.memory_size, len(bench.corpus(self.runs, number).splits["train"]))
+            for number in range(1, after + 1)
+        ]
+        return sizes if self._budget is None else fair_shares(sizes, self._budget)
+
+    def _keep(self, number: int, parameters: Tensor) -> _Carried:
+        """What the strategy carries on from stage `number`, after which the runs have (R, P) parameters."""
+        bench, runs = self._bench, self.runs
+        train = bench.corpus(runs, number).splits["train"]
+
+        def keep(allowed: Samples | None) -> Kept:
+            unpacked = bench.network.unpack(parameters)
+            return self._strategy.keep(bench.network, unpacked, train, allowed, *self._options)
+
+        if not self._remembers:
+            return _Carried(keep(train if self._strategy.earlier == "corpora" else None))
         chosen = [remembered(train, variant, run.seed, number) for run in runs if (variant := run.variant)]
-        held = [contents(corpus, rows) for rows in chosen]
-        if not bench.experiment.later_of(runs[0].strategy).holds_out:
-            return self._strategy.keep(
-                bench.network, unpacked, train, _select(train, chosen), *self._options
-            ), held
+        if not self._later.holds_out:
+            return _Carried(keep(_select(train, chosen)), tuple(chosen))
         parts = [
             _split(rows, generator(run.seed, number, "held out"))
             for run, rows in zip(runs, chosen, strict=True)
         ]
         trained, looked_at = (_select(train, rows) for rows in zip(*parts, strict=True))
-        kept = self._strategy.keep(bench.network, unpacked, train, trained, *self._options)
-        return replace(kept, held_out=looked_at), held
+        rows = tuple(np.concatenate(part) for part in parts)
+        return _Carried(replace(keep(trained), held_out=looked_at), rows)
+
+    def _divided(self, memory: Samples) -> tuple[Samples, Samples | None]:
+        """A memory of the right shape as what is trained on and what is held out."""
+        if not self._later.holds_out:
+            return memory, None
+        fifth = held_out_of(len(memory))
+        trained, looked_at = torch.arange(len(memory)).split([len(memory) - fifth, fifth])
+        return memory.select(trained), memory.select(looked_at)
+
+    def _shrunk(self, carried: _Carried, number: int, after: int, size: int) -> _Carried:
+        """Of the memory of stage `number` only `size` utterances per run, by its sampler, when stage `after` is over."""
+        kept, variant = carried.kept, self.runs[0].variant
+        assert kept.samples is not None
+        assert variant is not None
+        there = [len(part) // len(self.runs) for part in (kept.samples, kept.held_out) if part is not None]
+        if size >= sum(there):
+            return carried
+        wanted = [size - held_out_of(size), held_out_of(size)] if len(there) > 1 else [size]
+        parts = [part for part in (kept.samples, kept.held_out) if part is not None]
+        chosen: list[list[npt.NDArray[np.int64]]] = [
+            [
+                choose(
+                    part.select(torch.arange(place * n, (place + 1) * n)), variant.sampler, keep,
+                    generator(run.seed, number, f"{name} of {after} corpora"),
+                )
+                for place, run in enumerate(self.runs)
+            ]
+            for part, n, keep, name in zip(parts, there, wanted, ("memory", "held out"), strict=False)
+        ]  # fmt: skip
+        smaller = [
+            _select(part, [rows + place * n for place, rows in enumerate(own)])
+            for part, n, own in zip(parts, there, chosen, strict=True)
+        ]
+        made = replace(kept, samples=smaller[0], held_out=smaller[1] if len(smaller) > 1 else None)
+        if kept.answers is not None:
+            index = torch.from_numpy(np.stack(chosen[0])).to(kept.answers.device)
+            made = replace(made, answers=take(kept.answers, index))
+        rows = tuple(
+            whole[np.concatenate([own[place] + sum(there[:part]) for part, own in enumerate(chosen)])]
+            for place, whole in enumerate(carried.rows)
+        )
+        return _Carried(made, rows)
+
+
+def stacked(kept: Sequence[Kept], fields: Sequence[str], rows: torch.device, device: torch.device) -> Kept:
+    """What several runs keep of one corpus as that of a stack; remembered rows go to one device, all else to another."""
+    made: dict[str, Any] = {}
+    for name in fields:
+        values = [getattr(each, name) for each in kept]
+        if values[0] is None:
+            continue
+        if isinstance(values[0], Samples):
+            made[name] = Samples.concatenate(values).to(rows)
+        elif isinstance(values[0], Tensor):
+            made[name] = (values[0] if name == "rated" else torch.cat(values)).to(device)
+        else:
+            made[name] = values[0]  # statistics, which are the same for all runs
+    return Kept(**made)
 
 
 def remembered(train: Samples, variant: Variant, seed: int, number: int) -> npt.NDArray[np.int64]:

@@ -132,7 +132,7 @@ def _prepare(
             for fold, samples in part.folds.items():
                 truth[part.places(fold)] = samples.targets.cpu().numpy()
             group.create_dataset("truth", data=truth)
-            for number in range(1, len(experiment.stages) + 1):
+            for number in experiment.numbers:
                 shape = (len(experiment.runs), *truth.shape)
                 group.create_dataset(f"stage-{number}", shape, np.float32, fillvalue=np.nan)
 

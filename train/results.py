@@ -200,11 +200,12 @@ def write_epochs(path: Path, experiment: Experiment, outcomes: Outcomes) -> None
 
 
 def write_costs(
-    path: Path, experiment: Experiment, outcomes: Outcomes, kept: Callable[[Run, int], KeptBytes]
+    path: Path, experiment: Experiment, outcomes: Outcomes, kept: Callable[[Run, int, int], KeptBytes]
 ) -> None:
     """Write costs.csv: the seconds that every stage was trained, and the bytes that are kept after it for later ones.
 
-    `kept` gives the bytes that a run keeps from one stage. The first stage is repeated for every variant.
+    `kept` gives the bytes that a run keeps from one stage when another is over. The first stage is repeated for every
+    variant.
     """
     of_stage = cache(kept)  # the same for all seeds
     rows: list[Sequence[object]] = []
@@ -212,7 +213,7 @@ def write_costs(
         for number, name, result in stages_of(experiment, outcomes, run):
             total = KeptBytes()
             for earlier in range(1, number + 1):
-                total = total.plus(of_stage(replace(run, seed=experiment.seeds[0]), earlier))
+                total = total.plus(of_stage(replace(run, seed=experiment.seeds[0]), earlier, number))
             assert run.variant is not None  # of `runs`
             rows.append((*astuple(run.variant), run.seed, number, name, result.seconds, *total, run.fold))
     write_rows(path, [*_STAGE, "seconds", "memory_bytes", "parameter_bytes", "other_bytes", "fold"], rows)
@@ -220,7 +221,7 @@ def write_costs(
 
 def stages_of(experiment: Experiment, outcomes: Outcomes, run: Run) -> Iterator[tuple[int, str, StageResult]]:
     """The stages of a run that are there: number, name, and what it came to."""
-    for number in range(1, len(experiment.stages) + 1):
+    for number in experiment.numbers:
         result = outcomes.get((experiment.owner(run, number), number))
         if result is not None:
             yield number, stage_name(experiment.stages[:number]), result

@@ -31,6 +31,8 @@ _GROWING = ("variants", "seeds")  # may be added to a run
 _FREE = (
     "cache",
     "command",
+    "from",
+    "trained",
     "versions",
     "complete",
 )  # no figure depends on them: digests tell what is in the caches
@@ -137,11 +139,13 @@ class RunFolder:
 
 def _described(experiment: Experiment) -> dict[str, Any]:
     strategies = dict.fromkeys(variant.strategy for variant in experiment.variants)
+    origin = {"origin": dict(experiment.origin.checksums)} if experiment.origin else {}
     return {
+        **origin,
         "stages": experiment.stages,
         "variants": [asdict(variant) for variant in experiment.variants],
         "seeds": experiment.seeds,
-        "training": {**asdict(experiment.training), **asdict(experiment.later)},
+        "training": {**asdict(experiment.training), **experiment.later.described},
         "options": {
             strategy: {
                 name: value
@@ -200,7 +204,11 @@ def _short(item: dict[str, Any] | int) -> str:
 def _flat(config: dict[str, Any]) -> dict[str, Any]:
     experiment = config["experiment"]
     told = {name: value for name, value in config.items() if name not in (*_FREE, "experiment")}
-    told |= {"stages": experiment["stages"], **experiment["training"]}
+    told |= {
+        "stages": experiment["stages"],
+        "from (bundle)": experiment.get("origin"),
+        **experiment["training"],
+    }
     for strategy, options in experiment["options"].items():
         told |= {f"option {strategy} {name}": value for name, value in options.items()}
     return told

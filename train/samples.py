@@ -95,17 +95,31 @@ class Samples:
         index = index.to(self.rows.device)
         acoustic, text, targets = self.batch(index)
         rows = torch.arange(len(index), device=index.device)
-        return Samples(acoustic, text, rows, targets, self.speakers.index_select(0, index))
+        rated = None if self.rated is None else self.rated.index_select(0, index)
+        return Samples(acoustic, text, rows, targets, self.speakers.index_select(0, index), rated=rated)
+
+    def to(self, device: torch.device | str) -> Samples:
+        """The same on a device."""
+        return Samples(
+            self.acoustic.to(device),
+            self.text.to(device),
+            self.rows.to(device),
+            self.targets.to(device),
+            self.speakers.to(device),
+            self.streamed,
+            None if self.rated is None else self.rated.to(device),
+        )
 
     @staticmethod
     def concatenate(parts: Sequence[Samples]) -> Samples:
         """The utterances of all parts, in order, copied. Speaker codes of different corpora may coincide."""
         whole = [part.select(torch.arange(len(part))) for part in parts]
-        acoustic, text, targets, speakers = (
+        acoustic, text, targets, speakers, labels = (
             torch.cat([getattr(part, name) for part in whole])
-            for name in ("acoustic", "text", "targets", "speakers")
+            for name in ("acoustic", "text", "targets", "speakers", "labels")
         )
-        return Samples(acoustic, text, torch.arange(len(targets), device=targets.device), targets, speakers)
+        rows = torch.arange(len(targets), device=targets.device)
+        return Samples(acoustic, text, rows, targets, speakers, rated=labels)
 
     def shuffled(self, generator: np.random.Generator) -> npt.NDArray[np.int64]:
         """(N,) a random order; of streamed samples, one that reads the file in runs."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
@@ -20,6 +20,7 @@ NO_SAMPLER = "none"  # of a strategy that keeps no memory
 POOLED = "pooled"  # in place of a fold: the test predictions of all folds together
 DEFAULT_SEEDS = 5
 SMALLEST_TO_SPLIT = 10  # utterances of a memory, of which a fifth has a CCC
+SMALLEST_SHARE = 10  # utterances of each memory, where several share a budget
 
 
 @dataclass(frozen=True)
@@ -204,6 +205,12 @@ class LaterStageSettings(Options):
         below=True,
         help="Share of the old average at every step of --average ema.",
     )
+    memory_budget: int | None = option(
+        None,
+        minimum=1,
+        unset="no limit",
+        help="Utterances in all memories of a run together: with every further corpus, earlier memories become smaller.",
+    )
 
     def of(self, strategy: type[Strategy]) -> LaterStageSettings:
         """What matters of these for a strategy; all else as by default, so that equal stages are found equal."""
@@ -216,7 +223,16 @@ class LaterStageSettings(Options):
             self.average,
             self.average_share if self.average == "interpolate" and not remembers else plain.average_share,
             self.average_decay if self.average == "ema" else plain.average_decay,
+            self.memory_budget if remembers else None,
         )
+
+    @property
+    def described(self) -> dict[str, Any]:
+        """By name, without an option that older versions did not have, where it is not used."""
+        told = asdict(self)
+        if self.memory_budget is None:
+            del told["memory_budget"]
+        return told
 
     @property
     def holds_out(self) -> bool:
@@ -227,6 +243,39 @@ class LaterStageSettings(Options):
     def why_held_out(self) -> str:
         """The option for which it is."""
         return "--stop-on memory" if self.stop_on == "memory" else "--average interpolate"
+
+
+@dataclass(frozen=True)
+class BundleSettings(Options):
+    """Models that are taken away, or that training continues from."""
+
+    title = "Bundles"
+
+    from_: Path | None = option(
+        None,
+        folder=True,
+        unset="train from nothing",
+        help="Continue from this bundle, or from those of several seeds, with the --stages that are new. No earlier cache "
+        "is needed. Options are those of the bundle, unless you give others.",
+    )
+    bundles: bool = option(
+        False,
+        help="Write a bundle after every stage, to <output>/bundles: the model with what its strategy keeps.",
+    )
+    estimate_size: int = option(
+        0,
+        minimum=0,
+        help="Test utterances of each corpus that a bundle also holds, and that are never trained on. With them, "
+        "--from estimates the figures of corpora that are no longer there.",
+    )
+    language: str = option("en", help="Language of the speech, for the model card of a bundle.")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.estimate_size == 1:
+            raise UsageError(
+                "--estimate-size 1 tells nothing, the CCC of one utterance is 0: give 2 or more."
+            )
 
 
 @dataclass(frozen=True)
@@ -269,7 +318,8 @@ class MachineSettings(Options):
 
 
 GROUPS: tuple[type[Options], ...] = (
-    DataSettings, StrategySettings, TrainingSettings, LaterStageSettings, *option_classes(), MachineSettings
+    DataSettings, StrategySettings, TrainingSettings, LaterStageSettings, *option_classes(), BundleSettings,
+    MachineSettings,
 )  # fmt: skip
 
 
@@ -282,13 +332,18 @@ class Settings:
     training: TrainingSettings = field(default_factory=TrainingSettings)
     later: LaterStageSettings = field(default_factory=LaterStageSettings)
     options: tuple[Options, ...] = field(default_factory=lambda: tuple(cls() for cls in option_classes()))
+    bundles: BundleSettings = field(default_factory=BundleSettings)
     machine: MachineSettings = field(default_factory=MachineSettings)
+    origin: Origin | None = None  # what is in the bundles of --from
 
     @classmethod
-    def take(cls, values: Mapping[str, Any], given: Iterable[str] | None = None) -> Self:
+    def take(
+        cls, values: Mapping[str, Any], given: Iterable[str] | None = None, origin: Origin | None = None
+    ) -> Self:
         """From options by their names, with underscores; those that are not named keep their defaults.
 
         `given` names those that were asked for, if `values` has others too, such as defaults or those of a preset.
+        `origin` is what `values` name as the bundles to continue from, see `bundles.origin.settings_of`.
 
         Raises UsageError, which names the option, for names or values that are not allowed, and for an option that was
         asked for and that nothing in the experiment uses.
@@ -300,7 +355,9 @@ class Settings:
             TrainingSettings.take(values),
             LaterStageSettings.take(values),
             tuple(options.take(values) for options in option_classes()),
+            BundleSettings.take(values),
             MachineSettings.take(values),
+            origin,
         )
         made.refuse_unused(values if given is None else given)
         made.experiment.refuse_small_memories()
@@ -309,13 +366,15 @@ class Settings:
     @property
     def experiment(self) -> Experiment:
         """The experiment that the options describe."""
+        earlier = self.origin.seen if self.origin else ()
         return Experiment(
             self.strategies.variants,
-            self.data.stages,
+            (*earlier, *self.data.stages),
             self.strategies.chosen_seeds,
             self.training,
             self.options,
             self.later,
+            origin=self.origin,
         )
 
     @property
@@ -349,7 +408,7 @@ class Settings:
         if not any(strategy.by_gradient for strategy in used.values()):
             names = [name for name in names_of(TrainingSettings, LaterStageSettings) if name != "dimensions"]
             yield names, f"{trained}, which takes no step of training"
-        if len(self.data.stages) == 1:
+        if len(self.experiment.stages) == 1:
             plain = set(used) <= {"finetune", "analytic"}
             gradient = [name for name in own if name not in names_of(*STRATEGIES["analytic"].options)]
             yield (
@@ -365,7 +424,7 @@ class Settings:
         with_memory = [sampler for name, _, sampler in named if used[name].earlier == "memory"]
         if not with_memory:
             yield ["sampler", "memory_size"], f"{trained}, which keeps no memory"
-            yield ["stop_on"], f"{trained}, which keeps no memory"
+            yield ["stop_on", "memory_budget"], f"{trained}, which keeps no memory"
         elif all(with_memory):
             yield ["sampler"], "every strategy with a memory names its own sampler"
         if self.later.average != "interpolate" or len(with_memory) == len(
@@ -374,6 +433,8 @@ class Settings:
             yield ["average_share"], "only --average interpolate without a memory has it"
         if self.later.average != "ema":
             yield ["average_decay"], "only --average ema has it"
+        if not self.bundles.bundles:
+            yield ["estimate_size", "language"], "only --bundles writes a bundle"
 
     @property
     def trained(self) -> Path:
@@ -423,11 +484,26 @@ class Run:
 
 
 @dataclass(frozen=True)
+class Origin:
+    """The bundles that an experiment continues from: one per seed, after the same stages of the same variant."""
+
+    seen: tuple[str, ...]  # corpora, in the order of the stages
+    folders: tuple[tuple[int, Path], ...]  # by seed
+    checksums: tuple[tuple[int, str], ...]  # by seed
+
+    def folder(self, seed: int) -> Path:
+        return dict(self.folders)[seed]
+
+    def checksum(self, seed: int) -> str:
+        return dict(self.checksums)[seed]
+
+
+@dataclass(frozen=True)
 class Experiment:
     """Everything that determines the results, given the caches."""
 
     variants: tuple[Variant, ...]
-    stages: tuple[str, ...]  # names of caches, in order
+    stages: tuple[str, ...]  # names of caches, in order; first those that the bundles have learned
     seeds: tuple[int, ...]
     training: TrainingSettings = field(default_factory=TrainingSettings)
     options: tuple[
@@ -435,6 +511,17 @@ class Experiment:
     ] = ()  # of the strategies; those of a class that is not there have their defaults
     later: LaterStageSettings = field(default_factory=LaterStageSettings)
     folds: tuple[int, ...] = ()  # of the corpus of each stage, 0 for one without; empty: none has any
+    origin: Origin | None = None
+
+    @property
+    def begun(self) -> int:
+        """The number of stages that are over before the first one here."""
+        return len(self.origin.seen) if self.origin else 0
+
+    @property
+    def numbers(self) -> range:
+        """The numbers of the stages to be trained here; from 1, unless it continues from bundles."""
+        return range(self.begun + 1, len(self.stages) + 1)
 
     @property
     def has_folds(self) -> bool:
@@ -467,9 +554,7 @@ class Experiment:
         """Who trains which stages (from 1), each after those that it follows."""
         order = itertools.product(self.seeds, self.fold_names, self.variants)
         runs = [Run(variant, seed, fold) for seed, fold, variant in order]
-        stages = [
-            (self.owner(run, number), number) for number in range(1, len(self.stages) + 1) for run in runs
-        ]
+        stages = [(self.owner(run, number), number) for number in self.numbers for run in runs]
         found: dict[Run, list[int]] = {}
         for run, number in dict.fromkeys(stages):
             found.setdefault(run, []).append(number)
@@ -501,6 +586,12 @@ class Experiment:
                     f"--memory-size {variant.memory_size} is too small for {self.later.why_held_out}, which looks at a "
                     f"fifth of each memory: keep {SMALLEST_TO_SPLIT} or more."
                 )
+        budget, earlier = self.later.memory_budget, len(self.stages) - 1
+        if budget is not None and budget < SMALLEST_SHARE * earlier:
+            raise UsageError(
+                f"--memory-budget {budget} is too small for {earlier} earlier corpora: give {SMALLEST_SHARE * earlier} or "
+                "more."
+            )
         for variant in self.variants if self.training.loss == "ccc" else ():
             if variant.memory_size == 1:
                 raise UsageError(

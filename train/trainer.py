@@ -7,8 +7,10 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch import Tensor
 
 from ser_memory.common.reporting import Advance
+from ser_memory.train.bundle import Bundle
 from ser_memory.train.closed_form import ClosedFormStack
 from ser_memory.train.corpora import Corpus
 from ser_memory.train.evaluation import evaluate, evaluate_pooled
@@ -44,6 +46,18 @@ class Trainer:
         self.experiment = experiment
         self._store = store
         self._bench = Workbench(experiment, corpora, self.network, self.keys, store, device)
+
+    def corpus(self, runs: Sequence[Run], number: int) -> Corpus:
+        """The corpus of stage `number` (from 1), in the fold of runs."""
+        return self._bench.corpus(runs, number)
+
+    def bundle(self, run: Run) -> Bundle:
+        """The bundle that a run continues from."""
+        return self._bench.bundle(run)
+
+    def parameters(self, run: Run, number: int) -> Tensor:
+        """(P,) parameters after a finished stage."""
+        return self._store.parameters(self._bench.keys_of([run], number))[0]
 
     def stack(self, runs: Sequence[Run]) -> Stack:
         """Runs of one strategy in one fold, or first stages, to be trained together."""
@@ -113,9 +127,9 @@ class Trainer:
 
         return predict
 
-    def kept_bytes(self, run: Run, number: int) -> KeptBytes:
-        """What a run keeps from stage `number` (from 1) for later ones."""
-        return self.stack([run]).kept_bytes(number)
+    def kept_bytes(self, run: Run, number: int, after: int) -> KeptBytes:
+        """What a run keeps from stage `number` (from 1) when stage `after` is over."""
+        return self.stack([run]).kept_bytes(number, after)
 
 
 def network_for(corpora: Sequence[Corpus]) -> Network:

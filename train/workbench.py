@@ -5,10 +5,14 @@ from __future__ import annotations
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
 
 import numpy as np
 import torch
 
+from ser_memory.common.errors import SerError
+from ser_memory.train.bundle import Bundle, read_bundle
 from ser_memory.train.corpora import Corpus
 from ser_memory.train.fingerprints import Fingerprints
 from ser_memory.train.model import Network
@@ -29,11 +33,26 @@ class Workbench:
 
     def corpus(self, runs: Sequence[Run], number: int) -> Corpus:
         """The corpus of stage `number` (from 1), in the fold of a stack."""
-        return self.corpora[number - 1].at(runs[0].fold)
+        return self.corpora[number - 1 - self.experiment.begun].at(runs[0].fold)
+
+    def bundle(self, run: Run) -> Bundle:
+        """The bundle that a run continues from. Raises SerError if it is no longer the one that was checked."""
+        origin = self.experiment.origin
+        assert origin is not None
+        return read_unchanged(origin.folder(run.seed), origin.checksum(run.seed))
 
     def keys_of(self, runs: Sequence[Run], number: int) -> list[str]:
         """The fingerprint of stage `number` of each run, whoever owns it."""
         return [self.keys.of(self.experiment.owner(run, number), number) for run in runs]
+
+
+@lru_cache(maxsize=16)
+def read_unchanged(folder: Path, checksum: str) -> Bundle:
+    """The bundle of a folder, read once. Raises SerError if it has another checksum."""
+    bundle = read_bundle(folder)
+    if bundle.checksum != checksum:
+        raise SerError(f"The bundle {folder} was replaced while it was used: run the same command again.")
+    return bundle
 
 
 def stream(seed: int, stage: int, purpose: str) -> np.random.SeedSequence:

@@ -330,8 +330,7 @@ def steps_of_ours(folder: Path, strategy: str, size: int, batch: int) -> list[fl
             stack = trainer.stack(runs)
             assert isinstance(stack, GradientStack)
             start = stack.start(1)
-            kept = [stack.keep(earlier, start)[0] for earlier in range(1, number)]
-            training = stack.training(number, start, kept)
+            training = stack.training(number, start, stack.kept(number, start))
             steps = list(training.strategy.batches())[:30]
             training.step(steps[0])
             times.append(1e3 * best_of(3, lambda: [training.step(index) for index in steps]) / len(steps))  # noqa: B023

@@ -239,7 +239,7 @@ def test_what_is_held_out_is_never_trained_on(
         record = trainer._store.record(trainer.keys.of(own_run, 3))
         assert record is not None
         assert sum(held.n for held in record.memory) == 2 * 20
-        assert trainer.kept_bytes(own_run, 1) == kept[0].size._replace(
+        assert trainer.kept_bytes(own_run, 1, 1) == kept[0].size._replace(
             **{field: value // 2 for field, value in kept[0].size._asdict().items()}
         )
 

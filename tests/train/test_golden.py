@@ -25,13 +25,13 @@ from ser_memory.train.trainer import Trainer
 from tests.train.worlds import STAGES, corpora
 
 GOLDEN = Path(__file__).with_name("golden.json")
-CLOSE = 2e-3  # processors round differently, and three stages let that grow
+CLOSE = 2e-3  # processors round differently: by up to 5e-4 here, and by 0.07 with three epochs of ten times the rate
 
 
 def measured(folder: Path) -> dict[str, list[float]]:
     """Of every strategy's last stage: validation CCC after each epoch, and the length of the parameter vector."""
     chosen = StrategySettings(strategy=tuple(STRATEGIES), sampler=("speaker-emotion",), memory_size=(12,))
-    training = TrainingSettings(epochs=3, patience=3, batch_size=16, learning_rate=1e-3)
+    training = TrainingSettings(epochs=1, patience=1, batch_size=16, learning_rate=1e-4)
     experiment = Experiment(chosen.variants, STAGES, (7,), training)
     store = Store(folder)
     trainer = Trainer(experiment, corpora(), store, torch.device("cpu"))

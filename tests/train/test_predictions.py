@@ -201,7 +201,7 @@ class TestCosts:
         trainer, own = Trainer(experiment, corpora(), Store(tmp_path), torch.device("cpu")), Run(variant, 0)
         stack = trainer.stack([own])
         assert isinstance(stack, GradientStack)
-        what, _ = stack.keep(2, stack.start(1))
+        what = stack.kept(3, stack.start(1))[1]
         tensors = {
             field: value.nbytes for field, value in vars(what).items() if isinstance(value, torch.Tensor)
         }
@@ -211,12 +211,12 @@ class TestCosts:
             if samples
             else []
         )
-        assert trainer.kept_bytes(own, 2) == KeptBytes(
+        assert trainer.kept_bytes(own, 2, 2) == KeptBytes(
             sum(value.nbytes for value in held) + (what.prototypes.nbytes if what.prototypes else 0),
             tensors.get("parameters", 0) + tensors.get("importance", 0),
             tensors.get("answers", 0),
         )
-        assert sum(trainer.kept_bytes(own, 2)) > 0 or name in ("finetune", "lwf")
+        assert sum(trainer.kept_bytes(own, 2, 2)) > 0 or name in ("finetune", "lwf")
 
 
 def test_the_command_is_noted(caches: Path, tmp_path: Path) -> None:

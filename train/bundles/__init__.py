@@ -1,1 +1,1 @@
-"""Bundles: trained models in folders of their own."""
+"""Models to take away: written from a run, described, continued from."""

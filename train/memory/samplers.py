@@ -7,7 +7,7 @@ different int64 indices, in rising order, and draws on `generator` alone: the sa
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import numpy as np
@@ -170,6 +170,17 @@ SAMPLERS: dict[str, Sampler] = {
     "coverage": coverage,
     "herding": herding,
 }
+BY_SPEAKER = ("speaker", "speaker-emotion")
+BY_EMOTION = ("emotion", "speaker-emotion", "density")
+
+
+def fair_shares(sizes: Sequence[int], budget: int) -> list[int]:
+    """How many of each memory to keep so that they are `budget` together: as equal as the smaller ones allow."""
+    shares, left = [0] * len(sizes), budget
+    for done, place in enumerate(sorted(range(len(sizes)), key=lambda place: sizes[place])):
+        shares[place] = min(sizes[place], left // (len(sizes) - done))
+        left -= shares[place]
+    return shares
 
 
 def _candidates(size: int, n: int, generator: np.random.Generator) -> Integers:

@@ -48,6 +48,7 @@ class Analytic(ClosedFormStrategy):
     everything after them is float64. An utterance without a rating of a dimension counts for the others.
     """
 
+    keeps = ("sums",)
     options = (AnalyticOptions,)
 
     def __init__(self, architecture: Architecture, seed: int, options: AnalyticOptions) -> None:

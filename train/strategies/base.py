@@ -39,6 +39,11 @@ class Kept:
     rated: Tensor | None = None  # (K,) bool, of each dimension whether the corpus has ratings
 
     @property
+    def rows(self) -> int:
+        """Remembered utterances, of all runs."""
+        return sum(len(part) for part in (self.samples, self.held_out) if part is not None)
+
+    @property
     def size(self) -> KeptBytes:
         """Bytes of all of it."""
         tensors = {name: value.nbytes for name, value in vars(self).items() if hasattr(value, "nbytes")}
@@ -92,6 +97,7 @@ class Strategy:
 
     earlier: ClassVar[Literal["nothing", "memory", "corpora"]] = "nothing"
     options: ClassVar[tuple[type[Options], ...]] = ()
+    keeps: ClassVar[tuple[str, ...]] = ()  # fields of `Kept` that its later stages need
     by_gradient: ClassVar[bool] = True  # all that train by gradient steps share their first stage
 
     @classmethod

@@ -28,6 +28,7 @@ class DarkExperienceReplay(GradientStrategy):
     """Adds to every step the distance to old predictions for some remembered samples, and the loss on others."""
 
     earlier = "memory"
+    keeps = ("samples", "answers")
     options = (ReplayLossOptions, DarkExperienceReplayOptions)
 
     @classmethod

@@ -27,6 +27,7 @@ class ElasticWeightConsolidationOptions(Options):
 class ElasticWeightConsolidation(GradientStrategy):
     r"""Adds the gradient of :math:`\tfrac{\lambda}{2} F_k (\theta - \theta_k)^2` for every earlier corpus k. No memory."""
 
+    keeps = ("parameters", "importance")
     options = (ElasticWeightConsolidationOptions,)
 
     def __init__(self, stage: Stage, options: ElasticWeightConsolidationOptions) -> None:

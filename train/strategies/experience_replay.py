@@ -37,6 +37,7 @@ class ExperienceReplay(Mixture):
 
     # With the type of the base class, because prototype replay sees less.
     earlier: ClassVar[Literal["nothing", "memory", "corpora"]] = "memory"
+    keeps: ClassVar[tuple[str, ...]] = ("samples",)
     options: ClassVar[tuple[type[Options], ...]] = (ReplayLossOptions, ExperienceReplayOptions)
 
     def __init__(

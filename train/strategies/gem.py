@@ -33,6 +33,7 @@ class GEM(GradientStrategy):
     """Trains on the new corpus; memory only bends the gradient away from harming earlier corpora."""
 
     earlier = "memory"
+    keeps = ("samples",)
     options = (GEMOptions,)
 
     def __init__(self, stage: Stage, options: GEMOptions) -> None:

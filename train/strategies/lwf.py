@@ -25,6 +25,7 @@ class LearningWithoutForgettingOptions(Options):
 class LearningWithoutForgetting(GradientStrategy):
     """Adds to the loss the squared distance to what the model answered when the stage began. No memory."""
 
+    keeps = ("rated",)
     options = (LearningWithoutForgettingOptions,)
 
     def __init__(self, stage: Stage, options: LearningWithoutForgettingOptions) -> None:

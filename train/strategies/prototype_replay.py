@@ -40,6 +40,7 @@ class PrototypeReplay(ExperienceReplay):
     """Experience replay that keeps no utterance: in every epoch the memory is drawn anew from statistics."""
 
     earlier = "nothing"
+    keeps = ("prototypes",)
     options = (ReplayLossOptions, ExperienceReplayOptions, PrototypeReplayOptions)
 
     @classmethod

@@ -1,0 +1,572 @@
+"""A bundle: a trained model, and what its strategy keeps of the corpora so far, as a folder that stands alone.
+
+    config.json          what the model is, where it comes from, and the length and SHA-256 of the other files
+    model.safetensors    the parameters, and means and variances of the embeddings of each corpus
+    memory.safetensors   what the strategy keeps: rows, statistics, sums or parameters
+    README.md            a model card
+
+Nothing in it names an utterance, a recording, a speaker or a transcript. Reading it runs no code of the bundle.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import re
+import shutil
+import uuid
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+from torch import Tensor
+
+from ser_memory.common.conventions import RATED
+from ser_memory.common.errors import SerError, UsageError, listing
+from ser_memory.common.files import write_whole
+from ser_memory.common.strict import read_as
+from ser_memory.train.memory.prototypes import Prototypes
+from ser_memory.train.model import Architecture, Network
+from ser_memory.train.results import Figure
+from ser_memory.train.ridge import Sums
+from ser_memory.train.samples import UNKNOWN_SPEAKER, Samples
+from ser_memory.train.strategies import STRATEGIES, ClosedFormStrategy, Kept, Strategy
+
+FORMAT, FORMAT_VERSION = "ser-bundle", 1
+CONFIG, MODEL, MEMORY, CARD = "config.json", "model.safetensors", "memory.safetensors", "README.md"
+_LARGEST_CONFIG = 1 << 24  # bytes
+_STAGE = re.compile(r"stage-(\d+)")
+_PLACE = re.compile(r"(\d+)\.([a-z_]+)(?:\.([a-z+_]+))?(?:\.([a-z]+))?")
+_ROW_PARTS = ("acoustic", "text", "targets", "speakers", "labels")
+_ROUNDING = 1e-5  # of float32, for a label at an end of [-1, 1]
+
+Floats = npt.NDArray[np.float32]
+Tensors = dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Seen:
+    """A corpus that the model has learned from."""
+
+    name: str
+    scale_min: float  # ends of its rating scale
+    scale_max: float
+    n: int  # training utterances
+    rated: tuple[str, ...]  # dimensions in which some of them are rated
+    complete: bool  # whether all of them are rated in all dimensions
+    radius: float  # 99 % of them are nearer to the mean, see `Bundle.distances`
+    transcriber: str
+
+
+@dataclass(frozen=True)
+class BundleInfo:
+    """What a bundle is and where it comes from; in config.json by these names."""
+
+    encoders: dict[str, str]  # the attributes of the caches that tell which encoders made them
+    precision: str
+    sampling_rate: int  # Hz
+    min_duration: float  # seconds
+    max_duration: float  # seconds
+    label_scale: str  # declared or observed: what -1 and 1 stand for
+    layer: str | None  # of the acoustic encoder, as given to ser-train
+    architecture: Architecture
+    strategy: str
+    sampler: str
+    memory_size: int  # per corpus
+    seed: int
+    fold: str  # "" without folds
+    stage: int  # from 1
+    stage_name: str  # such as P+M
+    training: dict[str, Any]  # options by their names
+    later: dict[str, Any]
+    options: dict[str, Any]  # of the strategy
+    seen: tuple[Seen, ...]
+    figures: tuple[Figure, ...]  # of this model on the corpora of its run
+    language: str  # of the speech
+    created_by: str
+
+    @property
+    def dimensions(self) -> tuple[str, ...]:
+        """Columns of predictions."""
+        return self.architecture.dimensions
+
+    @property
+    def title(self) -> str:
+        """For messages, such as `gem of seed 0 after P+M`."""
+        return f"{self.strategy} of seed {self.seed} after {self.stage_name}"
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A bundle in memory, on the CPU."""
+
+    info: BundleInfo
+    parameters: Tensor  # (P,) float32; float64 for a closed form
+    kept: tuple[
+        Kept, ...
+    ]  # of each seen corpus, for one run; a closed form has one, the sums over all of them
+    means: Floats  # (S, D) of the acoustic rows of each seen corpus; of several layers their mean
+    variances: Floats  # (S, D)
+    text_means: Floats  # (S, E)
+    estimates: tuple[Samples | None, ...]  # rows of each seen corpus that are measured, and never trained on
+    folder: Path = field(default_factory=Path)
+    checksum: str = ""  # of all content but the card
+
+    @cached_property
+    def neutral_text(self) -> Floats:
+        """(E,) the text row that stands for "no text": the mean over all training texts."""
+        weights = np.array([seen.n for seen in self.info.seen], np.float64)
+        return np.average(self.text_means, axis=0, weights=weights).astype(np.float32)
+
+    def predict(self, acoustic: Floats, text: Floats) -> Floats:
+        """(N, K) float32 predictions, in about [-1, 1], a column for each of `info.dimensions`.
+
+        Args:
+            acoustic: (N, D), or (N, L, D) where the model weights L layers.
+            text: (N, E); rows of `neutral_text` where nothing is known of what was said.
+        """
+        rows = torch.arange(len(acoustic))
+        samples = Samples(
+            torch.from_numpy(acoustic), torch.from_numpy(text), rows, torch.empty(len(rows), 0), rows
+        )
+        return self.predict_samples(samples).numpy()
+
+    @torch.inference_mode()
+    def predict_samples(self, samples: Samples) -> Tensor:
+        """(N, K) float32 predictions for samples."""
+        model = self._model
+        if isinstance(model, Network):
+            return model.predict(model.unpack(self.parameters[None]), samples)[0]
+        return model.predict(self.parameters, samples)
+
+    @cached_property
+    def _model(self) -> Network | ClosedFormStrategy:
+        return model_of(self.info)
+
+    def distances(self, acoustic: Floats) -> npt.NDArray[np.float64]:
+        """(N,) how far (N, D) or (N, L, D) acoustic rows are from all that was seen.
+
+        The distance to a corpus is the root of the mean over columns of (x - mean)^2 / variance, divided by the corpus's
+        radius; above 1, a row is farther than 99 % of the training rows. The nearest corpus counts.
+        """
+        radii = np.array([seen.radius for seen in self.info.seen])
+        pairs = zip(self.means, self.variances, strict=True)
+        apart = np.stack([distances_from(acoustic, mean, variance) for mean, variance in pairs])
+        return np.asarray((apart / radii[:, None]).min(axis=0), np.float64)
+
+
+def distances_from(acoustic: Floats, mean: Floats, variance: Floats) -> npt.NDArray[np.float64]:
+    """(N,) standardised distances of (N, D) or (N, L, D) rows from one mean; columns that never vary do not count."""
+    rows = acoustic if acoustic.ndim == 2 else acoustic.mean(axis=1)  # noqa: PLR2004
+    varies = variance > 0
+    apart = (rows[:, varies].astype(np.float64) - mean[varies]) ** 2 / variance[varies]
+    return np.asarray(np.sqrt(apart.mean(axis=1)) if varies.any() else np.zeros(len(rows)))
+
+
+def model_of(info: BundleInfo) -> Network | ClosedFormStrategy:
+    """What turns the parameters and embeddings into predictions. Raises UsageError for options that are not allowed."""
+    strategy = STRATEGIES[info.strategy]
+    if issubclass(strategy, ClosedFormStrategy):
+        return strategy(info.architecture, info.seed, *options_in(info, strategy))
+    return Network(info.architecture)
+
+
+def options_in(info: BundleInfo, strategy: type[Strategy]) -> list[Any]:
+    """The options of a strategy as the bundle has them. Raises UsageError for values that are not allowed."""
+    return [cls.take(info.options) for cls in strategy.options]
+
+
+def bundles_in(path: Path) -> list[Path]:
+    """The bundles of one model: `path` itself, or of each seed below it the last stage.
+
+    Raises SerError if there is none, or if there are several models, such as those of a whole run.
+    """
+    if (path / CONFIG).is_file() and (path / MODEL).is_file():
+        return [path]
+    last: dict[Path, tuple[int, Path]] = {}
+    for config in sorted(path.rglob(MODEL)) if path.is_dir() else []:
+        stage = _STAGE.fullmatch(config.parent.name)
+        group = config.parent.parent if stage else config.parent
+        found = (int(stage[1]) if stage else 0, config.parent)
+        last[group] = max(last.get(group, found), found)
+    if not last:
+        raise SerError(
+            f"There is no bundle in {path}: give a folder that ser-train --bundles or ser-bundle export wrote, such as "
+            "RUN/bundles/gem-random/seed-0/stage-2."
+        )
+    models = list(dict.fromkeys(group.parent for group in last))
+    if len(models) > 1:
+        raise SerError(
+            f"{path} has the bundles of {len(models)} models: give one of {listing(models, most=6)}."
+        )
+    return [folder for _, folder in last.values()]
+
+
+def write_bundle(folder: Path, bundle: Bundle, card: str) -> None:
+    """Write a bundle as a folder, whole or not at all, in place of one that is there.
+
+    `card` is the text of README.md. Raises SerError if the disk refuses.
+    """
+    files = {MODEL: save(_model_tensors(bundle)), MEMORY: save(_memory_tensors(bundle))}
+    config = _config(bundle.info, files)
+    partial = folder.with_name(f"{folder.name}.{uuid.uuid4().hex}.partial")
+    try:
+        for name, content in {**files, CARD: card.encode(), CONFIG: config.encode()}.items():
+            write_whole(partial / name, content)
+        if folder.exists():
+            shutil.rmtree(folder)
+        partial.rename(folder)
+    except OSError as error:
+        raise SerError(
+            f"The bundle {folder} cannot be written ({error.strerror}): solve that and run it again."
+        ) from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def read_bundle(folder: Path) -> Bundle:
+    """A bundle, checked: whole, unchanged, of this format version, finite, and with the shapes of its own description.
+
+    Raises SerError in one sentence otherwise.
+    """
+    content = _read_config(folder)
+    try:
+        info = read_as(BundleInfo, content["bundle"])
+        _check_info(info)
+        tensors = {name: _read_tensors(folder, name, content["files"]) for name in (MODEL, MEMORY)}
+        bundle = _assemble(info, tensors[MODEL], tensors[MEMORY])
+    except (KeyError, TypeError, ValueError, IndexError, OverflowError, SafetensorError, UsageError) as error:
+        why = f"no {error}" if isinstance(error, KeyError) else str(error).splitlines()[0]
+        raise SerError(
+            f"The bundle {folder} is not what this program writes ({why}): copy it again."
+        ) from None
+    return replace(bundle, folder=folder, checksum=content["checksum"])
+
+
+def read_info(folder: Path) -> BundleInfo:
+    """What a bundle is, without its tensors. Raises SerError as `read_bundle` does."""
+    content = _read_config(folder)
+    try:
+        info = read_as(BundleInfo, content["bundle"])
+        _check_info(info)
+    except (KeyError, TypeError, ValueError, UsageError) as error:
+        raise SerError(
+            f"The bundle {folder} is not what this program writes ({error}): copy it again."
+        ) from None
+    return info
+
+
+def _config(info: BundleInfo, files: Mapping[str, bytes]) -> str:
+    facts = {
+        name: {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+        for name, content in files.items()
+    }
+    content = {
+        "format": FORMAT, "format_version": FORMAT_VERSION, "bundle": asdict(info), "files": facts
+    }  # fmt: skip
+    return json.dumps({**content, "checksum": _checksum(content)}, indent=2) + "\n"
+
+
+def _checksum(content: Mapping[str, Any]) -> str:
+    told = {name: value for name, value in content.items() if name != "checksum"}
+    return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
+
+
+def _read_config(folder: Path) -> dict[str, Any]:
+    """config.json, checked against its own checksum."""
+    path = folder / CONFIG
+    try:
+        if path.stat().st_size > _LARGEST_CONFIG:
+            raise ValueError
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(content, dict) or content.get("format") != FORMAT:
+            raise ValueError
+    except FileNotFoundError:
+        raise SerError(f"There is no bundle in {folder}: it has no {CONFIG}.") from None
+    except OSError as error:
+        raise SerError(f"{path} cannot be read: {error.strerror}.") from None
+    except (ValueError, RecursionError):
+        raise SerError(f"{path} is not that of a bundle of ser-train: it was changed or cut off.") from None
+    version = content.get("format_version")
+    if version != FORMAT_VERSION:
+        raise SerError(
+            f"The bundle {folder} has format version {version}, and this program reads version {FORMAT_VERSION}: use the "
+            "version of ser-memory that wrote it, or a newer one."
+        )
+    if content.get("checksum") != _checksum(content):
+        raise SerError(f"{path} was changed after it was written: copy the bundle again.")
+    return content
+
+
+def _read_tensors(folder: Path, name: str, files: Mapping[str, Any]) -> Tensors:
+    """The tensors of a file that has the length and digest that config.json says; on the CPU."""
+    path, length, digest = folder / name, files[name]["bytes"], files[name]["sha256"]
+    try:
+        size = path.stat().st_size
+        if size != length:
+            raise SerError(
+                f"{path} has {size} bytes instead of {length}: it was cut off or changed, copy it again."
+            )
+        content = path.read_bytes()
+    except OSError as error:
+        raise SerError(f"{path} cannot be read ({error.strerror}): copy the bundle again.") from None
+    if hashlib.sha256(content).hexdigest() != digest:
+        raise SerError(f"{path} was changed after it was written: copy the bundle again.")
+    tensors: Tensors = load(content)
+    return tensors
+
+
+def _check_info(info: BundleInfo) -> None:
+    """Raise ValueError or UsageError for what contradicts itself or is unknown here."""
+    if info.strategy not in STRATEGIES:
+        raise ValueError(f"strategy {info.strategy!r}")
+    options_in(info, STRATEGIES[info.strategy])
+    if not info.seen or len(info.seen) != info.stage:
+        raise ValueError(f"{len(info.seen)} corpora at stage {info.stage}")
+    for seen in info.seen:
+        if seen.n < 1 or not 0 < seen.radius < math.inf or not set(seen.rated) <= set(RATED):
+            raise ValueError(f"corpus {seen.name}")
+    if min(info.architecture.acoustic_width, info.architecture.text_width) < 1:
+        raise ValueError("embeddings without columns")
+
+
+def _model_tensors(bundle: Bundle) -> Tensors:
+    statistics = {name: getattr(bundle, name) for name in ("means", "variances", "text_means")}
+    return {
+        "parameters": bundle.parameters.contiguous(),
+        **{name: torch.from_numpy(np.ascontiguousarray(values)) for name, values in statistics.items()},
+    }
+
+
+def _memory_tensors(bundle: Bundle) -> Tensors:
+    """What is kept, under `<place of the corpus, from 1>.<field>`, perhaps with further parts."""
+    made: Tensors = {}
+    for place, kept in enumerate(bundle.kept, start=1):
+        for name, value in vars(kept).items():
+            if value is not None:
+                made |= {f"{place}.{name}{part}": each for part, each in _parts(value).items()}
+    for place, rows in enumerate(bundle.estimates, start=1):
+        if rows is not None:
+            made |= {f"{place}.estimate{part}": each for part, each in _parts(rows).items()}
+    return {name: tensor.cpu().contiguous() for name, tensor in made.items()}
+
+
+def _parts(value: Any) -> Tensors:
+    """The tensors of one field of `Kept`, by the end of their names."""
+    if isinstance(value, Tensor):
+        return {"": value}
+    if isinstance(value, Samples):
+        whole = value.select(torch.arange(len(value)))
+        parts = {f".{name}": getattr(whole, name) for name in _ROW_PARTS if name != "labels"}
+        same = whole.labels.shape == whole.targets.shape and torch.equal(
+            whole.labels.nan_to_num(nan=2.0), whole.targets.nan_to_num(nan=2.0)
+        )
+        return parts if same else {**parts, ".labels": whole.labels}
+    if isinstance(value, Prototypes):
+        arrays = {name: getattr(value, name) for name in ("counts", "means", "factors")}
+        return {f".{name}": torch.from_numpy(np.ascontiguousarray(each)) for name, each in arrays.items()}
+    parts = {}
+    for names, sums in value.items():
+        own = {
+            **vars(sums),
+            "n": np.int64(sums.n),
+            "products": sums.products[np.tril_indices(len(sums.features))],
+        }
+        parts |= {
+            f".{'+'.join(names)}.{name}": torch.from_numpy(np.array(each)) for name, each in own.items()
+        }
+    return parts
+
+
+def _assemble(info: BundleInfo, model: Tensors, memory: Tensors) -> Bundle:
+    """Raises ValueError for tensors that do not fit the description, or are not finite."""
+    network, seen, architecture = model_of(info), len(info.seen), info.architecture
+    closed = not isinstance(network, Network)
+    shapes = {
+        "parameters": (network.size,),
+        "means": (seen, architecture.acoustic_width),
+        "variances": (seen, architecture.acoustic_width),
+        "text_means": (seen, architecture.text_width),
+    }
+    _refuse_names(model, shapes)
+    for name, shape in shapes.items():
+        kind = torch.float64 if closed and name == "parameters" else torch.float32
+        _check(name, model[name], shape, kind)
+    if bool((model["variances"] < 0).any()):
+        raise ValueError("variances below 0")
+    rows, fields = _Rows(architecture), _fields(memory)
+    beyond = [
+        name for place, name in fields if not 1 <= place <= (1 if closed and name != "estimate" else seen)
+    ]
+    if beyond:
+        raise ValueError(f"{beyond[0]} of a corpus that is not there")
+    estimates = [
+        rows.samples(f"{place}.estimate", fields.get((place, "estimate"))) for place in _places(seen)
+    ]
+    kept = [
+        _kept(
+            {name: each for (at, name), each in fields.items() if at == place and name != "estimate"},
+            info,
+            rows,
+        )
+        for place in _places(1 if closed else seen)
+    ]
+    means, variances, texts = (model[name].numpy() for name in ("means", "variances", "text_means"))
+    return Bundle(info, model["parameters"], tuple(kept), means, variances, texts, tuple(estimates))
+
+
+def _places(n: int) -> range:
+    return range(1, n + 1)
+
+
+def _fields(memory: Tensors) -> dict[tuple[int, str], Tensors]:
+    """The tensors of each field of each corpus, by the rest of their names."""
+    found: dict[tuple[int, str], Tensors] = {}
+    for name, tensor in memory.items():
+        match = _PLACE.fullmatch(name)
+        if match is None:
+            raise ValueError(f"unknown tensor {name}")
+        rest = ".".join(part for part in match.groups()[2:] if part)
+        found.setdefault((int(match[1]), match[2]), {})[rest] = tensor
+    return found
+
+
+@dataclass(frozen=True)
+class _Rows:
+    """Checks and joins the tensors of remembered utterances."""
+
+    architecture: Architecture
+
+    @property
+    def acoustic(self) -> tuple[int, ...]:
+        """The shape of one acoustic row."""
+        a = self.architecture
+        return (a.layers, a.acoustic_width) if a.layers else (a.acoustic_width,)
+
+    def samples(self, name: str, parts: Tensors | None) -> Samples | None:
+        if parts is None:
+            return None
+        a, n = self.architecture, len(parts["targets"])
+        columns = len(a.dimensions)
+        expected = {"acoustic": self.acoustic, "text": (a.text_width,), "targets": (columns,), "speakers": ()}
+        labels = parts.get("labels")
+        _refuse_names({each: tensor for each, tensor in parts.items() if each != "labels"}, expected)
+        for part, shape in expected.items():
+            kind = torch.int64 if part == "speakers" else torch.float32
+            _check(f"{name}.{part}", parts[part], (n, *shape), kind, finite=part != "targets")
+        if labels is not None:
+            _check(f"{name}.labels", labels, (n, *labels.shape[1:2]), torch.float32, finite=False)
+        for each in (parts["targets"], *([] if labels is None else [labels])):
+            if bool((each.abs() > 1 + _ROUNDING).any()):
+                raise ValueError(f"{name} has labels outside [-1, 1]")
+        if n == 0 or bool((parts["speakers"] < UNKNOWN_SPEAKER).any()):
+            raise ValueError(f"{name} has {'no rows' if n == 0 else 'unknown codes of speakers'}")
+        return Samples(
+            parts["acoustic"],
+            parts["text"],
+            torch.arange(n),
+            parts["targets"],
+            parts["speakers"],
+            rated=labels,
+        )
+
+
+def _kept(fields: Mapping[str, Tensors], info: BundleInfo, rows: _Rows) -> Kept:
+    """What is kept of one corpus."""
+    made: dict[str, Any] = {}
+    columns, size = (
+        len(info.dimensions),
+        0 if info.strategy == "analytic" else Network(info.architecture).size,
+    )
+    for name, parts in fields.items():
+        if name in ("samples", "held_out"):
+            made[name] = rows.samples(name, parts)
+        elif name == "prototypes":
+            made[name] = _prototypes(parts, rows, columns)
+        elif name == "sums":
+            made[name] = _sums(parts, info)
+        elif name in ("answers", "parameters", "importance", "rated"):
+            _refuse_names(parts, [""])
+            made[name] = parts[""]
+        else:
+            raise ValueError(f"unknown field {name}")
+    for name in ("parameters", "importance"):
+        if name in made:
+            _check(name, made[name], (1, size), torch.float32)
+    if "rated" in made:
+        _check("rated", made["rated"], (columns,), torch.bool)
+    if "answers" in made:
+        n = len(made["samples"]) if made.get("samples") is not None else 0
+        _check("answers", made["answers"], (1, n, columns), torch.float32, finite=False)
+        if bool(made["answers"].isinf().any()):
+            raise ValueError("answers that are not finite")
+    return Kept(**made)
+
+
+def _prototypes(parts: Tensors, rows: _Rows, columns: int) -> Prototypes:
+    _refuse_names(parts, ["counts", "means", "factors"])
+    cells, rank = len(parts["counts"]), parts["factors"].shape[-1] if parts["factors"].ndim == 3 else 0  # noqa: PLR2004
+    width = math.prod(rows.acoustic) + rows.architecture.text_width + columns
+    _check("prototypes.counts", parts["counts"], (cells,), torch.int64)
+    _check("prototypes.means", parts["means"], (cells, width), torch.float32, finite=False)
+    _check("prototypes.factors", parts["factors"], (cells, width, rank), torch.float32)
+    embedded = parts["means"][:, :-columns]
+    if bool((parts["counts"] < 0).any()) or not parts["counts"].any() or not bool(embedded.isfinite().all()):
+        raise ValueError("prototypes that are not finite or of no utterance")
+    arrays = {name: tensor.numpy() for name, tensor in parts.items()}
+    return Prototypes(**arrays, acoustic_shape=rows.acoustic, dimensions=columns)
+
+
+def _sums(parts: Tensors, info: BundleInfo) -> dict[tuple[str, ...], Sums]:
+    """Sums by the dimensions that are rated; the symmetric products are kept as one triangle."""
+    strategy = model_of(info)
+    assert isinstance(strategy, ClosedFormStrategy)
+    f, found = strategy.columns, dict[str, Tensors]()
+    for name, tensor in parts.items():
+        pattern, _, part = name.rpartition(".")
+        found.setdefault(pattern, {})[part] = tensor
+    made = {}
+    for pattern, own in found.items():
+        names = tuple(pattern.split("+"))
+        k = len(names)
+        if names != tuple(each for each in info.dimensions if each in names):
+            raise ValueError(f"sums of {pattern}")
+        shapes = {
+            "n": (),
+            "features": (f,),
+            "products": (f * (f + 1) // 2,),
+            "cross": (f, k),
+            "targets": (k,),
+            "squares": (k,),
+        }
+        _refuse_names(own, shapes)
+        for part, shape in shapes.items():
+            _check(f"sums.{part}", own[part], shape, torch.int64 if part == "n" else torch.float64)
+        products = np.zeros((f, f), order="F")
+        products[np.tril_indices(f)] = own["products"].numpy()
+        products.T[np.tril_indices(f)] = own["products"].numpy()
+        arrays = {part: tensor.numpy() for part, tensor in own.items() if part not in ("n", "products")}
+        made[names] = Sums(int(own["n"]), products=products, **arrays)
+    return made
+
+
+def _refuse_names(tensors: Mapping[str, Tensor], expected: Mapping[str, Any] | Sequence[str]) -> None:
+    if set(tensors) != set(expected):
+        raise ValueError(f"tensors {listing(sorted(tensors))} instead of {listing(sorted(expected))}")
+
+
+def _check(
+    name: str, tensor: Tensor, shape: tuple[int, ...], kind: torch.dtype, *, finite: bool = True
+) -> None:
+    if tuple(tensor.shape) != shape or tensor.dtype != kind:
+        raise ValueError(f"{name} is {tensor.dtype} {tuple(tensor.shape)} instead of {kind} {shape}")
+    if finite and tensor.is_floating_point() and not bool(tensor.isfinite().all()):
+        raise ValueError(f"{name} has values that are not finite")

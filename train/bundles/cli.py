@@ -1,0 +1,79 @@
+"""ser-bundle: look at bundles, and write those of a run that is finished."""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+
+import click
+
+from ser_memory.common import __version__
+from ser_memory.common.console import Command, say, table
+
+_EXAMPLES = """
+\b
+Examples:
+  ser-bundle describe runs/first/bundles/gem-random-1000/seed-0/stage-3
+  ser-bundle export runs/first
+"""
+
+
+@click.group("ser-bundle", epilog=_EXAMPLES)
+@click.version_option(__version__, package_name="ser-memory", message="ser-memory %(version)s")
+def main() -> None:
+    """Models to take away: what a bundle is, and bundles of a finished run."""
+
+
+@main.command("describe", cls=Command)
+@click.argument("bundle", type=click.Path(path_type=Path))
+def describe(bundle: Path) -> None:
+    """Check a bundle, and print what it is, what it keeps and how large that is."""
+    from ser_memory.train.bundle import MEMORY, MODEL, bundles_in, read_bundle
+
+    for folder in bundles_in(bundle):
+        whole = read_bundle(folder)
+        info = whole.info
+        say(f"{folder}: {info.title}, {info.created_by}")
+        say(f"predicts: {', '.join(info.dimensions)}")
+        for kind in ("acoustic", "text"):
+            say(
+                f"{kind} encoder: {info.encoders[f'{kind}_encoder']}, revision {info.encoders[f'{kind}_revision']}, "
+                f"{info.encoders[f'{kind}_pooling']}"
+            )
+        table(
+            "Learned from",
+            ["corpus", "training utterances", "scale", "kept utterances", "for estimates"],
+            [
+                [
+                    seen.name,
+                    str(seen.n),
+                    f"{seen.scale_min:g} to {seen.scale_max:g}",
+                    str(0 if kept is None else kept.rows),
+                    str(0 if rows is None else len(rows)),
+                ]
+                for seen, kept, rows in itertools.zip_longest(info.seen, whole.kept, whole.estimates)
+            ],
+        )
+        for name in (MODEL, MEMORY):
+            say(f"{name}: {(folder / name).stat().st_size:,} bytes")
+
+
+@main.command("export", cls=Command)
+@click.argument("run", type=click.Path(path_type=Path, exists=True, file_okay=False))
+@click.option(
+    "--estimate-size", type=click.IntRange(0), default=0, show_default=True, help="As in ser-train."
+)
+@click.option("--language", default="en", show_default=True, help="As in ser-train.")
+def export(run: Path, estimate_size: int, language: str) -> None:
+    """Write the bundles of a finished run of ser-train, to RUN/bundles; nothing is trained again.
+
+    Its caches and finished stages must still be there.
+    """
+    from ser_memory.train.bundles.exporting import export_run
+
+    for folder in export_run(run, estimate_size, language):
+        say(str(folder))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,42 @@
+"""estimates.csv: figures for corpora that are no longer there, from the few test utterances that a bundle holds."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import astuple, fields
+from pathlib import Path
+
+import torch
+
+from ser_memory.common.machine import one_core_each
+from ser_memory.train.evaluation import measure
+from ser_memory.train.results import Outcomes, Result, stages_of, write_rows
+from ser_memory.train.trainer import Trainer
+
+ESTIMATES = "estimates.csv"
+
+
+def write_estimates(path: Path, trainer: Trainer, outcomes: Outcomes) -> None:
+    """Write the estimates of every finished stage, with the columns of results.csv; `n` tells on how few they are."""
+    with one_core_each(), torch.inference_mode():
+        write_rows(path, [item.name for item in fields(Result)], map(astuple, _estimates(trainer, outcomes)))
+
+
+def _estimates(trainer: Trainer, outcomes: Outcomes) -> Iterator[Result]:
+    experiment = trainer.experiment
+    for run in experiment.runs:
+        assert run.variant is not None
+        bundle = trainer.bundle(run)
+        for number, name, _ in stages_of(experiment, outcomes, run):
+            predict = trainer.predictor(experiment.owner(run, number), number)
+            for seen, rows in zip(bundle.info.seen, bundle.estimates, strict=True):
+                if rows is None:
+                    continue
+                truth = rows.targets.numpy()
+                for (dimension, metric), value in measure(
+                    truth, predict(rows), bundle.info.dimensions
+                ).items():
+                    yield Result(
+                        **vars(run.variant), seed=run.seed, stage=number, stage_name=name, corpus=seen.name, split="test",
+                        dimension=dimension, metric=metric, value=value, n=len(rows), fold=run.fold,
+                    )  # fmt: skip
