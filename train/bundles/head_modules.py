@@ -9,9 +9,21 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ser_memory.common.errors import SerError
+from ser_memory.train.bundle import Bundle, model_of
 from ser_memory.train.layers import EPS, SLOPE, Layer
 from ser_memory.train.model import Architecture, Network
 from ser_memory.train.strategies.analytic import Analytic
+
+
+def head_of(bundle: Bundle) -> nn.Module:
+    """The head of a bundle. Raises SerError for a closed form that has no module."""
+    architecture, model = bundle.info.architecture, model_of(bundle.info)
+    if isinstance(model, Network):
+        return NetworkHead(architecture, bundle.parameters)
+    if isinstance(model, Analytic):
+        return AnalyticHead(architecture, model, bundle.parameters)
+    raise SerError(f"A bundle of the strategy {bundle.info.strategy} cannot be exported to ONNX.")
 
 
 class NetworkHead(nn.Module):

@@ -1,9 +1,11 @@
-"""A bundle's head, and the whole from waveform to ratings, as ONNX files. What differs from PyTorch is not written."""
+"""A bundle as ONNX files: its head, and the whole from waveform to ratings. What differs from PyTorch is not written."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,12 +14,19 @@ import torch
 from torch import Tensor, nn
 
 from ser_memory.common.conventions import SAMPLING_RATE
+from ser_memory.common.errors import SerError
+from ser_memory.common.files import flush_to_disk
+from ser_memory.common.reporting import notice
+from ser_memory.extract.settings import LAST
+from ser_memory.train.bundle import Bundle, BundleInfo
+from ser_memory.train.bundles.head_modules import head_of
 from ser_memory.train.bundles.onnx_graphs import (
     Comparison,
     Floats,
     compare,
     median_seconds,
     refuse_different,
+    require_onnx,
     runner,
     write_graph,
 )
@@ -25,11 +34,12 @@ from ser_memory.train.bundles.onnx_graphs import (
 if TYPE_CHECKING:
     from ser_memory.extract.encoders import AcousticEncoder
 
-Predict = Callable[[Floats, Floats], Floats]  # (N, D) or (N, L, D) acoustic and (N, E) text rows -> (N, K)
+Rows = dict[str, Floats]  # acoustic: (N, D) or (N, L, D); text: (N, E)
+Predict = Callable[..., Floats]  # of such rows by name, -> (N, K)
 
 HEAD, MODEL, AUDONNX = "head.onnx", "model.onnx", "model.yaml"
 _HEAD_DIFFERENCE, _MODEL_DIFFERENCE = 1e-5, 1e-4  # allowed, see Comparison
-_ROWS = 10_000  # that the head is compared for
+_BATCHES, _ROWS = 10, 1000  # that the head is compared for
 _RECORDINGS = 6  # that the model is compared for
 _LONGEST = 30.0  # seconds of the longest of them
 _TIMED = 5.0  # seconds of the recording whose time is reported
@@ -44,6 +54,32 @@ class Written:
     found: Comparison
     seconds: float  # per row or per recording
     torch_seconds: float
+
+
+def export_onnx(
+    bundle: Bundle, output: Path, *, acoustic_encoder: str | None = None, head_only: bool = False
+) -> list[Written]:
+    """Write a bundle as ONNX files: head.onnx, and unless `head_only` model.onnx with model.yaml for audonnx.
+
+    Args:
+        bundle: the bundle.
+        output: folder to write to. Files of these names are replaced, all or none of them.
+        acoustic_encoder: where the bundle's encoder is, if not where it was.
+        head_only: the head alone needs no encoder.
+
+    Raises:
+        SerError: a package is missing, the encoder cannot be loaded, is another one than that of the training, or cannot
+            be exported, or ONNX Runtime does not compute what PyTorch does.
+    """
+    require_onnx()
+    encoder = None if head_only else _encoder_of(bundle.info, acoustic_encoder)
+    head, notes = head_of(bundle), _notes(bundle)
+    with _all_or_none(output) as folder:
+        written = [write_head(head, bundle.predict, _rows(bundle), folder / HEAD, notes)]
+        if encoder is not None:
+            written.append(_write_whole(bundle, encoder, head, folder / MODEL, notes))
+            (folder / AUDONNX).write_text(audonnx_yaml(bundle.info.dimensions), encoding="utf-8")
+    return [replace(each, path=output / each.path.name) for each in written]
 
 
 class WholeModel(nn.Module):
@@ -62,29 +98,34 @@ class WholeModel(nn.Module):
 
 
 def write_head(
-    head: nn.Module, predict: Predict, rows: Mapping[str, Floats], path: Path, notes: Mapping[str, str]
+    head: nn.Module, predict: Predict, batches: Iterable[Rows], path: Path, notes: Mapping[str, str]
 ) -> Written:
     """Write the head alone.
 
     Args:
         head: the module.
         predict: what it must agree with.
-        rows: `acoustic` (N, D) or (N, L, D) and `text` (N, E) rows, such as it was trained with, to compare with.
+        batches: `acoustic` (N, D) or (N, L, D) and `text` (N, E) rows, such as it was trained with, to compare with.
         path: where to.
         notes: what the file says about itself.
 
     Raises SerError if PyTorch cannot write it, or a result differs by more than 1e-5, see `Comparison`.
     """
-    examples = {name: torch.from_numpy(each[:2]) for name, each in rows.items()}
-    write_graph(head.eval(), path, examples, {0: "rows"}, notes)
-    run = runner(path)
-    acoustic, text = rows["acoustic"], rows["text"]
-    found = compare([run(**rows)], [predict(acoustic, text)])
-    refuse_different(path.name, found, _HEAD_DIFFERENCE)
-    seconds = median_seconds(lambda: run(**rows)) / found.n
-    return Written(
-        path, _size(path), found, seconds, median_seconds(lambda: predict(acoustic, text)) / found.n
+    first, *others = batches
+    write_graph(
+        head.eval(),
+        path,
+        {name: torch.from_numpy(each[:2]) for name, each in first.items()},
+        {0: "rows"},
+        notes,
     )
+    run = runner(path)
+    made = [(run(**rows), predict(**rows)) for rows in (first, *others)]
+    found = compare(*zip(*made, strict=True))
+    refuse_different(path.name, found, _HEAD_DIFFERENCE)
+    n = len(first["acoustic"])
+    seconds = median_seconds(lambda: run(**first)) / n
+    return Written(path, _size(path), found, seconds, median_seconds(lambda: predict(**first)) / n)
 
 
 def write_model(
@@ -115,6 +156,94 @@ def write_model(
     timed = _recording(min(_TIMED, durations[1]))
     seconds = median_seconds(lambda: run(signal=timed[None]))
     return Written(path, _size(path), found, seconds, median_seconds(lambda: reference(timed)))
+
+
+def _write_whole(
+    bundle: Bundle, encoder: AcousticEncoder, head: nn.Module, path: Path, notes: Mapping[str, str]
+) -> Written:
+    info, text = bundle.info, bundle.neutral_text
+    one_layer = _is_one_layer(info)
+
+    def reference(waveform: Floats) -> Floats:
+        row = encoder.encode([waveform]).numpy()
+        return bundle.predict(row[:, 0] if one_layer else row, text[None])
+
+    whole = WholeModel(encoder, one_layer, head, torch.from_numpy(text))
+    return write_model(whole, reference, (info.min_duration, info.max_duration), path, notes)
+
+
+def _encoder_of(info: BundleInfo, place: str | None) -> AcousticEncoder:
+    """The acoustic encoder of the training, on the CPU and in float32.
+
+    Raises SerError if it cannot be loaded or exported, or is another one.
+    """
+    from ser_memory.extract.encoders import EncoderOptions, load_acoustic
+
+    told = info.encoders
+    layers = str(info.layer) if _is_one_layer(info) else told.get("acoustic_layers", LAST)
+    encoder = load_acoustic(
+        place or told["acoustic_encoder"], options=EncoderOptions(layers, told["acoustic_pooling"])
+    )
+    if encoder.revision != told["acoustic_revision"]:
+        raise SerError(
+            f"The acoustic encoder {encoder.name} has the revision {encoder.revision}, and the bundle was trained on "
+            f"{told['acoustic_revision']}: give the folder of that one with --acoustic-encoder."
+        )
+    encoder.graph()  # refuses what cannot be exported
+    if info.precision != "float32":
+        notice(
+            f"The bundle was trained on embeddings in {info.precision}, and {MODEL} computes in float32: ratings may "
+            "differ in the third decimal."
+        )
+    return encoder
+
+
+def _is_one_layer(info: BundleInfo) -> bool:
+    """Whether the model reads one layer out of several cached ones."""
+    return info.layer is not None and info.layer.isdigit()
+
+
+def _rows(bundle: Bundle) -> Iterator[Rows]:
+    """Random rows with the means and variances of the training rows, as far as the bundle has them."""
+    layers, random = bundle.info.architecture.layers, np.random.default_rng(0)
+    text_spreads = bundle.text_means.std(axis=1, keepdims=True)
+    for _ in range(_BATCHES):
+        corpus = random.integers(len(bundle.means), size=_ROWS)
+        around, spreads = bundle.means[corpus], np.sqrt(bundle.variances[corpus])
+        if layers:  # the bundle has the statistics of their mean
+            around, spreads = (np.repeat(each[:, None], layers, axis=1) for each in (around, spreads))
+        acoustic = around + spreads * random.standard_normal(around.shape, np.float32)
+        words = bundle.text_means[corpus]
+        text = words + text_spreads[corpus] * random.standard_normal(words.shape, np.float32)
+        yield {"acoustic": np.asarray(acoustic, np.float32), "text": np.asarray(text, np.float32)}
+
+
+def _notes(bundle: Bundle) -> dict[str, str]:
+    info = bundle.info
+    return {
+        "bundle": bundle.checksum,
+        "model": info.title,
+        "dimensions": ",".join(info.dimensions),
+        "scale": f"-1 to 1, {info.label_scale}",
+        "sampling_rate": str(info.sampling_rate),
+        "min_duration": f"{info.min_duration:g}",
+        "max_duration": f"{info.max_duration:g}",
+        "acoustic_revision": info.encoders["acoustic_revision"],
+        "text_revision": info.encoders["text_revision"],
+        "created_by": info.created_by,
+    }
+
+
+@contextmanager
+def _all_or_none(output: Path) -> Iterator[Path]:
+    """A folder whose files go to `output` at the end of the block, unless it raises."""
+    output.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".partial-", dir=output) as name:
+        folder = Path(name)
+        yield folder
+        for file in sorted(folder.iterdir()):
+            flush_to_disk(file)
+            file.replace(output / file.name)
 
 
 def audonnx_yaml(labels: Sequence[str]) -> str:

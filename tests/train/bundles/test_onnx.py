@@ -8,9 +8,11 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from click.testing import CliRunner
 
 from ser_memory.common.errors import SerError
 from ser_memory.train.bundles import onnx_graphs
+from ser_memory.train.bundles.cli import main as ser_bundle
 from ser_memory.train.bundles.head_modules import AnalyticHead, NetworkHead
 from ser_memory.train.bundles.onnx_export import HEAD, Written, audonnx_yaml, write_head
 from ser_memory.train.bundles.onnx_graphs import Comparison, Floats, compare, refuse_different, runner
@@ -48,7 +50,7 @@ def write_network(architecture: Architecture, path: Path) -> Written:
         predicted = network.predict(network.unpack(parameters[None]), samples(acoustic, text))
         return predicted[0].numpy()
 
-    return write_head(NetworkHead(architecture, parameters), predict, rows(architecture), path, {"a": "b"})
+    return write_head(NetworkHead(architecture, parameters), predict, [rows(architecture)], path, {"a": "b"})
 
 
 @pytest.mark.parametrize(
@@ -79,7 +81,7 @@ def test_heads_in_closed_form(features: int | None, tmp_path: Path) -> None:
         return strategy.predict(parameters, samples(acoustic, text)).numpy()
 
     head = AnalyticHead(architecture, strategy, parameters)
-    written = write_head(head, predict, rows(architecture), tmp_path / HEAD, {})
+    written = write_head(head, predict, [rows(architecture)], tmp_path / HEAD, {})
     assert written.found.difference < 1e-5
 
 
@@ -117,3 +119,18 @@ def test_labels_for_audonnx() -> None:
     assert audonnx_yaml(["activation", "valence"]) == (
         "$audonnx.core.model.Model:\n  path: model.onnx\n  labels:\n  - activation\n  - valence\n  transform: null\n"
     )
+
+
+@pytest.mark.parametrize(
+    ("typed", "says"),
+    [
+        ("--output x", "--output is for an export with --onnx"),
+        ("--head-only", "--head-only is for an export with --onnx"),
+        ("--onnx --output x --estimate-size 3", "--estimate-size is for an export without --onnx"),
+        ("--onnx", "--onnx needs --output DIR"),
+    ],
+)
+def test_options_of_the_other_export_are_refused(typed: str, says: str, tmp_path: Path) -> None:
+    result = CliRunner().invoke(ser_bundle, ["export", str(tmp_path), *typed.split()])
+    assert result.exit_code == 2
+    assert says in result.stderr
