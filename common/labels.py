@@ -22,6 +22,11 @@ def to_unit(ratings: npt.ArrayLike, low: float, high: float) -> npt.NDArray[np.f
     return 2.0 * (np.asarray(ratings, dtype=np.float64) - low) / (high - low) - 1.0
 
 
+def from_unit(values: npt.ArrayLike, low: float, high: float) -> npt.NDArray[np.float64]:
+    """The inverse of `to_unit`: values of any shape from [-1, 1], which they may leave, to [low, high]."""
+    return low + (np.asarray(values, dtype=np.float64) + 1.0) * (high - low) / 2.0
+
+
 def to_bins(values: npt.ArrayLike, n_bins: int = N_BINS) -> npt.NDArray[np.int64]:
     """Cut values into `n_bins` equal-width bins of [-1, 1], numbered from 0.
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import stat
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +68,17 @@ def header(path: Path) -> Header:
         return Header(float(frames / info.samplerate) if info.samplerate else 0.0, told.known)
 
 
+def stated_seconds(path: Path) -> float:
+    """Seconds of audio as the container states them: the sound is never decoded, and they may be wrong.
+
+    Raises UnusableAudioError as `header` does.
+    """
+    with _reading(path):
+        info, told = _look(path)
+        frames = info.frames if told.samples is None else told.samples
+        return float(frames / info.samplerate) if info.samplerate else 0.0
+
+
 def load(path: Path) -> Waveform:
     """Decode any rate and number of channels to (samples,) float32 at 16 kHz.
 
@@ -80,11 +93,35 @@ def load(path: Path) -> Waveform:
         samples, rate = _decode(path, info, told), info.samplerate
     if not samples.size:
         raise UnusableAudioError("unreadable")
+    return _at_16_khz(samples, rate, partial(soxr.resample, in_rate=rate, out_rate=SAMPLING_RATE))
+
+
+def blocks(path: Path) -> Iterator[Waveform]:
+    """The waveform of `load` (of MP3 perhaps with other rounding) in blocks of at most a minute, as they are decoded.
+
+    Raises UnusableAudioError as `load` does, for a recording that is cut off perhaps after its last block.
+    """
+    with _reading(path):
+        info, told = _look(path)
+        resampler = soxr.ResampleStream(info.samplerate, SAMPLING_RATE, 1, dtype="float32")
+        size, done = min(_BLOCK, 60 * info.samplerate), 0
+        with _sound(path, info, told) as file:
+            for samples in _read_blocks(file, size):
+                done, last = done + len(samples), len(samples) < size
+                yield _at_16_khz(samples, info.samplerate, partial(resampler.resample_chunk, last=last))
+        if not done or _lacks(done, info, told):
+            raise UnusableAudioError("unreadable")
+
+
+def _at_16_khz(samples: npt.NDArray[np.float32], rate: int, resample: Callable[..., Any]) -> Waveform:
+    """Mix (samples, channels) to one channel and resample it.
+
+    Raises UnusableAudioError if the power, which every normalisation divides by, is not finite.
+    """
     with np.errstate(over="ignore", invalid="ignore"):
         mono = samples[:, 0] if samples.shape[1] == 1 else samples.mean(axis=1)
-        if rate != SAMPLING_RATE:
-            mono = soxr.resample(mono, rate, SAMPLING_RATE)
-        power = np.square(mono).sum()  # what every normalisation divides by
+        mono = mono if rate == SAMPLING_RATE else resample(mono)
+        power = np.square(mono).sum()
     if not np.isfinite(power):
         raise UnusableAudioError("not finite")
     return np.ascontiguousarray(mono, dtype=np.float32)
@@ -139,10 +176,8 @@ def _look(path: Path) -> tuple[Any, Stated]:
     told = containers.stated(path)
     if told is not None and told.ends_early:
         raise UnusableAudioError("unreadable")
-    if told is not None and told.patch is not None:
-        info = soundfile.info(containers.patched(path, told.patch))
-    else:
-        info = soundfile.info(str(path), verbose=told is None)
+    with _source(path, told) as source:
+        info = soundfile.info(source, verbose=told is None)
     if told is None:
         told = Stated(known=info.format in _TELLS)
         if _LOG_OF_A_CUT.search(info.extra_info):
@@ -156,17 +191,25 @@ def _look(path: Path) -> tuple[Any, Stated]:
 
 def _decode(path: Path, info: Any, told: Stated) -> npt.NDArray[np.float32]:
     """(samples, channels) to the end of the file. Raises UnusableAudioError if there are fewer than it promises."""
-    if told.samples is not None and abs(told.samples - info.frames) > _TOLERATED * info.samplerate:
-        return _decode_stream(path)  # libsndfile guesses the length of MPEG audio, and reads no further
-    source = str(path) if told.patch is None else containers.patched(path, told.patch)
-    if info.frames <= _LONGEST_READ * info.samplerate:
-        samples: npt.NDArray[np.float32] = soundfile.read(source, dtype="float32", always_2d=True)[0]
+    if info.frames <= _LONGEST_READ * info.samplerate and not _is_miscounted(info, told):
+        with _source(path, told) as source:
+            samples: npt.NDArray[np.float32] = soundfile.read(source, dtype="float32", always_2d=True)[0]
     else:
-        with _Unseekable(source) as file:
-            samples = _blocks(file)
-    if told.known and len(samples) < info.frames - _TOLERATED * info.samplerate:
+        with _sound(path, info, told) as file:
+            samples = np.concatenate(list(_read_blocks(file)))
+    if _lacks(len(samples), info, told):
         raise UnusableAudioError("unreadable")
     return samples
+
+
+def _lacks(frames: int, info: Any, told: Stated) -> bool:
+    """Whether so many frames are fewer than the file promises."""
+    return told.known and frames < info.frames - _TOLERATED * info.samplerate
+
+
+def _is_miscounted(info: Any, told: Stated) -> bool:
+    """libsndfile guesses the length of MPEG audio, and reads no further."""
+    return told.samples is not None and abs(told.samples - info.frames) > _TOLERATED * info.samplerate
 
 
 class _Unseekable(soundfile.SoundFile):  # type: ignore[misc]  # soundfile has no types
@@ -176,21 +219,45 @@ class _Unseekable(soundfile.SoundFile):  # type: ignore[misc]  # soundfile has n
         return False
 
 
-def _blocks(file: Any) -> npt.NDArray[np.float32]:
-    blocks = [file.read(_BLOCK, dtype="float32", always_2d=True)]
-    while len(blocks[-1]) == _BLOCK:
-        blocks.append(file.read(_BLOCK, dtype="float32", always_2d=True))
-    return np.concatenate(blocks)
+@contextmanager
+def _source(path: Path, told: Stated | None) -> Iterator[Any]:
+    """What libsndfile opens: the file, or a view of it with the length that its writer left out."""
+    if told is None or told.patch is None:
+        yield str(path)
+        return
+    with containers.patched(path, told.patch) as file:
+        yield file
 
 
-def _decode_stream(path: Path) -> npt.NDArray[np.float32]:
-    """Decode a file through a pipe, where libsndfile cannot guess its length."""
+@contextmanager
+def _sound(path: Path, info: Any, told: Stated) -> Iterator[Any]:
+    """The file opened for reading block by block, to its true end."""
+    if _is_miscounted(info, told):
+        with _piped(path) as file:
+            yield file
+        return
+    with _source(path, told) as source, _Unseekable(source) as file:
+        yield file
+
+
+def _read_blocks(file: Any, frames: int = _BLOCK) -> Iterator[npt.NDArray[np.float32]]:
+    """(frames, channels) until the file ends; the last block is shorter, perhaps empty."""
+    while True:
+        block = file.read(frames, dtype="float32", always_2d=True)
+        yield block
+        if len(block) < frames:
+            return
+
+
+@contextmanager
+def _piped(path: Path) -> Iterator[Any]:
+    """The file opened through a pipe, where libsndfile cannot guess its length."""
     reading, writing = os.pipe()
 
     def feed() -> None:
         try:
             with path.open("rb") as source, os.fdopen(writing, "wb") as pipe:
-                pipe.write(source.read())
+                shutil.copyfileobj(source, pipe)
         except OSError:  # the decoder has stopped reading
             pass
 
@@ -198,7 +265,7 @@ def _decode_stream(path: Path) -> npt.NDArray[np.float32]:
     feeder.start()
     try:
         with soundfile.SoundFile(reading, closefd=False) as file:
-            return _blocks(file)
+            yield file
     finally:
         os.close(reading)
         feeder.join()

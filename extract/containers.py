@@ -7,12 +7,13 @@ the header with the file.
 from __future__ import annotations
 
 import io
+import mmap
 import os
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, Literal
+from typing import Any, BinaryIO, Literal
 
 _UNKNOWN = 0x7FFF_0000  # bytes: programs that do not know a length yet write this or more into 32 bits
 _UNKNOWN_64 = 1 << 62  # and this or more into 64 bits
@@ -48,12 +49,26 @@ def stated(path: Path) -> Stated | None:
     return None
 
 
-def patched(path: Path, patch: tuple[int, bytes]) -> io.BytesIO:
-    """The content of a file in memory, with the length that its writer left out. Raises OSError."""
-    place, length = patch
-    data = bytearray(path.read_bytes())
-    data[place : place + len(length)] = length
-    return io.BytesIO(bytes(data))
+def patched(path: Path, patch: tuple[int, bytes]) -> io.RawIOBase:
+    """The file, opened for reading, with the length that its writer left out. Raises OSError."""
+    return _Patched(path, *patch)
+
+
+class _Patched(io.FileIO):
+    """A file of which some bytes are read as others."""
+
+    def __init__(self, path: Path, place: int, content: bytes) -> None:
+        super().__init__(path)
+        self._place, self._content = place, content
+
+    def readinto(self, buffer: Any) -> int:
+        start = self.tell()
+        view = memoryview(buffer).cast("B")
+        count = super().readinto(view)
+        first, last = max(self._place, start), min(self._place + len(self._content), start + count)
+        if first < last:
+            view[first - start : last - start] = self._content[first - self._place : last - self._place]
+        return count
 
 
 # --- containers of chunks: an id and a length before each ---
@@ -239,11 +254,14 @@ class _Frame:
 
 def _in_mpeg(file: BinaryIO, _: int) -> Stated:
     """Xing, Info and VBRI headers have a number of frames. Otherwise only an incomplete last frame can be told."""
-    file.seek(0)
-    data = file.read()
-    place = _after_id3(data)
-    if data[place : place + 4] == b"fLaC":
-        return _in_flac(file, 0)
+    with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:  # hours of it need no memory
+        place = _after_id3(data[:10])
+        if data[place : place + 4] == b"fLaC":
+            return _in_flac(file, 0)
+        return _in_mpeg_frames(data, place)
+
+
+def _in_mpeg_frames(data: mmap.mmap, place: int) -> Stated:
     end = len(data) - 128 if data[-128:-125] == b"TAG" else len(data)
     first = _first_frame(data, place, end)
     if first is None:
@@ -267,7 +285,7 @@ def _after_id3(data: bytes) -> int:
     return 10 + size
 
 
-def _frame_at(data: bytes, place: int) -> _Frame | None:
+def _frame_at(data: mmap.mmap, place: int) -> _Frame | None:
     header = data[place : place + 4]
     if len(header) < 4 or header[0] != 0xFF or header[1] & _SYNC != _SYNC:  # noqa: PLR2004
         return None
@@ -285,7 +303,7 @@ def _frame_at(data: bytes, place: int) -> _Frame | None:
     return _Frame(size if bits else 0, samples, side, (version, layer, hertz))
 
 
-def _first_frame(data: bytes, place: int, end: int) -> tuple[int, _Frame] | None:
+def _first_frame(data: mmap.mmap, place: int, end: int) -> tuple[int, _Frame] | None:
     """The first header that another one follows where its frame ends."""
     while 0 <= place < end:
         frame = _frame_at(data, place)
@@ -297,7 +315,7 @@ def _first_frame(data: bytes, place: int, end: int) -> tuple[int, _Frame] | None
     return None
 
 
-def _told_frames(data: bytes, place: int, frame: _Frame) -> int | None:
+def _told_frames(data: mmap.mmap, place: int, frame: _Frame) -> int | None:
     xing = place + 4 + frame.side
     if data[xing : xing + 4] in (b"Xing", b"Info") and data[xing + 7] & 1:
         return int.from_bytes(data[xing + 8 : xing + 12], "big")
@@ -307,7 +325,7 @@ def _told_frames(data: bytes, place: int, frame: _Frame) -> int | None:
     return None
 
 
-def _count_frames(data: bytes, place: int, end: int, first: _Frame) -> tuple[int, bool]:
+def _count_frames(data: mmap.mmap, place: int, end: int, first: _Frame) -> tuple[int, bool]:
     """The number of whole frames, and whether the last one is incomplete."""
     count = 0
     while place < end:

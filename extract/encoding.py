@@ -10,7 +10,7 @@ GPU a row depends on its batch mates by rounding (1e-6 relative).
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -33,6 +33,7 @@ GPU_BATCH_SECONDS = 320.0
 GPU_BATCH_TEXTS = 64
 _DECODERS = 4  # threads per GPU; on a CPU one
 
+Listen = Callable[[int, Waveform], None]
 _Decoded = dict[int, Waveform | str]  # by place: the recording, or the reason why it cannot be used
 
 
@@ -103,19 +104,21 @@ def encode(
     min_duration: float = 0.0,
     max_duration: float = math.inf,
     condition: Condition | None = None,
+    listen: Listen = lambda _, __: None,
 ) -> Iterator[Batch]:
     """Encode recordings in batches of similar duration, the longest first; the next batch is decoded meanwhile.
 
-    With a condition, each is encoded as it is heard in it.
+    With a condition, each is encoded as it is heard in it. `listen` gets the place and waveform of each before, in a
+    thread that decodes.
 
     Items whose recording cannot be decoded, is too short for the encoder, or is outside the two durations (in
     seconds, both ends included) are refused. Raises SerError if one item alone does not fit into memory.
     """
-    for decoded in _decode_ahead(items, worker, min_duration, max_duration, condition):
+    for decoded in _decode_ahead(items, worker, min_duration, max_duration, condition, listen):
         waveforms = {place: each for place, each in decoded.items() if not isinstance(each, str)}
         refused = {place: each for place, each in decoded.items() if isinstance(each, str)}
         if waveforms:
-            yield from _encode_batch(items, waveforms, worker)
+            yield from encode_batch(items, waveforms, worker)
         if refused:
             yield Batch([], [], torch.empty(0), refused)
 
@@ -171,10 +174,13 @@ def _on_cpu(batches: list[Tensor]) -> npt.NDArray[np.float32]:
     return torch.cat(batches).cpu().numpy() if batches else np.zeros((0, 0), np.float32)
 
 
-def _encode_batch(
+def encode_batch(
     items: Sequence[Item], waveforms: dict[int, Waveform], worker: AcousticWorker
 ) -> Iterator[Batch]:
-    """One batch, or its halves if it does not fit into memory; the worker remembers the smaller size."""
+    """Encode recordings that are decoded, by place, as one batch, or in halves if it does not fit into memory.
+
+    The worker remembers the smaller size. Raises SerError if one item alone does not fit.
+    """
     places, waves = list(waveforms), list(waveforms.values())
     try:
         acoustic = worker.encoder.encode(waves)
@@ -197,7 +203,7 @@ def _encode_batch(
     worker.batch_seconds /= 2
     half = len(places) // 2
     for part in (places[:half], places[half:]):
-        yield from _encode_batch(items, {place: waveforms[place] for place in part}, worker)
+        yield from encode_batch(items, {place: waveforms[place] for place in part}, worker)
 
 
 def _is_out_of_memory(error: BaseException) -> bool:
@@ -210,15 +216,19 @@ def _decode_ahead(
     min_duration: float,
     max_duration: float,
     condition: Condition | None,
+    listen: Listen,
 ) -> Iterator[_Decoded]:
     """The batches with their recordings decoded; the next one is decoded while the caller works."""
     left = sorted(range(len(items)), key=lambda place: -items[place].seconds)
 
     def decode(place: int) -> Waveform | str:
         waveform = _decode(items[place], worker.encoder.min_samples, min_duration, max_duration)
-        if condition is None or isinstance(waveform, str):
+        if isinstance(waveform, str):
             return waveform
-        return heard_in(waveform, condition, items[place].recording)
+        if condition is not None:
+            waveform = heard_in(waveform, condition, items[place].recording)
+        listen(place, waveform)
+        return waveform
 
     def submit() -> dict[int, Future[Waveform | str]]:
         longest = max(items[left[0]].seconds, 1e-3) if left else 1.0

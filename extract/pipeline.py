@@ -59,7 +59,7 @@ def extract_corpus(extraction: Extraction, encoders: Encoders) -> FeatureCache:
         limit = settings.limit if len(chosen) < len(screened.kept) else None  # a trial, or not
         if extraction.condition is None:
             report_splits(extraction.manifest, turns, chosen, screened, trial=limit is not None)
-        encoders.identities[0].refuse_beyond_window(settings.max_duration)
+        encoders.acoustic_identity.refuse_beyond_window(settings.max_duration)
         turns, chosen = transcribe_missing(extraction, turns, chosen, screened)
         _refuse_nothing(extraction, chosen, screened)
         release = Release(turns, chosen, glimpses)

@@ -44,6 +44,7 @@ from ser_memory.extract.encoding import (
 from ser_memory.extract.parts import Part, Parts
 from ser_memory.extract.settings import EncoderSettings
 
+_Part = TypeVar("_Part")
 _Worker = TypeVar("_Worker")
 _Events = queue.SimpleQueue[float | BaseException | None]  # work done, a failure, the end of a worker
 
@@ -63,28 +64,30 @@ class Encoders:
         return self._devices[0].type == "cpu"
 
     @cached_property
-    def identities(self) -> tuple[AcousticIdentity, TextIdentity]:
-        """What the encoders are. Raises UsageError and SerError, as far as their configurations tell."""
-        settings = self._settings
-        acoustic = identify_acoustic(settings.acoustic_encoder, self._options)
-        return acoustic, identify_text(settings.text_encoder)
+    def acoustic_identity(self) -> AcousticIdentity:
+        """What the acoustic encoder is. Raises UsageError and SerError, as far as its configuration tells."""
+        return identify_acoustic(self._settings.acoustic_encoder, self._options)
+
+    @cached_property
+    def text_identity(self) -> TextIdentity:
+        """What the text encoder is. Raises SerError as far as its configuration tells."""
+        return identify_text(self._settings.text_encoder)
 
     def attributes(self) -> dict[str, str]:
         """The attributes of a cache that the encoders determine."""
-        acoustic, text = self.identities
-        return acoustic.attributes() | text.attributes()
+        return self.acoustic_identity.attributes() | self.text_identity.attributes()
 
     def acoustic(self) -> list[AcousticWorker]:
         """Workers with the acoustic encoder. Raises SerError if it cannot be loaded."""
         name = self._settings.acoustic_encoder
         loaded = [load_acoustic(name, device, self._options) for device in self._devices]
-        self._refuse_another(loaded[0], self.identities[0])
+        self._refuse_another(loaded[0], self.acoustic_identity)
         return [AcousticWorker(encoder) for encoder in self._for_each_core(loaded)]
 
     def text(self) -> list[TextEncoder]:
         """The text encoder, once for each worker. Raises SerError if it cannot be loaded."""
         loaded = [load_text(self._settings.text_encoder, device) for device in self._devices]
-        self._refuse_another(loaded[0], self.identities[1])
+        self._refuse_another(loaded[0], self.text_identity)
         return self._for_each_core(loaded)
 
     def _for_each_core(self, loaded: list[_Worker]) -> list[_Worker]:
@@ -111,7 +114,7 @@ class Work:
 def encode_recordings(
     work: Work, plan: Sequence[Part], parts: Parts, workers: Sequence[AcousticWorker], advance: Advance
 ) -> None:
-    """Encode and keep parts of the items; `advance` gets the seconds of audio done. Raises as `_each_part` does."""
+    """Encode and keep parts of the items; `advance` gets the seconds of audio done. Raises as `each_part` does."""
 
     def encode_part(part: Part, worker: AcousticWorker, stop: threading.Event, report: Advance) -> None:
         items = [work.items[place] for place in part.places]
@@ -126,7 +129,7 @@ def encode_recordings(
         parts.write([item.recording for item in items], rows)
 
     on_cpu = all(worker.encoder.device.type == "cpu" for worker in workers)
-    _each_part(plan, workers, encode_part, parts, on_cpu, advance)
+    each_part(plan, workers, encode_part, on_cpu, advance, lambda: _kept(parts))
 
 
 def encode_transcripts(
@@ -136,7 +139,7 @@ def encode_transcripts(
     workers: Sequence[TextEncoder],
     advance: Advance,
 ) -> None:
-    """Encode and keep parts of the texts; `advance` gets their number. Raises as `_each_part` does."""
+    """Encode and keep parts of the texts; `advance` gets their number. Raises as `each_part` does."""
 
     def encode_part(part: Part, encoder: TextEncoder, stop: threading.Event, report: Advance) -> None:
         some = [texts[place] for place in part.places]
@@ -149,23 +152,29 @@ def encode_transcripts(
         parts.write_texts([text.text for text in some], gather_texts(some, batches))
 
     on_cpu = all(encoder.device.type == "cpu" for encoder in workers)
-    _each_part(plan, workers, encode_part, parts, on_cpu, advance)
+    each_part(plan, workers, encode_part, on_cpu, advance, lambda: _kept(parts))
 
 
-def _each_part(
-    plan: Sequence[Part],
+def _kept(parts: Parts) -> str:
+    return (
+        f"{parts.count()} finished parts are kept in {parts.folder}; run the same command again to continue."
+    )
+
+
+def each_part(
+    plan: Iterable[_Part],
     workers: Sequence[_Worker],
-    encode_part: Callable[[Part, _Worker, threading.Event, Advance], None],
-    parts: Parts,
+    encode_part: Callable[[_Part, _Worker, threading.Event, Advance], None],
     on_cpu: bool,
     advance: Advance,
+    kept: Callable[[], str],
 ) -> None:
-    """Give each part to a worker that is free.
+    """Give each part to a worker that is free; `encode_part` ends early once its event is set.
 
-    Raises the first worker's SerError, or InterruptedRunError on SIGINT and SIGTERM, after the others have
-    stopped; finished parts are kept.
+    Raises the first worker's SerError, or InterruptedRunError with the sentence of `kept` on SIGINT and SIGTERM, after
+    the others have stopped.
     """
-    todo: queue.SimpleQueue[Part] = queue.SimpleQueue()
+    todo: queue.SimpleQueue[_Part] = queue.SimpleQueue()
     for part in plan:
         todo.put(part)
     events: _Events = queue.SimpleQueue()
@@ -189,11 +198,7 @@ def _each_part(
     if failure is not None:
         raise failure
     if received:
-        raise InterruptedRunError(
-            f"Stopped as asked: {parts.count()} finished parts are kept in {parts.folder}; "
-            "run the same command again to continue.",
-            received[0],
-        )
+        raise InterruptedRunError(f"Stopped as asked: {kept()}", received[0])
 
 
 def _watch(events: _Events, running: int, stop: threading.Event, advance: Advance) -> BaseException | None:

@@ -7,6 +7,9 @@ results = read_results(run.folder)  # or run.results; pandas.DataFrame(results) 
 
 found = search(["learning-rate=1e-5..1e-3", "gem-margin=0..1"], trials=30, strategy="gem", seeds=1)
 found.best.chosen  # {"learning_rate": ..., "gem_margin": ...}
+
+(rating,) = load("runs/mine/bundles/gem/seed-0/stage-3").predict(["a.wav"])
+rating.values  # {"activation": ..., "valence": ...}
 """
 
 from __future__ import annotations
@@ -16,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ser_memory.common.errors import SerError, system_errors
+from ser_memory.common.options import refuse_unknown
 from ser_memory.common.reporting import Reporter, reporting_to
 from ser_memory.train import results
 from ser_memory.train.results import Result
@@ -24,9 +28,10 @@ from ser_memory.train.settings import Settings
 
 if TYPE_CHECKING:
     from ser_memory.train.experiment import TrainedRun
+    from ser_memory.train.predict.predictor import Predictor
     from ser_memory.train.search import Searched
 
-__all__ = ["Result", "read_results", "search", "train"]
+__all__ = ["Result", "load", "read_results", "search", "train"]
 
 
 def train(*, reporter: Reporter | None = None, **options: Any) -> TrainedRun:
@@ -92,6 +97,31 @@ def search(
 
     with reporting_to(reporter), system_errors():
         return searching.search(wanted)
+
+
+def load(bundle: str | Path, **options: Any) -> Predictor:
+    """Load a bundle to rate recordings with, as the command ser-predict does.
+
+    Args:
+        bundle: the folder of a bundle, or one with the bundles of several seeds.
+        **options: those of ser-predict about transcripts and encoders, with underscores in place of dashes, such as
+            `acoustic_encoder`, `device` or `transcriber`.
+
+    Returns:
+        The predictor. Its method `predict` takes paths or arrays; its models stay in memory for the next call.
+
+    Raises:
+        UsageError: an option that does not exist, or a value that is not allowed.
+        SerError: the bundle cannot be read, or an encoder is not the one that it was trained with.
+    """
+    from ser_memory.train.predict.settings import PREDICTOR, PredictSettings
+
+    refuse_unknown(options, *PREDICTOR)
+    settings = PredictSettings.take(options)
+    with system_errors():
+        from ser_memory.train.predict.predictor import Predictor  # needs torch
+
+        return Predictor(Path(bundle), settings)
 
 
 def read_results(run: str | Path) -> list[Result]:

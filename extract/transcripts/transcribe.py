@@ -30,7 +30,7 @@ class Recording:
     """A recording to transcribe."""
 
     id: str
-    audio: Path
+    audio: Path | Waveform  # a file, or its sound
     seconds: float
 
 
@@ -145,8 +145,9 @@ class _Worker:
     def _load(self, batch: list[Recording]) -> dict[str, Waveform]:
         waveforms = {}
         for recording in batch:
+            sound = recording.audio
             try:
-                waveforms[recording.id] = audio.load(recording.audio)
+                waveforms[recording.id] = audio.load(sound) if isinstance(sound, Path) else sound
             except audio.UnusableAudioError as problem:
                 with self._mutex:
                     self.outcome.undecodable[recording.id] = problem.reason

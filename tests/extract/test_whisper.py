@@ -17,7 +17,7 @@ from ser_memory.common.conventions import SAMPLING_RATE
 from ser_memory.common.errors import SerError, UsageError
 from ser_memory.extract.audio import Waveform
 from ser_memory.extract.transcripts.engines import TRANSCRIBERS, VERSIONS, TranscriberOptions
-from ser_memory.extract.transcripts.engines.whisper import WhisperTranscriber, load, pieces
+from ser_memory.extract.transcripts.engines.whisper import WhisperTranscriber, load
 from ser_memory.extract.transcripts.quality.flags import (
     FEW_WORDS,
     ON_SILENCE,
@@ -25,6 +25,7 @@ from ser_memory.extract.transcripts.quality.flags import (
     flags,
     is_repetitive,
 )
+from ser_memory.extract.windows import windows
 from tests.models import save_text, save_whisper
 
 
@@ -129,20 +130,12 @@ class TestAnOlderCheckpoint:
 
 def test_a_long_recording_is_cut_where_it_is_quiet(multilingual: str) -> None:
     long = np.concatenate([noise(8, 1), np.zeros(8_000, np.float32), noise(6, 2)])
-    first, second = pieces(long, 160_000)
+    first, second = windows([long], 160_000)
     assert abs(len(first) - 132_000) <= 4_000
     assert np.array_equal(np.concatenate([first, second]), long)
     transcriber = whisper(multilingual, language="en")
     texts = [each.text for each in transcriber.transcribe([first, second])]
     assert transcriber.transcribe([long])[0].text == " ".join(texts)
-
-
-@pytest.mark.parametrize("n", [0, 1, 16, 17, 33, 100])
-def test_pieces_lose_nothing(n: int) -> None:
-    waveform = np.random.default_rng(n).standard_normal(n).astype(np.float32)
-    cut = pieces(waveform, 16)
-    assert np.array_equal(np.concatenate(cut), waveform)
-    assert max(map(len, cut)) <= 16
 
 
 def test_models_that_cannot_be_used(tmp_path: Path) -> None:

@@ -9,12 +9,11 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from ser_memory.common.conventions import SAMPLING_RATE
 from ser_memory.common.errors import SerError, UsageError, listing
 from ser_memory.extract.huggingface import WHISPER, config_revision, load_weights, loading
 from ser_memory.extract.transcripts.engines.contract import TranscriberOptions, Transcription
+from ser_memory.extract.windows import windows
 
 if TYPE_CHECKING:
     import torch
@@ -25,7 +24,6 @@ _START, _NO_TIMESTAMPS = "<|startoftranscript|>", "<|notimestamps|>"
 _LANGUAGE = re.compile(r"<\|[a-z]{2,3}\|>")
 _TASKS = ("transcribe", "translate")
 _MULTILINGUAL_VOCABULARY = 51_865  # tokens at least; models of English alone have one fewer
-_CUT_WITHIN = 5.0  # seconds before the latest end of a piece in which the quietest moment is searched
 _TOKENS_PER_SECOND = 12  # fast speech has six: a text with more is a loop, and is cut off
 _TOKENS_AT_LEAST = 32
 _POSITIONS, _PROMPT = (
@@ -86,7 +84,7 @@ class WhisperTranscriber:
 
     def transcribe(self, waveforms: list[Waveform]) -> list[Transcription]:
         window = self._processor.feature_extractor.n_samples
-        cut = [pieces(waveform, window) for waveform in waveforms]
+        cut = [list(windows([waveform], window)) for waveform in waveforms]
         parts = iter(self._transcribe_windows([piece for each in cut for piece in each]))
         return [_join(list(islice(parts, len(each)))) for each in cut]
 
@@ -183,23 +181,6 @@ class _ChosenLogProbabilities:
 
     def rows(self) -> list[list[float]]:
         return [list(row) for row in zip(*self.steps, strict=True)]
-
-
-def pieces(waveform: Waveform, most: int) -> list[Waveform]:
-    """Cut a (samples,) waveform at 16 kHz into pieces of at most `most` samples.
-
-    Each cut is at the quietest tenth of a second in the last part of the piece (at most 5 s, at most half of it).
-    """
-    cut = []
-    while len(waveform) > most:
-        first = max(1, most - int(_CUT_WITHIN * SAMPLING_RATE), most // 2)
-        tail = waveform[first:most].astype(np.float64)
-        frame = min(SAMPLING_RATE // 10, len(tail))
-        level = np.convolve(tail**2, np.ones(frame), mode="valid")
-        end = first + int(level.argmin()) + frame // 2
-        cut.append(waveform[:end])
-        waveform = waveform[end:]
-    return [*cut, waveform]
 
 
 def most_tokens(seconds: float) -> int:

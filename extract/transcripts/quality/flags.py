@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ser_memory.common.conventions import SAMPLING_RATE
+from ser_memory.extract.levels import FRAME, NEAR_SILENCE, levels
 
 REPETITION = "repetition"  # the engine repeats itself in a loop
 ON_SILENCE = "text on silence"  # engines invent words where there is no speech
@@ -20,9 +21,7 @@ _COMPRESSION = 2.4  # bytes of text per byte of its zlib stream; the limit of Wh
 _REPEATS, _REPEATED_WORDS = 4, 8  # "thank you" four times is a loop; people do say "no, no, no, no"
 _LONGEST_PHRASE = 8  # words
 _NO_SPEECH, _LOG_PROBABILITY = 0.6, -1.0  # the limits of Whisper's authors; both must be exceeded
-_SILENCE = 1e-3  # of full scale, root mean square of the loudest frame: -60 dB
 _SOUNDING = 10 ** (-30 / 20)  # of the level of loud frames: softer frames are pauses
-_FRAME = SAMPLING_RATE // 10  # samples: 0.1 s
 _WORDS_PER_SECOND = 0.5  # slow speech has two
 
 
@@ -39,12 +38,12 @@ def flags(
     """
     if not text.strip():
         return ()
-    level = _levels(waveform)
+    level = levels(waveform)
     found = []
     if is_repetitive(text):
         found.append(REPETITION)
     unsure = confidence is not None and confidence < math.exp(_LOG_PROBABILITY)
-    if level.max() < _SILENCE or (no_speech is not None and no_speech > _NO_SPEECH and unsure):
+    if level.max() < NEAR_SILENCE or (no_speech is not None and no_speech > _NO_SPEECH and unsure):
         found.append(ON_SILENCE)
     elif len(text.split()) < _WORDS_PER_SECOND * _sounding_seconds(level):
         found.append(FEW_WORDS)
@@ -72,12 +71,5 @@ def _longest_run(words: list[str], size: int) -> int:
     return best // size + 1
 
 
-def _levels(waveform: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
-    """Root mean square of each 0.1 s, (frames,), with at least one frame."""
-    padded = np.pad(waveform, (0, max(0, _FRAME - len(waveform))))
-    frames = padded[: len(padded) // _FRAME * _FRAME].reshape(-1, _FRAME).astype(np.float64)
-    return np.asarray(np.sqrt((frames**2).mean(axis=1)))
-
-
 def _sounding_seconds(level: npt.NDArray[np.float64]) -> float:
-    return float((level > _SOUNDING * np.quantile(level, 0.95)).sum() * _FRAME / SAMPLING_RATE)
+    return float((level > _SOUNDING * np.quantile(level, 0.95)).sum() * FRAME / SAMPLING_RATE)

@@ -268,6 +268,14 @@ def to_pdf(drawn: Drawn) -> bytes:
     return buffer.getvalue()
 
 
+def to_png(drawn: Drawn) -> bytes:
+    """The figure as a PNG of 200 dots per inch."""
+    buffer = io.BytesIO()
+    with mpl.rc_context(_STYLE):
+        drawn.figure.savefig(buffer, format="png", dpi=200, metadata={"Title": drawn.title, "Software": None})
+    return buffer.getvalue()
+
+
 def save(drawn: Drawn, folder: Path, name: str) -> Saved:
     """Write NAME.svg and NAME.pdf into a folder, which is made if it does not exist. Raises OSError."""
     svg, files = to_svg(drawn), (folder / f"{name}.svg", folder / f"{name}.pdf")

@@ -1,0 +1,1 @@
+"""ser-predict: a bundle and any recordings -> ratings over time, in several formats."""

@@ -1,0 +1,257 @@
+"""A bundle, or one per seed, with its encoders: recordings in, ratings out."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable, Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from ser_memory.common.conventions import SAMPLING_RATE, cache_folder
+from ser_memory.common.errors import SerError, listing
+from ser_memory.common.reporting import notice, progress
+from ser_memory.extract.encoding import AcousticWorker
+from ser_memory.extract.recordings import (
+    Bounds,
+    Encoded,
+    Recording,
+    encode_each,
+    encode_windows,
+    stated_seconds,
+)
+from ser_memory.extract.settings import LAST, EncoderSettings
+from ser_memory.extract.transcripts.recordings import WindowTranscriber
+from ser_memory.extract.transcripts.sources import Sources
+from ser_memory.extract.workers import Encoders
+from ser_memory.train.bundle import Bundle, bundles_in, read_bundle
+from ser_memory.train.predict.ratings import Heard, Rating, rating_of
+from ser_memory.train.predict.settings import PredictSettings
+
+if TYPE_CHECKING:
+    from ser_memory.extract.encoders import TextEncoder
+
+Sound = str | Path | npt.NDArray[np.floating]
+Texts = Mapping[int, Sequence[str | None]]  # place of a recording -> text of each of its windows
+
+_WHY_NOT = {
+    "missing": "{} does not exist: check its path.",
+    "unreadable": "{} has no audio track that can be read; it is empty, cut off, or of a format that libsndfile does not "
+    "know: convert it to WAV or FLAC.",
+    "not finite": "{} has samples that are not finite numbers: export it again.",
+    "too short": "{} is too short for the acoustic encoder to make a single frame of it: give a longer recording.",
+}
+
+
+class Predictor:
+    """Rates recordings with a bundle, or with one per seed. The models are loaded once, for the first recording.
+
+    Calls from several threads are safe, and run one after the other: each uses all workers.
+    """
+
+    def __init__(self, path: Path, settings: PredictSettings) -> None:
+        """`path` is a bundle, or a folder with a bundle per seed.
+
+        Raises SerError if they cannot be read or do not belong together, or if an encoder is not the one that the model
+        was trained on.
+        """
+        self.bundles = [read_bundle(folder) for folder in bundles_in(path)]
+        self.info = self.bundles[0].info
+        _refuse_different(self.bundles)
+        self.dimensions = self.info.architecture.dimensions
+        self.bounds = Bounds(self.info.min_duration, self.info.max_duration)
+        self._encoders = Encoders(_encoder_settings(self.bundles[0], settings))
+        self._refuse_other("acoustic", self._encoders.acoustic_identity.attributes())
+        self._transcriber = _transcriber(settings)
+        self._alone = threading.Lock()
+
+    def predict(self, recordings: Iterable[Sound], texts: Sequence[str | None] | None = None) -> list[Rating]:
+        """Rate recordings; those longer than the bundle's `max_duration` window by window.
+
+        Args:
+            recordings: paths of files of any format, rate and number of channels; or (samples,) arrays at 16 kHz, of
+                full scale 1.
+            texts: what is said in each, None where that is not known; a text stands for the whole recording.
+
+        Returns:
+            One rating per recording, in the same order. `error` says why one could not be rated.
+
+        Raises:
+            SerError: an encoder or the transcriber cannot be loaded or fails; or an array is none of sound.
+            InterruptedRunError: SIGINT or SIGTERM, in the main thread.
+        """
+        sounds = [_recording(place, sound) for place, sound in enumerate(recordings)]
+        given = [None] * len(sounds) if texts is None else list(texts)
+        if len(given) != len(sounds):
+            raise SerError(
+                f"There are {len(given)} texts for {len(sounds)} recordings: give one or None for each."
+            )
+        with self._alone:
+            return self._predict(sounds, given)
+
+    def _predict(self, recordings: Sequence[Recording], given: Sequence[str | None]) -> list[Rating]:
+        seconds = [stated_seconds(recording) for recording in recordings]
+        spoken = self._transcribed(recordings, given, seconds)
+        made = self._encoded(recordings, seconds)
+        texts = {
+            place: [given[place]] * len(each.windows) if place not in spoken else spoken[place]
+            for place, each in enumerate(made)
+            if isinstance(each, Encoded)
+        }
+        rows = self._text_rows(texts)
+        return [
+            Rating(recording.name, error=_WHY_NOT[each].format(recording.name))
+            if isinstance(each, str)
+            else self._rating(recording.name, each, texts[place], rows)
+            for place, (recording, each) in enumerate(zip(recordings, made, strict=True))
+        ]
+
+    def _transcribed(
+        self, recordings: Sequence[Recording], given: Sequence[str | None], seconds: Sequence[float | str]
+    ) -> Texts:
+        """The texts of the windows of recordings without a text, if there is a transcriber."""
+        if self._transcriber is None or not self.info.architecture.reads_text:
+            return {}
+        length = {
+            place: each
+            for place, each in enumerate(seconds)
+            if given[place] is None and not isinstance(each, str)
+        }
+        lacking = {place: recordings[place] for place in length}
+        return self._transcriber.transcribe(lacking, sum(length.values()), self.bounds) if lacking else {}
+
+    def _encoded(
+        self, recordings: Sequence[Recording], seconds: Sequence[float | str]
+    ) -> list[Encoded | str]:
+        known = [each for each in seconds if not isinstance(each, str)]
+        workers = self._acoustic if known else []
+        with progress("encoding", sum(known), "s of audio") as advance:
+            return encode_windows(recordings, seconds, self.bounds, workers, advance)
+
+    def _text_rows(self, texts: Texts) -> dict[str, npt.NDArray[np.float32]]:
+        """The rows of the different texts; a notice says so if windows have none."""
+        if not self.info.architecture.reads_text:
+            return {}
+        known = [text for some in texts.values() for text in some if text is not None]
+        lacking = [place for place, some in texts.items() if None in some]
+        if lacking:
+            notice(
+                f"There is no text for {len(lacking)} of {len(texts)} recordings: the bundle's neutral text, the mean of "
+                "its training texts, takes its place. Give texts with --transcriber or --transcripts."
+            )
+        if not known:
+            return {}
+        workers = self._text
+        with progress("encoding texts", len(set(known)), "texts") as advance:
+            return encode_each(known, workers, advance)
+
+    def _rating(
+        self,
+        name: str,
+        encoded: Encoded,
+        texts: Sequence[str | None],
+        rows: Mapping[str, npt.NDArray[np.float32]],
+    ) -> Rating:
+        acoustic = encoded.acoustic
+        if self.info.layer is not None and self.info.layer.isdigit():
+            acoustic = acoustic[:, 0]  # the only layer that was encoded
+        predictions = []
+        for bundle in self.bundles:
+            neutral = bundle.neutral_text
+            text = np.stack([neutral if each is None else rows.get(each, neutral) for each in texts])
+            predictions.append(bundle.predict(acoustic, text))
+        windows = encoded.windows
+        heard = Heard(
+            np.array([window.start for window in windows]),
+            np.array([window.end for window in windows]),
+            np.array([window.near_silent for window in windows]),
+            np.array([window.clipped for window in windows]),
+            np.asarray(self.bundles[0].distances(acoustic), np.float64),
+            np.asarray(predictions, np.float64),
+            texts,
+        )
+        return rating_of(name, self.dimensions, heard, self.info.min_duration)
+
+    @cached_property
+    def _acoustic(self) -> list[AcousticWorker]:
+        return self._encoders.acoustic()
+
+    @cached_property
+    def _text(self) -> list[TextEncoder]:
+        self._refuse_other("text", self._encoders.text_identity.attributes())
+        return self._encoders.text()
+
+    def _refuse_other(self, kind: str, attributes: Mapping[str, str]) -> None:
+        """Raise SerError if an encoder has another revision or pooling than that of the training."""
+        for what in ("revision", "pooling"):
+            name = f"{kind}_{what}"
+            trained, here = self.info.encoders[name], attributes[name]
+            if trained != here:
+                encoder = attributes[f"{kind}_encoder"]
+                raise SerError(
+                    f"The {kind} encoder {encoder} has the {what} {here}, and {self.bundles[0].folder} was trained on "
+                    f"{trained} of {self.info.encoders[f'{kind}_encoder']}: give the folder of that one with "
+                    f"--{kind}-encoder."
+                )
+
+
+def _encoder_settings(bundle: Bundle, settings: PredictSettings) -> EncoderSettings:
+    """The encoders of a bundle, at the places that the settings name."""
+    info, told = bundle.info, bundle.info.encoders
+    one_layer = info.layer is not None and info.layer.isdigit()
+    return EncoderSettings(
+        acoustic_encoder=settings.acoustic_encoder or told["acoustic_encoder"],
+        text_encoder=settings.text_encoder or told["text_encoder"],
+        layers=str(info.layer) if one_layer else told.get("acoustic_layers", LAST),
+        pooling=told["acoustic_pooling"],
+        precision=info.precision,
+        device=settings.device,
+        workers=settings.workers,
+    )
+
+
+def _transcriber(settings: PredictSettings) -> WindowTranscriber | None:
+    if settings.transcriber is None:
+        return None
+    cache = cache_folder(None)
+    return WindowTranscriber(
+        Sources.of(settings.transcriber, settings, "ser-predict", cache, settings.device)
+    )
+
+
+def _refuse_different(bundles: Sequence[Bundle]) -> None:
+    """Raise SerError if the bundles of a folder are not the same model of several seeds."""
+    first = bundles[0]
+    for other in bundles[1:]:
+        facts = (
+            "encoders",
+            "layer",
+            "architecture",
+            "strategy",
+            "sampler",
+            "memory_size",
+            "stage_name",
+            "fold",
+        )
+        different = [name for name in facts if getattr(other.info, name) != getattr(first.info, name)]
+        if different:
+            raise SerError(
+                f"{first.folder} and {other.folder} differ in {listing(different)}, so they are not seeds of one model: "
+                "give one of them."
+            )
+
+
+def _recording(place: int, sound: Sound) -> Recording:
+    """Raises SerError for an array that is not (samples,) of finite numbers."""
+    if isinstance(sound, (str, Path)):
+        return Recording(str(sound), Path(sound))
+    waveform = np.ascontiguousarray(sound, np.float32)
+    if waveform.ndim != 1 or not np.isfinite(np.square(waveform, dtype=np.float64).sum()):
+        raise SerError(
+            f"Recording {place} is an array of the shape {waveform.shape}: give finite samples at {SAMPLING_RATE} Hz of "
+            "one channel, or a file."
+        )
+    return Recording(f"recording {place}", waveform)
