@@ -13,7 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import click
+import numpy as np
 import pytest
+import soundfile
 from click.testing import CliRunner
 
 from ser_memory.common import manifests
@@ -139,10 +141,14 @@ def test_the_readmes_python_runs_as_written(
         BUILDERS[corpus](tmp_path / "corpora" / corpus)
     save_acoustic(Path(ExtractionSettings.acoustic_encoder), "wav2vec2 with group norm")
     save_text(Path(ExtractionSettings.text_encoder))
+    soundfile.write(tmp_path / "interview.wav", np.random.default_rng(0).normal(0, 0.1, 16_000 * 35), 16_000)
     variables: dict[str, Any] = {}
     for example in examples:
         exec(example, variables)
     assert {result.strategy for result in variables["results"]} == {"finetune", "gem"}
     assert {result.stage_name for result in variables["results"]} == {"P", "P+I"}
+    (rating,) = variables["ratings"]
+    assert rating.spread.keys() == rating.values.keys() == {"activation", "valence"}
+    assert len(rating.track) == 2  # windows of 35 s
     assert len(variables["ids"]) == len(variables["acoustic"]) == len(variables["activation"]) > 0
     assert "acoustic_encoder" in capsys.readouterr().out

@@ -43,6 +43,10 @@ from ser_memory.train.strategies import STRATEGIES, ClosedFormStrategy, Kept, St
 FORMAT, FORMAT_VERSION = "ser-bundle", 1
 CONFIG, MODEL, MEMORY, CARD = "config.json", "model.safetensors", "memory.safetensors", "README.md"
 _LARGEST_CONFIG = 1 << 24  # bytes
+# What the bundles of several seeds of one model have in common.
+_OF_A_MODEL = (
+    "strategy", "sampler", "memory_size", "fold", "architecture", "stage_name", "encoders", "layer", "label_scale", "later",
+)  # fmt: skip
 _STAGE = re.compile(r"stage-(\d+)")
 _PLACE = re.compile(r"(\d+)\.([a-z_]+)(?:\.([a-z+_]+))?(?:\.([a-z]+))?")
 _ROW_PARTS = ("acoustic", "text", "targets", "speakers", "labels")
@@ -241,6 +245,8 @@ def read_bundle(folder: Path) -> Bundle:
     try:
         info = read_as(BundleInfo, content["bundle"])
         _check_info(info)
+        if set(content["files"]) != {MODEL, MEMORY}:
+            raise ValueError(f"files {listing(content['files'])}")
         tensors = {name: _read_tensors(folder, name, content["files"]) for name in (MODEL, MEMORY)}
         bundle = _assemble(info, tensors[MODEL], tensors[MEMORY])
     except (KeyError, TypeError, ValueError, IndexError, OverflowError, SafetensorError, UsageError) as error:
@@ -249,6 +255,27 @@ def read_bundle(folder: Path) -> Bundle:
             f"The bundle {folder} is not what this program writes ({why}): copy it again."
         ) from None
     return replace(bundle, folder=folder, checksum=content["checksum"])
+
+
+def read_seeds(path: Path) -> list[Bundle]:
+    """The bundles of one model, of each seed one; see `bundles_in`.
+
+    Raises SerError as `read_bundle` does, and if they are not of one model but for the seed.
+    """
+    bundles = [read_bundle(folder) for folder in bundles_in(path)]
+    first = bundles[0]
+    for other in bundles[1:]:
+        differing = [name for name in _OF_A_MODEL if getattr(other.info, name) != getattr(first.info, name)]
+        if [seen.name for seen in other.info.seen] != [seen.name for seen in first.info.seen]:
+            differing.append("corpora")
+        if other.info.seed in [each.info.seed for each in bundles if each is not other]:
+            differing = ["nothing, not even the seed"]
+        if differing:
+            raise SerError(
+                f"{first.folder} and {other.folder} differ in {listing(differing)}, so they are not seeds of one model: "
+                "give one of them."
+            )
+    return bundles
 
 
 def read_info(folder: Path) -> BundleInfo:

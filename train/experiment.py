@@ -17,7 +17,7 @@ from ser_memory.common.interruption import InterruptedRunError, on_signals
 from ser_memory.common.machine import cores, one_core_each, resolve_device
 from ser_memory.common.manifests import stage_name
 from ser_memory.common.reporting import notice, progress
-from ser_memory.train.bundles.estimates import ESTIMATES, write_estimates
+from ser_memory.train.bundles.estimates import write_estimates
 from ser_memory.train.bundles.origin import refuse_other_embeddings
 from ser_memory.train.bundles.writing import write_bundles
 from ser_memory.train.checks import after_training, before_training, refuse_impossible, unchanged
@@ -26,7 +26,7 @@ from ser_memory.train.engines import engine_for
 from ser_memory.train.engines.contract import Engine, WorkerKilledError
 from ser_memory.train.prediction_writer import write_predictions
 from ser_memory.train.predictions import PREDICTIONS
-from ser_memory.train.results import COSTS, Outcomes, Result, StageResult, tabulate, write_costs
+from ser_memory.train.results import COSTS, ESTIMATES, Outcomes, Result, StageResult, tabulate, write_costs
 from ser_memory.train.run_folder import RunFolder
 from ser_memory.train.settings import OWN_TRANSCRIPTS, POOLED, Experiment, Run, Settings
 from ser_memory.train.store import Store
@@ -86,7 +86,11 @@ def train(settings: Settings, command: str | None = None) -> TrainedRun:
         folder.begin()
         if todo.trained:
             notice(f"{todo.trained} of {todo.trained + len(todo.untrained)} stages are finished already.")
-        outcomes, failures = work.carry_out("training", folder.path, folder.write)
+        before = as_they_came(experiment, trainer)
+        outcomes, failures = work.carry_out(
+            "training", folder.path, lambda made: folder.write({**before, **made})
+        )
+        outcomes |= before
         outcomes |= pooled(experiment, trainer, outcomes)
         folder.write(outcomes)
         _write_for_reports(settings, folder.path, trainer, source, outcomes)
@@ -225,6 +229,15 @@ def plan(experiment: Experiment, trainer: Trainer, store: Store) -> Plan:
         {stage: result for stage, result in results.items() if result is not None},
         len(different) - len(untrained),
     )
+
+
+def as_they_came(experiment: Experiment, trainer: Trainer) -> dict[tuple[Run, int], StageResult]:
+    """What the models of the bundles come to on the new corpora, before they are adapted."""
+    if not experiment.begun:
+        return {}
+    owners = dict.fromkeys(experiment.owner(run, experiment.begun) for run in experiment.runs)
+    with one_core_each(), torch.inference_mode():
+        return {(run, experiment.begun): trainer.as_it_came(run) for run in owners}
 
 
 def pooled(

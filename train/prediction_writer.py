@@ -104,6 +104,10 @@ def _parts(corpus: Corpus, tests_only: bool) -> Iterator[_Part]:
 
 
 def _stages(experiment: Experiment) -> Iterator[tuple[Run, int]]:
+    if experiment.begun:
+        yield from dict.fromkeys(
+            (experiment.owner(run, experiment.begun), experiment.begun) for run in experiment.runs
+        )
     for run, numbers in experiment.owners.items():
         for number in numbers:
             yield run, number
@@ -132,7 +136,7 @@ def _prepare(
             for fold, samples in part.folds.items():
                 truth[part.places(fold)] = samples.targets.cpu().numpy()
             group.create_dataset("truth", data=truth)
-            for number in experiment.numbers:
+            for number in experiment.measured:
                 shape = (len(experiment.runs), *truth.shape)
                 group.create_dataset(f"stage-{number}", shape, np.float32, fillvalue=np.nan)
 

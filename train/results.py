@@ -19,6 +19,7 @@ from ser_memory.train.kept import KeptBytes
 from ser_memory.train.settings import NO_SAMPLER, POOLED, Experiment, Run
 
 RESULTS, MEMORY, COSTS, EPOCHS = "results.csv", "memory.csv", "costs.csv", "epochs.csv"
+ESTIMATES = "estimates.csv"  # of corpora that are no longer there, with the columns of results.csv
 STUDY = "study.json"  # lists the runs of a study, in the folder that holds theirs
 
 _STAGE = ("strategy", "sampler", "memory_size", "seed", "stage", "stage_name")
@@ -221,7 +222,7 @@ def write_costs(
 
 def stages_of(experiment: Experiment, outcomes: Outcomes, run: Run) -> Iterator[tuple[int, str, StageResult]]:
     """The stages of a run that are there: number, name, and what it came to."""
-    for number in experiment.numbers:
+    for number in experiment.measured:
         result = outcomes.get((experiment.owner(run, number), number))
         if result is not None:
             yield number, stage_name(experiment.stages[:number]), result

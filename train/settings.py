@@ -408,7 +408,7 @@ class Settings:
         if not any(strategy.by_gradient for strategy in used.values()):
             names = [name for name in names_of(TrainingSettings, LaterStageSettings) if name != "dimensions"]
             yield names, f"{trained}, which takes no step of training"
-        if len(self.experiment.stages) == 1:
+        if len(self.experiment.stages) == 1 and not self.bundles.bundles:  # a bundle carries on what it keeps
             plain = set(used) <= {"finetune", "analytic"}
             gradient = [name for name in own if name not in names_of(*STRATEGIES["analytic"].options)]
             yield (
@@ -522,6 +522,11 @@ class Experiment:
     def numbers(self) -> range:
         """The numbers of the stages to be trained here; from 1, unless it continues from bundles."""
         return range(self.begun + 1, len(self.stages) + 1)
+
+    @property
+    def measured(self) -> range:
+        """The numbers of the stages after which models are measured: those trained here, and that of the bundles."""
+        return range(max(self.begun, 1), len(self.stages) + 1)
 
     @property
     def has_folds(self) -> bool:

@@ -56,7 +56,9 @@ class Trainer:
         return self._bench.bundle(run)
 
     def parameters(self, run: Run, number: int) -> Tensor:
-        """(P,) parameters after a finished stage."""
+        """(P,) parameters after a finished stage, or of the bundle that a run continues from."""
+        if number == self.experiment.begun:
+            return self.bundle(run).parameters
         return self._store.parameters(self._bench.keys_of([run], number))[0]
 
     def stack(self, runs: Sequence[Run]) -> Stack:
@@ -107,6 +109,22 @@ class Trainer:
             results.append(record.result(figures))
         return results
 
+    def as_it_came(self, run: Run) -> StageResult:
+        """The figures of the bundle that a run continues from, on the new corpora."""
+        begun, evaluated = self.experiment.begun, self.keys.evaluated(run)
+        key = self.keys.of(run, begun)
+        figures = self._store.figures(key, evaluated)
+        if figures is None:
+            parameters, stack = self.parameters(run, begun)[None], self.stack([run])
+            (figures,) = evaluate(
+                lambda samples: stack.predict(parameters, samples),
+                1,
+                self.corpora,
+                self.experiment.evaluated_in(run),
+            )
+            self._store.save_figures(key, evaluated, figures)
+        return StageResult([], [], figures)
+
     def pooled(self, runs: Sequence[Run], number: int) -> StageResult:
         """The figures of one run over all its folds together: `runs` are its finished ones, in the order of the folds."""
         key, evaluated = self.keys.pooled(runs, number), self.keys.evaluated(Run(None, runs[0].seed))
@@ -118,8 +136,7 @@ class Trainer:
 
     def predictor(self, run: Run, number: int) -> Callable[[Samples], npt.NDArray[np.float32]]:
         """A function that predicts (N, K) with the parameters of a finished stage; threads can share it."""
-        parameters = self._store.parameters([self.keys.of(run, number)])
-        stack = self.stack([run])
+        parameters, stack = self.parameters(run, number)[None], self.stack([run])
 
         def predict(samples: Samples) -> npt.NDArray[np.float32]:
             with torch.inference_mode():  # which holds for one thread

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ser_memory.common.conventions import in_split_order
@@ -33,8 +34,7 @@ def card_of(info: BundleInfo) -> str:
         pipeline_tag="audio-classification",
         library_name="ser-memory",
         tags=["speech-emotion-recognition", "continual-learning", "ser-memory", info.strategy],
-        base_model=[name for name in _encoders(info) if "/" in name and not name.startswith(("/", "."))]
-        or None,
+        base_model=[name for name in _encoders(info) if _is_of_the_hub(name)] or None,
         model_name=f"ser-memory {info.title}",
         eval_results=_results(info),
     )
@@ -45,6 +45,11 @@ def _encoders(info: BundleInfo) -> list[str]:
     return [info.encoders["acoustic_encoder"], info.encoders["text_encoder"]]
 
 
+def _is_of_the_hub(encoder: str) -> bool:
+    """Whether the name of an encoder is one of the hub, such as facebook/wav2vec2-base, and not a folder."""
+    return encoder.count("/") == 1 and not encoder.startswith(("/", ".", "~"))
+
+
 def _results(info: BundleInfo) -> list[EvalResult]:
     from huggingface_hub import EvalResult
 
@@ -52,7 +57,8 @@ def _results(info: BundleInfo) -> list[EvalResult]:
         EvalResult(
             task_type="audio-classification",
             dataset_type=each.corpus,
-            dataset_name=f"{each.corpus} {each.split}",
+            dataset_name=each.corpus,
+            dataset_split=each.split,
             metric_type=each.metric,
             metric_name=f"{each.metric.upper()} of {each.dimension} (n={each.n})",
             metric_value=round(each.value, 4),
@@ -69,7 +75,8 @@ def _body(info: BundleInfo) -> str:
     from ser_memory.train.strategies import STRATEGIES
 
     acoustic, text = (
-        f"{name} (revision {info.encoders[f'{kind}_revision']}, {info.encoders[f'{kind}_pooling']})"
+        f"{name if _is_of_the_hub(name) else Path(name).name} (revision {info.encoders[f'{kind}_revision']}, "
+        f"{info.encoders[f'{kind}_pooling']})"
         for kind, name in zip(("acoustic", "text"), _encoders(info), strict=True)
     )
     keeps = (

@@ -13,8 +13,6 @@ from ser_memory.train.evaluation import measure
 from ser_memory.train.results import Outcomes, Result, stages_of, write_rows
 from ser_memory.train.trainer import Trainer
 
-ESTIMATES = "estimates.csv"
-
 
 def write_estimates(path: Path, trainer: Trainer, outcomes: Outcomes) -> None:
     """Write the estimates of every finished stage, with the columns of results.csv; `n` tells on how few they are."""

@@ -10,23 +10,12 @@ from ser_memory.common.cache import ENCODER_ATTRIBUTES, FeatureCache
 from ser_memory.common.errors import SerError, UsageError, listing
 from ser_memory.common.manifests import extraction_of
 from ser_memory.common.options import flag, names_of
-from ser_memory.train.bundle import Bundle, BundleInfo, bundles_in, read_bundle
+from ser_memory.train.bundle import Bundle, BundleInfo, read_seeds
 from ser_memory.train.corpora import Corpus, Source
 from ser_memory.train.settings import LaterStageSettings, Origin, Settings, TrainingSettings
 from ser_memory.train.strategies import STRATEGIES
 from ser_memory.train.trainer import network_for
 
-_SAME = (
-    "strategy",
-    "sampler",
-    "memory_size",
-    "architecture",
-    "stage_name",
-    "encoders",
-    "layer",
-    "label_scale",
-    "later",
-)
 _PLACES = (
     "acoustic_encoder",
     "text_encoder",
@@ -41,9 +30,8 @@ def settings_of(values: Mapping[str, Any], given: Iterable[str] | None = None) -
     asked = set(values if given is None else given)
     if values.get("from_") is None:
         return Settings.take(values, given)
-    bundles = [read_bundle(folder) for folder in bundles_in(Path(values["from_"]))]
+    bundles = read_seeds(Path(values["from_"]))
     first = bundles[0].info
-    _refuse_different(bundles)
     origin = Origin(
         tuple(seen.name for seen in first.seen),
         tuple((each.info.seed, each.folder.resolve()) for each in bundles),
@@ -94,23 +82,6 @@ def refuse_other_embeddings(source: Source, corpora: Sequence[Corpus], bundle: B
 def _layers(info: BundleInfo) -> str:
     layers = info.encoders["acoustic_layers"]
     return "" if layers == "last" else f" --layers {layers}"
-
-
-def _refuse_different(bundles: Sequence[Bundle]) -> None:
-    """Raise UsageError unless all bundles are of one model, but for the seed."""
-    first = bundles[0].info
-    for each in bundles[1:]:
-        differing = [name for name in _SAME if getattr(each.info, name) != getattr(first, name)]
-        if [seen.name for seen in each.info.seen] != [seen.name for seen in first.seen]:
-            differing.append("corpora")
-        if differing:
-            raise UsageError(
-                f"The bundles {bundles[0].folder} and {each.folder} are of different models ({listing(differing)}): give "
-                "the folder of one model."
-            )
-    seeds = [each.info.seed for each in bundles]
-    if len(set(seeds)) < len(seeds):
-        raise UsageError(f"{bundles[0].folder.parent.parent} has two bundles of one seed: give one of them.")
 
 
 def _defaults(bundles: Sequence[Bundle]) -> dict[str, Any]:

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ser_memory.common.conventions import SAMPLING_RATE, cache_folder
-from ser_memory.common.errors import SerError, listing
+from ser_memory.common.errors import SerError
 from ser_memory.common.reporting import notice, progress
 from ser_memory.extract.encoding import AcousticWorker
 from ser_memory.extract.recordings import (
@@ -23,11 +23,11 @@ from ser_memory.extract.recordings import (
     encode_windows,
     stated_seconds,
 )
-from ser_memory.extract.settings import LAST, EncoderSettings
 from ser_memory.extract.transcripts.recordings import WindowTranscriber
 from ser_memory.extract.transcripts.sources import Sources
 from ser_memory.extract.workers import Encoders
-from ser_memory.train.bundle import Bundle, bundles_in, read_bundle
+from ser_memory.train.bundle import read_seeds
+from ser_memory.train.bundles.encoders import encoder_settings, refuse_other_encoder
 from ser_memory.train.predict.ratings import Heard, Rating, rating_of
 from ser_memory.train.predict.settings import PredictSettings
 
@@ -58,13 +58,13 @@ class Predictor:
         Raises SerError if they cannot be read or do not belong together, or if an encoder is not the one that the model
         was trained on.
         """
-        self.bundles = [read_bundle(folder) for folder in bundles_in(path)]
+        self.bundles = read_seeds(path)
         self.info = self.bundles[0].info
-        _refuse_different(self.bundles)
         self.dimensions = self.info.architecture.dimensions
         self.bounds = Bounds(self.info.min_duration, self.info.max_duration)
-        self._encoders = Encoders(_encoder_settings(self.bundles[0], settings))
-        self._refuse_other("acoustic", self._encoders.acoustic_identity.attributes())
+        encoders = settings.acoustic_encoder, settings.text_encoder
+        self._encoders = Encoders(encoder_settings(self.info, *encoders, settings.device, settings.workers))
+        refuse_other_encoder(self.info, "acoustic", self._encoders.acoustic_identity.attributes())
         self._transcriber = _transcriber(settings)
         self._alone = threading.Lock()
 
@@ -181,36 +181,8 @@ class Predictor:
 
     @cached_property
     def _text(self) -> list[TextEncoder]:
-        self._refuse_other("text", self._encoders.text_identity.attributes())
+        refuse_other_encoder(self.info, "text", self._encoders.text_identity.attributes())
         return self._encoders.text()
-
-    def _refuse_other(self, kind: str, attributes: Mapping[str, str]) -> None:
-        """Raise SerError if an encoder has another revision or pooling than that of the training."""
-        for what in ("revision", "pooling"):
-            name = f"{kind}_{what}"
-            trained, here = self.info.encoders[name], attributes[name]
-            if trained != here:
-                encoder = attributes[f"{kind}_encoder"]
-                raise SerError(
-                    f"The {kind} encoder {encoder} has the {what} {here}, and {self.bundles[0].folder} was trained on "
-                    f"{trained} of {self.info.encoders[f'{kind}_encoder']}: give the folder of that one with "
-                    f"--{kind}-encoder."
-                )
-
-
-def _encoder_settings(bundle: Bundle, settings: PredictSettings) -> EncoderSettings:
-    """The encoders of a bundle, at the places that the settings name."""
-    info, told = bundle.info, bundle.info.encoders
-    one_layer = info.layer is not None and info.layer.isdigit()
-    return EncoderSettings(
-        acoustic_encoder=settings.acoustic_encoder or told["acoustic_encoder"],
-        text_encoder=settings.text_encoder or told["text_encoder"],
-        layers=str(info.layer) if one_layer else told.get("acoustic_layers", LAST),
-        pooling=told["acoustic_pooling"],
-        precision=info.precision,
-        device=settings.device,
-        workers=settings.workers,
-    )
 
 
 def _transcriber(settings: PredictSettings) -> WindowTranscriber | None:
@@ -220,28 +192,6 @@ def _transcriber(settings: PredictSettings) -> WindowTranscriber | None:
     return WindowTranscriber(
         Sources.of(settings.transcriber, settings, "ser-predict", cache, settings.device)
     )
-
-
-def _refuse_different(bundles: Sequence[Bundle]) -> None:
-    """Raise SerError if the bundles of a folder are not the same model of several seeds."""
-    first = bundles[0]
-    for other in bundles[1:]:
-        facts = (
-            "encoders",
-            "layer",
-            "architecture",
-            "strategy",
-            "sampler",
-            "memory_size",
-            "stage_name",
-            "fold",
-        )
-        different = [name for name in facts if getattr(other.info, name) != getattr(first.info, name)]
-        if different:
-            raise SerError(
-                f"{first.folder} and {other.folder} differ in {listing(different)}, so they are not seeds of one model: "
-                "give one of them."
-            )
 
 
 def _recording(place: int, sound: Sound) -> Recording:

@@ -158,7 +158,7 @@ def _predictions(folder: Path, results: Sequence[Result]) -> Predictions | None:
     found = Predictions(folder)
     there = {(run.strategy, run.sampler, run.memory_size, run.seed) for run in found.runs}
     ours = {(row.strategy, row.sampler, row.memory_size, row.seed) for row in results}
-    if set(found.stages) != {row.corpus for row in results} or not ours <= there:
+    if set(found.splits) != {row.corpus for row in results} or not ours <= there:
         raise SerError(
             f"{folder / PREDICTIONS} is of another run than {folder / RESULTS}: {_again(folder / PREDICTIONS)}."
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 
@@ -11,7 +12,7 @@ from ser_memory.common.console import say, table
 from ser_memory.common.errors import listing
 from ser_memory.train.report.statistics import SIGNIFICANT, differs
 from ser_memory.train.report.variants import SHARED, owner_at, owner_of, variant_of
-from ser_memory.train.results import Result, overall
+from ser_memory.train.results import ESTIMATES, Result, overall, read_results
 from ser_memory.train.settings import NO_SAMPLER, POOLED, Variant
 
 BASELINE = "finetune"
@@ -64,6 +65,22 @@ def print_tables(results: Sequence[Result]) -> None:
     }
     if others:
         say(f"In results.csv, not shown here: validation, {listing(sorted(others))}.")
+
+
+def print_estimates(folder: Path) -> None:
+    """The estimates of a run for corpora that are no longer there, if it has any: mean and standard deviation over seeds."""
+    if not (folder / ESTIMATES).exists():
+        return
+    estimated = [result for result in read_results(folder / ESTIMATES) if result.metric == "ccc"]
+    for dimension in dict.fromkeys(result.dimension for result in estimated):
+        part = [result for result in estimated if result.dimension == dimension]
+        corpora = {result.corpus: result.n for result in part}
+        table(
+            f"Estimated CCC of {dimension}, of corpora that are not here: from test utterances in the bundle",
+            ["stage", "strategy", *(f"{corpus} (n={n})" for corpus, n in corpora.items())],
+            list(_lines(part, list(corpora))),
+            left=2,
+        )
 
 
 def _over_folds(tested: Sequence[Result], folded: Mapping[str, None]) -> str:

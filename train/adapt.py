@@ -1,0 +1,169 @@
+"""ser-adapt: a bundle and the recordings of a new place -> an adapted bundle; both stages in one command."""
+
+from __future__ import annotations
+
+import shlex
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import click
+
+from ser_memory.common import __version__
+from ser_memory.common.console import Command, say
+from ser_memory.common.options import Options, names_of, option, options_of
+from ser_memory.extract.settings import EngineSettings, ProtocolSettings, ReleaseSettings
+
+EXAMPLES = """
+\b
+Examples:
+  ser-adapt model --corpus clinic.toml --root recordings --output adapted
+  ser-adapt model --corpus clinic.toml --root recordings --output adapted --transcriber whisper --language en
+  ser-adapt runs/first/bundles/gem-random-1000 --corpus clinic.toml --output adapted --memory-budget 2000
+"""
+
+
+_OF_EXTRACTION = (ReleaseSettings, ProtocolSettings, EngineSettings)
+
+
+@dataclass(frozen=True)
+class AdaptSettings(Options):
+    """What may differ from the bundle, and where things are."""
+
+    title = "Adaptation"
+
+    strategy: str | None = option(
+        None, unset="that of the bundle", help="How to treat the earlier corpora; see ser-train."
+    )
+    memory_size: int | None = option(
+        None, minimum=1, unset="that of the bundle", help="Utterances kept of the new corpus."
+    )
+    memory_budget: int | None = option(
+        None, minimum=1, unset="that of the bundle", help="Utterances in all memories together."
+    )
+    learning_rate: float | None = option(
+        None, minimum=0, above=True, unset="that of the bundle", help="Learning rate of Adam."
+    )
+    epochs: int | None = option(None, minimum=1, unset="that of the bundle", help="At most this many.")
+    estimate_size: int = option(
+        0, minimum=0, help="Test utterances that the new bundle also holds, see ser-train."
+    )
+    seed: tuple[int, ...] = option(
+        (), minimum=0, unset="all that the bundles have", help="Adapt the bundle of this seed; repeatable."
+    )
+
+
+@dataclass(frozen=True)
+class SourceSettings(Options):
+    """Texts and encoders of the new recordings."""
+
+    title = "Recordings"
+
+    transcriber: str = option(
+        "release",
+        help="Where texts come from: release, whisper, faster-whisper, azure or a list; see ser-extract.",
+    )
+    transcripts: Path | None = option(None, help="CSV, TSV or JSON Lines of id and text.")
+    acoustic_encoder: str | None = option(
+        None, unset="that of the bundle", help="Where the acoustic encoder of the bundle is on this machine."
+    )
+    text_encoder: str | None = option(
+        None, unset="that of the bundle", help="Where the text encoder of the bundle is on this machine."
+    )
+    device: str = option("auto", help="Where the encoders run: auto, cpu, mps, cuda or cuda:1.")
+    jobs: int | None = option(
+        None, minimum=1, unset="one per core", help="Encoders, and runs, side by side on a CPU."
+    )
+
+
+@click.command("ser-adapt", cls=Command, epilog=EXAMPLES)
+@click.argument("bundle", type=click.Path(path_type=Path))
+@click.option("--corpus", required=True, help="The new corpus: a manifest (.toml) of your own, or a name.")
+@click.option(
+    "--output", required=True, type=click.Path(path_type=Path, file_okay=False),
+    help="Folder of the cache, the figures and the adapted bundles.",
+)  # fmt: skip
+@options_of(ReleaseSettings, ProtocolSettings, SourceSettings, EngineSettings, AdaptSettings)
+@click.version_option(__version__, package_name="ser-memory", message="ser-memory %(version)s")
+def main(bundle: Path, corpus: str, output: Path, **options: Any) -> None:
+    """Adapt a BUNDLE of ser-train, or those of several seeds, to new recordings, without the earlier corpora.
+
+    Extracts the recordings with the encoders of the bundle to OUTPUT/cache, trains one stage more, and writes the
+    figures to OUTPUT and the adapted models to OUTPUT/bundles. After a stop, the same command continues.
+    """
+    from ser_memory.extract.cli import report
+    from ser_memory.train.report.terminal import print_estimates, print_tables
+
+    adapted = adapt(
+        bundle, corpus, output, on_cache=report, command=_typed(bundle, corpus, output), **options
+    )
+    if adapted.results:
+        print_tables(adapted.results)
+        print_estimates(adapted.folder)
+    say(f"The adapted models: {output / 'bundles'}")
+
+
+def adapt(
+    bundle: Path,
+    corpus: str,
+    output: Path,
+    on_cache: Any = lambda _: None,
+    command: str | None = None,
+    **options: Any,
+) -> Any:
+    """What ser-adapt does; `options` are those of the command, `on_cache` receives the cache.
+
+    Returns the run, as `ser_memory.train.api.train` does. Raises SerError or UsageError; a contradiction with the bundle
+    is found before a recording is encoded.
+    """
+    from ser_memory.common import manifests
+    from ser_memory.extract.api import extract
+    from ser_memory.extract.workers import Encoders
+    from ser_memory.train.bundle import read_seeds
+    from ser_memory.train.bundles.encoders import encoder_settings, refuse_other_encoder
+    from ser_memory.train.bundles.origin import settings_of
+    from ser_memory.train.experiment import train
+
+    source, wanted = SourceSettings.take(options), AdaptSettings.take(options)
+    info = read_seeds(bundle)[0].info
+    changed = {name: value for name, value in asdict(wanted).items() if value}
+    settings = settings_of(
+        {
+            **changed,
+            "from_": bundle,
+            "stages": [manifests.load(corpus, options.get("protocol")).name],
+            "cache": output / "cache",
+            "output": output,
+            "bundles": True,
+            "device": source.device,
+            "jobs": source.jobs,
+        }
+    )
+    encoders = encoder_settings(
+        info, source.acoustic_encoder, source.text_encoder, source.device, source.jobs
+    )
+    found = Encoders(encoders).attributes()
+    for kind in ("acoustic", "text"):
+        refuse_other_encoder(info, kind, found)
+    told = {name: options[name] for name in names_of(*_OF_EXTRACTION) if name in options}
+    on_cache(
+        extract(
+            corpus,
+            **told,
+            transcriber=source.transcriber,
+            transcripts=source.transcripts,
+            cache=output / "cache",
+            min_duration=info.min_duration,
+            max_duration=info.max_duration,
+            **{**asdict(encoders), "layers": info.encoders["acoustic_layers"]},
+        )
+    )
+    return train(settings, command)
+
+
+def _typed(bundle: Path, corpus: str, output: Path) -> str:
+    return shlex.join(["ser-adapt", str(bundle), "--corpus", corpus, "--output", str(output)])
+
+
+if __name__ == "__main__":
+    main()
