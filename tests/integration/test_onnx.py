@@ -7,19 +7,24 @@ from pathlib import Path
 
 import audonnx
 import click
+import h5py
 import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
 
 from ser_memory.extract.encoders import EncoderOptions, load_acoustic, relative_error
+from ser_memory.train.bundle import read_bundle
 from ser_memory.train.bundles.cli import main as ser_bundle
 from ser_memory.train.bundles.onnx_export import AUDONNX, HEAD, MODEL
 from ser_memory.train.bundles.onnx_graphs import runner, write_graph
+from ser_memory.train.strategies import STRATEGIES
 from tests.bundles import save, untrained
 from tests.contracts.test_encoders import save as save_encoder
 from tests.contracts.test_encoders import waveforms
 from tests.models import ACOUSTIC, save_acoustic, save_text
+from tests.train.test_cli import run
+from tests.train.worlds import write_caches
 
 _DIFFERENT = 1e-4  # what a whole model may differ by; its encoder, relative to the largest value, as well
 
@@ -76,6 +81,31 @@ def test_a_bundle_in_audonnx(
         row = encoder.encode([waveform]).numpy()
         expected = bundle.predict(row[:, 0] if layer == "1" else row, bundle.neutral_text[None])
         assert np.abs(model(waveform, 16_000) - expected).max() < _DIFFERENT
+
+
+def test_heads_of_every_strategy(tmp_path: Path) -> None:
+    """Trained ones, on the rows of a test split: the closed form with random features too."""
+    write_caches(tmp_path / "caches")
+    every = [word for name in STRATEGIES for word in ("--strategy", name)] + ["--epochs", 2]
+    common = ["--cache", tmp_path / "caches", "--seeds", 1, "--bundles"]
+    outputs = {
+        tmp_path / "all": every,
+        tmp_path / "wide": ["--strategy", "analytic", "--analytic-features", 60],
+    }
+    for output, options in outputs.items():
+        result = run(*common, *options, "--output", output)
+        assert result.exit_code == 0, result.output
+    with h5py.File(tmp_path / "caches" / "iemocap.h5") as file:
+        rows = {name: file[name][:] for name in ("acoustic", "text")}
+    found = [each for output in outputs for each in sorted(output.glob("bundles/**/stage-3"))]
+    names = {folder.relative_to(tmp_path).parts[2].split("-random")[0] for folder in found}
+    assert names == {name for name, each in STRATEGIES.items() if each.earlier != "corpora"}  # have bundles
+    for folder in found:
+        made = tmp_path / "made" / str(folder.relative_to(tmp_path))
+        carry_out(ser_bundle, ["export", str(folder), "--onnx", "--head-only", "--output", str(made)])
+        found_rows, expected = runner(made / HEAD)(**rows), read_bundle(folder).predict(**rows)
+        print(folder.relative_to(tmp_path), np.abs(found_rows - expected).max())
+        assert np.abs(found_rows - expected).max() < 1e-5
 
 
 def test_refusals(text: str, tmp_path: Path) -> None:

@@ -14,11 +14,10 @@ import torch
 from torch import Tensor, nn
 
 from ser_memory.common.conventions import SAMPLING_RATE
-from ser_memory.common.errors import SerError
 from ser_memory.common.files import flush_to_disk
 from ser_memory.common.reporting import notice
-from ser_memory.extract.settings import LAST
 from ser_memory.train.bundle import Bundle, BundleInfo
+from ser_memory.train.bundles.encoders import encoder_settings, refuse_other_encoder
 from ser_memory.train.bundles.head_modules import head_of
 from ser_memory.train.bundles.onnx_graphs import (
     Comparison,
@@ -179,21 +178,15 @@ def _encoder_of(info: BundleInfo, place: str | None) -> AcousticEncoder:
     """
     from ser_memory.extract.encoders import EncoderOptions, load_acoustic
 
-    told = info.encoders
-    layers = str(info.layer) if _is_one_layer(info) else told.get("acoustic_layers", LAST)
-    encoder = load_acoustic(
-        place or told["acoustic_encoder"], options=EncoderOptions(layers, told["acoustic_pooling"])
-    )
-    if encoder.revision != told["acoustic_revision"]:
-        raise SerError(
-            f"The acoustic encoder {encoder.name} has the revision {encoder.revision}, and the bundle was trained on "
-            f"{told['acoustic_revision']}: give the folder of that one with --acoustic-encoder."
-        )
+    wanted = encoder_settings(info, place)
+    options = EncoderOptions(wanted.layers, wanted.pooling)
+    encoder = load_acoustic(wanted.acoustic_encoder, options=options)
+    refuse_other_encoder(info, "acoustic", encoder.attributes())
     encoder.graph()  # refuses what cannot be exported
-    if info.precision != "float32":
+    if info.precision != encoder.precision:
         notice(
             f"The bundle was trained on embeddings in {info.precision}, and {MODEL} computes in float32: ratings may "
-            "differ in the third decimal."
+            "differ in the second decimal."
         )
     return encoder
 
