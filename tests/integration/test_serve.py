@@ -171,7 +171,7 @@ def test_a_client_that_sends_too_many_is_told_when_to_come_back(bundle: Path, tm
     assert 0 < int(answers[-1].headers["retry-after"]) <= 60
 
 
-@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
 def test_nothing_of_an_upload_stays_when_the_server_is_killed(
     how: signal.Signals, bundle: Path, tmp_path: Path
 ) -> None:
@@ -191,9 +191,13 @@ def test_nothing_of_an_upload_stays_when_the_server_is_killed(
         server.process.send_signal(how)
         server.process.wait(60)
         answered = sum(each.exception() is None for each in waiting)
+        assert server.process.stdout is not None
+        said = server.process.stdout.read()
     assert list((tmp_path / "uploads").iterdir()) == []
-    if how == signal.SIGTERM:
+    if how != signal.SIGKILL:
         assert answered > 2  # what it had taken it has rated
+    if how == signal.SIGINT:
+        assert (server.process.returncode, said) == (0, "")
 
 
 def test_what_cannot_be_served_is_said_in_a_sentence(bundle: Path, tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ipaddress
 import logging
 import socket
+from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -77,7 +78,8 @@ def _serve(bundle: Path, settings: ServeSettings, model: PredictSettings, listen
     host, port = listener.getsockname()[:2]
     place = f"[{host}]" if ":" in host else host
     say(f"{predictor.info.title} at http://{place}:{port}/ (Ctrl-C ends it)")
-    uvicorn.Server(config).run(sockets=[listener])
+    with suppress(KeyboardInterrupt):  # uvicorn sends it again once it has stopped
+        uvicorn.Server(config).run(sockets=[listener])
 
 
 def _listening(settings: ServeSettings) -> socket.socket:
