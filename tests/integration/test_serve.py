@@ -158,7 +158,7 @@ def test_many_clients_at_once(bundle: Path, tmp_path: Path) -> None:
     assert (seen[200], seen[422], set(seen) <= {200, 422, 503}) == (40 * _ROUNDS, 10 * _ROUNDS, True)
     assert seen[503] > 0
     assert health["uploads"] == 0
-    assert max(used[-2:]) < used[2] + 30
+    assert used[-1] < used[1] + 20
     assert max(handles[-2:]) <= handles[1] + 5
     assert list((tmp_path / "uploads").iterdir()) == []
 

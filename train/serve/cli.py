@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import logging
+import os
 import socket
 from contextlib import suppress
 from importlib.util import find_spec
@@ -27,6 +28,9 @@ Examples:
   ser-serve model --port 9000 --max-megabytes 5 --max-per-minute 10
 """
 _NEEDED = {"fastapi": "fastapi", "uvicorn": "uvicorn", "python_multipart": "python-multipart"}
+# oneDNN keeps what it has prepared for the last 1,024 shapes, and every length of a recording is a new one: memory would
+# grow by hundreds of megabytes. A recording has a few dozen shapes.
+_ONEDNN = ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "64")
 _GRACE = 30  # seconds for what is being rated when the server is stopped
 
 
@@ -54,6 +58,7 @@ def main(bundle: Path, **options: Any) -> None:
 
 
 def _serve(bundle: Path, settings: ServeSettings, model: PredictSettings, listener: socket.socket) -> None:
+    os.environ.setdefault(*_ONEDNN)  # read when torch is first used
     import numpy as np
     import uvicorn
 
