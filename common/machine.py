@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
@@ -100,6 +100,15 @@ def keep_heap() -> None:
     mallopt(arena_max, 1)  # the arenas of threads are too small for such blocks
     mallopt(mmap_max, 0)
     mallopt(trim_threshold, 1 << 30)
+
+
+def give_back_free_memory() -> None:
+    """Give the pages of glibc's free blocks back to the system; `keep_heap` keeps them otherwise.
+
+    Inputs of ever other lengths leave gaps between blocks that nothing else fits into, and the heap would grow.
+    """
+    with suppress(OSError, AttributeError):  # another C library
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def resolve_devices(names: str) -> list[torch.device]:

@@ -100,11 +100,16 @@ def _letters() -> dict[str, str]:
     return {name: load(name).letter for name in shipped()}
 
 
+def names_condition(kind: str) -> bool:
+    """Whether the part of a cache's name between the corpus and .h5 is that of an acoustic condition."""
+    return re.fullmatch(_CONDITIONS, kind) is not None
+
+
 def extraction_of(name: str) -> str:
     """The command that makes the cache of this name, for a message."""
     corpus, _, kind = name.partition(".")
     if kind and corpus in shipped():
-        if re.fullmatch(_CONDITIONS, kind):
+        if names_condition(kind):
             return f"ser-extract --corpus {corpus} --condition {kind.replace('noise-', 'noise:')}"
         return f"ser-extract --corpus {corpus} --text-only --transcriber {kind}"
     return f"ser-extract --corpus {name if name in shipped() else f'{name}.toml'}"

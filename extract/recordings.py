@@ -19,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ser_memory.common.conventions import SAMPLING_RATE
+from ser_memory.common.machine import give_back_free_memory
 from ser_memory.common.reporting import Advance
 from ser_memory.extract import audio
 from ser_memory.extract.audio import UnusableAudioError, Waveform
@@ -41,6 +42,7 @@ from ser_memory.extract.workers import each_part
 
 _Part = TypeVar("_Part")
 _NOTHING = "nothing was written."
+_GIVE_BACK_EVERY = 4  # batches of windows, which are of many lengths: 5 % of a small encoder's time
 _SHORTEST = 1.0  # s: the shortest last window, where the bounds allow shorter ones
 
 
@@ -258,11 +260,15 @@ class _Stream:
     def __init__(self, sounds: Mapping[int, Path | Waveform], bounds: Bounds, fewest: int) -> None:
         self.refused: dict[int, str] = {}  # place -> reason, complete after the last window
         self._fewest = fewest  # samples of a window
+        self._taken = 0  # batches
         self._bounds, self._cuts, self._mutex = bounds, self._read(sounds), threading.Lock()
 
     def take(self, worker: AcousticWorker) -> list[_Cut]:
         """The next windows, as many as the worker encodes together; none at the end."""
         with self._mutex:
+            self._taken += 1
+            if self._taken % _GIVE_BACK_EVERY == 0:
+                give_back_free_memory()
             return list(islice(self._cuts, max(1, int(worker.batch_seconds / self._bounds.longest))))
 
     def _read(self, sounds: Mapping[int, Path | Waveform]) -> Iterator[_Cut]:

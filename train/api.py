@@ -22,7 +22,7 @@ from ser_memory.common.errors import SerError, system_errors
 from ser_memory.common.options import refuse_unknown
 from ser_memory.common.reporting import Reporter, reporting_to
 from ser_memory.train import results
-from ser_memory.train.results import Result
+from ser_memory.train.results import ConditionResult, Result
 from ser_memory.train.search_space import HELD_OUT, SearchSettings, search_of
 from ser_memory.train.settings import Settings
 
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from ser_memory.train.predict.predictor import Predictor
     from ser_memory.train.search import Searched
 
-__all__ = ["Result", "load", "read_results", "search", "train"]
+__all__ = ["ConditionResult", "Result", "load", "read_conditions", "read_results", "search", "train"]
 
 
 def train(*, reporter: Reporter | None = None, **options: Any) -> TrainedRun:
@@ -136,3 +136,15 @@ def read_results(run: str | Path) -> list[Result]:
     if not isinstance(run, (str, Path)):
         raise SerError(f"read_results takes the folder of a run as text or path, not {run!r}.")
     return results.read_results(Path(run))
+
+
+def read_conditions(run: str | Path) -> list[ConditionResult]:
+    """The figures of a run in other acoustic conditions: the rows of its conditions.csv, or none if there is none.
+
+    Args:
+        run: the folder of a run, or the path of a conditions.csv.
+
+    Raises:
+        SerError: ser-train did not write the file, or it was cut off.
+    """
+    return results.read_conditions(Path(run))

@@ -34,10 +34,12 @@ from ser_memory.common.errors import SerError, UsageError, listing
 from ser_memory.common.files import write_whole
 from ser_memory.common.strict import read_as
 from ser_memory.train.memory.prototypes import Prototypes
+from ser_memory.train.memory.remedies import from_bytes, to_bytes
 from ser_memory.train.model import Architecture, Network
 from ser_memory.train.results import Figure
 from ser_memory.train.ridge import Sums
 from ser_memory.train.samples import UNKNOWN_SPEAKER, Samples
+from ser_memory.train.settings import MemorySettings
 from ser_memory.train.strategies import STRATEGIES, ClosedFormStrategy, Kept, Strategy
 
 FORMAT, FORMAT_VERSION = "ser-bundle", 1
@@ -46,10 +48,12 @@ _LARGEST_CONFIG = 1 << 24  # bytes
 # What the bundles of several seeds of one model have in common.
 _OF_A_MODEL = (
     "strategy", "sampler", "memory_size", "fold", "architecture", "stage_name", "encoders", "layer", "label_scale", "later",
+    "memory",
 )  # fmt: skip
 _STAGE = re.compile(r"stage-(\d+)")
 _PLACE = re.compile(r"(\d+)\.([a-z_]+)(?:\.([a-z+_]+))?(?:\.([a-z]+))?")
 _ROW_PARTS = ("acoustic", "text", "targets", "speakers", "labels")
+_CODED = ("codes", "first", "step")  # of an embedding in 8 bits
 _ROUNDING = 1e-5  # of float32, for a label at an end of [-1, 1]
 
 Floats = npt.NDArray[np.float32]
@@ -96,6 +100,9 @@ class BundleInfo:
     figures: tuple[Figure, ...]  # of this model on the corpora of its run
     language: str  # of the speech
     created_by: str
+    memory: dict[str, Any] = field(
+        default_factory=dict
+    )  # what a memory keeps of its utterances, where not as usual
 
     @property
     def dimensions(self) -> tuple[str, ...]:
@@ -356,6 +363,7 @@ def _check_info(info: BundleInfo) -> None:
     if info.strategy not in STRATEGIES:
         raise ValueError(f"strategy {info.strategy!r}")
     options_in(info, STRATEGIES[info.strategy])
+    MemorySettings.take(info.memory)
     if not info.seen or len(info.seen) != info.stage:
         raise ValueError(f"{len(info.seen)} corpora at stage {info.stage}")
     for seen in info.seen:
@@ -379,7 +387,10 @@ def _memory_tensors(bundle: Bundle) -> Tensors:
     for place, kept in enumerate(bundle.kept, start=1):
         for name, value in vars(kept).items():
             if value is not None:
-                made |= {f"{place}.{name}{part}": each for part, each in _parts(value).items()}
+                parts = _parts(value)
+                if bundle.info.memory.get("memory_bits") == "8" and isinstance(value, Samples):
+                    parts = _in_bytes(parts)
+                made |= {f"{place}.{name}{part}": each for part, each in parts.items()}
     for place, rows in enumerate(bundle.estimates, start=1):
         if rows is not None:
             made |= {f"{place}.estimate{part}": each for part, each in _parts(rows).items()}
@@ -411,6 +422,34 @@ def _parts(value: Any) -> Tensors:
             f".{'+'.join(names)}.{name}": torch.from_numpy(np.array(each)) for name, each in own.items()
         }
     return parts
+
+
+def _in_bytes(parts: Tensors) -> Tensors:
+    """Embeddings in 8 bits where that gives the same values back; rows of an earlier bundle may have more."""
+    made = dict(parts)
+    for name in (".acoustic", ".text"):
+        values = parts[name].cpu().numpy()
+        encoded = to_bytes(values)
+        if np.array_equal(from_bytes(*encoded), values):
+            del made[name]
+            own = zip(_CODED, encoded, strict=True)
+            made |= {f"{name}.{part}": torch.from_numpy(np.ascontiguousarray(each)) for part, each in own}
+    return made
+
+
+def _from_bytes(name: str, parts: Tensors) -> Tensors:
+    """Embeddings of 8 bits as values. Raises ValueError for parts that do not fit each other."""
+    made = {each: tensor for each, tensor in parts.items() if "." not in each}
+    for kind in {each.partition(".")[0] for each in parts if "." in each}:
+        coded = {part: parts.get(f"{kind}.{part}") for part in _CODED}
+        codes, first, step = coded.values()
+        if kind in made or codes is None or first is None or step is None:
+            raise ValueError(f"{name}.{kind} is not whole")
+        _check(f"{name}.{kind}", codes, tuple(codes.shape), torch.uint8)
+        for part in (first, step):
+            _check(f"{name}.{kind}", part, tuple(codes.shape[1:]), torch.float32)
+        made[kind] = torch.from_numpy(from_bytes(codes.numpy(), first.numpy(), step.numpy()))
+    return made
 
 
 def _assemble(info: BundleInfo, model: Tensors, memory: Tensors) -> Bundle:
@@ -481,6 +520,7 @@ class _Rows:
     def samples(self, name: str, parts: Tensors | None) -> Samples | None:
         if parts is None:
             return None
+        parts = _from_bytes(name, parts)
         a, n = self.architecture, len(parts["targets"])
         columns = len(a.dimensions)
         expected = {"acoustic": self.acoustic, "text": (a.text_width,), "targets": (columns,), "speakers": ()}

@@ -109,12 +109,15 @@ def main(dry_run: bool, study: str | None, **options: Any) -> None:
     # Needs torch, which --help and wrong usage should not wait for.
     from ser_memory.train.experiment import train
     from ser_memory.train.report.terminal import print_estimates, print_tables
+    from ser_memory.train.results import CONDITIONS
 
     run = train(settings, context.meta[_TYPED])
     if run.results:
         print_tables(run.results)
         print_estimates(run.folder)
         say(f"All figures: {run.folder / 'results.csv'}")
+    if (run.folder / CONDITIONS).exists():
+        say(f"In other acoustic conditions: {run.folder / CONDITIONS}")
     run.refuse_failures(settings.experiment)
 
 

@@ -185,25 +185,27 @@ def _refuse_other_labels(cache: FeatureCache, base: Path) -> None:
     """Raise SerError if a cache with other transcripts has other labels or splits than the corpus's own cache."""
     if not base.exists():
         return
-    own = FeatureCache(base)
-    rows = {name: row for row, name in enumerate(own.read("id"))}
-    places = [(here, rows[name]) for here, name in enumerate(cache.read("id")) if name in rows]
-    if not places:
-        return
-    ours, theirs = np.array(places).T
-    columns = [
-        name for name in (*RATED, "speaker", "split", *LATER_COLUMNS) if cache.has(name) and own.has(name)
-    ]
-    differing = np.zeros(len(places), bool)
-    for name in columns:
-        a, b = cache.read(name)[ours], own.read(name)[theirs]
-        equal = a == b if a.dtype == object else (a == b) | (np.isnan(a) & np.isnan(b))
-        differing |= ~np.asarray(equal, bool)
-    if differing.any():
+    differing = count_differing(cache, FeatureCache(base), (*RATED, "speaker", "split", *LATER_COLUMNS))
+    if differing:
         raise SerError(
-            f"{cache.path} has other labels, splits or recordings than {base} for {np.count_nonzero(differing)} "
+            f"{cache.path} has other labels, splits or recordings than {base} for {differing} "
             f"utterances: bring it up to date with {extraction_of(cache.path.stem)} --overwrite, which encodes no recording."
         )
+
+
+def count_differing(one: FeatureCache, other: FeatureCache, columns: Iterable[str]) -> int:
+    """How many of the utterances that two caches have in common differ in a column that both have."""
+    rows = {name: row for row, name in enumerate(other.read("id"))}
+    places = [(here, rows[name]) for here, name in enumerate(one.read("id")) if name in rows]
+    if not places:
+        return 0
+    ours, theirs = np.array(places).T
+    differing = np.zeros(len(places), bool)
+    for name in (name for name in columns if one.has(name) and other.has(name)):
+        a, b = one.read(name)[ours], other.read(name)[theirs]
+        equal = a == b if a.dtype == object else (a == b) | (np.isnan(a) & np.isnan(b))
+        differing |= ~np.asarray(equal, bool)
+    return int(np.count_nonzero(differing))
 
 
 def _report_ratings(caches: Iterable[FeatureCache], names: Iterable[str], dimensions: Iterable[str]) -> None:
@@ -261,7 +263,7 @@ def open_caches(source: Source) -> list[FeatureCache]:
                 f"{cache.path} has test recordings in the condition {cache.info.condition}, not transcripts or a corpus to "
                 f"train on: choose others with --transcripts or --stages, such as {cache.info.corpus}."
             )
-        _same_encoders(caches[0], cache, source.layer)
+        same_encoders(caches[0], cache, source.layer)
         cache.validate()
         if cache.info.limit:
             notice(f"{cache.path} is a trial: it was extracted with --limit {cache.info.limit}.")
@@ -289,12 +291,12 @@ def _load(
     # A GPU gets its own copy, unless that would be too much; a CPU reads the mapped file.
     device = torch.device("cpu" if source.streamed else source.device)
     read = (*DIMENSIONS, *(each for each in source.dimensions if each not in DIMENSIONS))
-    labels = np.stack([_scaled(cache, each, source.label_scale) for each in read], axis=1)
+    labels = np.stack([scaled(cache, each, source.label_scale) for each in read], axis=1)
     targets = torch.from_numpy(labels.astype(np.float32)).to(device)
     names = cache.read("speaker")
     speakers = sorted(set(names) - {UNKNOWN})
     codes = {speaker: code for code, speaker in enumerate(speakers)}
-    acoustic, text = _of_layer(cache, source.layer), cache.mapped("text")
+    acoustic, text = acoustic_of(cache, source.layer), cache.mapped("text")
     trained = [read.index(each) for each in source.dimensions]
     everything = Samples(
         acoustic=torch.from_numpy(acoustic).to(device),
@@ -307,7 +309,7 @@ def _load(
     )
     folds = [_rows_by_split(splits) for splits in splits_of(cache, name, division)]
     if digests is None:
-        each = _digests_of_rows(labels, names, acoustic, text)
+        each = digests_of_rows(labels, names, acoustic, text)
         digests = tuple(
             {split: hashlib.sha256(each[rows].tobytes()).hexdigest() for split, rows in fold.items()}
             for fold in folds
@@ -343,7 +345,8 @@ def _part(whole: Samples, rows: Tensor) -> Samples:
     )
 
 
-def _scaled(cache: FeatureCache, dimension: str, label_scale: str) -> npt.NDArray[np.float64]:
+def scaled(cache: FeatureCache, dimension: str, label_scale: str) -> npt.NDArray[np.float64]:
+    """(N,) ratings in [-1, 1]. Raises SerError if all are the same on the observed scale."""
     ratings = cache.read(dimension)
     declared = (cache.info.scale_min, cache.info.scale_max)
     rated = ratings[np.isfinite(ratings)]  # of dominance, which not every corpus rates
@@ -357,7 +360,7 @@ def _scaled(cache: FeatureCache, dimension: str, label_scale: str) -> npt.NDArra
     return to_unit(ratings, *(observed if label_scale == "observed" else declared))
 
 
-def _digests_of_rows(
+def digests_of_rows(
     targets: npt.NDArray[np.float64], speakers: npt.NDArray[np.object_], *embeddings: npt.NDArray[np.float32]
 ) -> npt.NDArray[np.uint8]:
     """(N, 32) SHA-256 of all that training and evaluation see of each utterance."""
@@ -371,7 +374,7 @@ def _digests_of_rows(
     return made
 
 
-def _of_layer(cache: FeatureCache, layer: str | None) -> npt.NDArray[np.float32]:
+def acoustic_of(cache: FeatureCache, layer: str | None) -> npt.NDArray[np.float32]:
     """The acoustic rows of one layer (N, D), or of all layers (N, L, D) if they are to be weighted."""
     layers = cache.info.acoustic_layers
     if layers == "last":
@@ -394,7 +397,7 @@ def _of_layer(cache: FeatureCache, layer: str | None) -> npt.NDArray[np.float32]
     return cache.mapped("acoustic")[:, numbers.index(layer)]
 
 
-def _same_encoders(first: FeatureCache, other: FeatureCache, layer: str | None) -> None:
+def same_encoders(first: FeatureCache, other: FeatureCache, layer: str | None) -> None:
     one_layer = layer not in (None, WEIGHTED)
     # The same weights in another folder are the same encoder: revisions are compared, not names. If a single layer is
     # used, the other layers of a cache do not matter.

@@ -21,12 +21,23 @@ from ser_memory.train.bundles.estimates import write_estimates
 from ser_memory.train.bundles.origin import refuse_other_embeddings
 from ser_memory.train.bundles.writing import write_bundles
 from ser_memory.train.checks import after_training, before_training, refuse_impossible, unchanged
+from ser_memory.train.conditions import Conditions, digests_of, load_conditions
 from ser_memory.train.corpora import Corpus, Source, load_corpora, source_of
 from ser_memory.train.engines import engine_for
 from ser_memory.train.engines.contract import Engine, WorkerKilledError
 from ser_memory.train.prediction_writer import write_predictions
 from ser_memory.train.predictions import PREDICTIONS
-from ser_memory.train.results import COSTS, ESTIMATES, Outcomes, Result, StageResult, tabulate, write_costs
+from ser_memory.train.results import (
+    CONDITIONS,
+    COSTS,
+    ESTIMATES,
+    Outcomes,
+    Result,
+    StageResult,
+    tabulate,
+    write_conditions,
+    write_costs,
+)
 from ser_memory.train.run_folder import RunFolder
 from ser_memory.train.settings import OWN_TRANSCRIPTS, POOLED, Experiment, Run, Settings
 from ser_memory.train.store import Store
@@ -77,10 +88,12 @@ def train(settings: Settings, command: str | None = None) -> TrainedRun:
     """
     refuse_absent(settings.machine.tracker)
     experiment, source, corpora = load(settings)
+    conditions = load_conditions(settings.data.conditions, source, corpora)
     work = work_on(settings, experiment, source, corpora)
     todo, trainer = work.todo, work.trainer
+    facts = {**facts_of(source, corpora), **_places(settings), "command": command}
     folder = _run_folder(
-        settings, experiment, {**facts_of(source, corpora), **_places(settings), "command": command}
+        settings, experiment, facts | ({"conditions": digests_of(conditions)} if conditions else {})
     )
     with folder.alone(), on_signals(work.engine.stop) as received:
         folder.begin()
@@ -93,6 +106,8 @@ def train(settings: Settings, command: str | None = None) -> TrainedRun:
         outcomes |= before
         outcomes |= pooled(experiment, trainer, outcomes)
         folder.write(outcomes)
+        measured = in_conditions(experiment, trainer, outcomes, conditions)
+        write_conditions(folder.path / CONDITIONS, experiment, measured)
         _write_for_reports(settings, folder.path, trainer, source, outcomes)
         if experiment.origin is not None:
             write_estimates(folder.path / ESTIMATES, trainer, outcomes)
@@ -241,18 +256,40 @@ def as_they_came(experiment: Experiment, trainer: Trainer) -> dict[tuple[Run, in
 
 
 def pooled(
-    experiment: Experiment, trainer: Trainer, outcomes: Outcomes
+    experiment: Experiment, trainer: Trainer, outcomes: Outcomes, corpora: Sequence[Corpus] | None = None
 ) -> dict[tuple[Run, int], StageResult]:
-    """The figures over all folds together, for every stage that is there in all of them."""
+    """The figures over all folds together, for every stage that is there in all of them.
+
+    They are on the corpora of the experiment, or on others.
+    """
     if not experiment.has_folds:
         return {}
     found: dict[tuple[Run, int], StageResult] = {}
     with one_core_each(), torch.inference_mode():
-        for variant, seed in itertools.product((None, *experiment.variants), experiment.seeds):
-            runs = [Run(variant, seed, fold) for fold in experiment.fold_names]
-            for number in [number for number in experiment.numbers if (number > 1) == (variant is not None)]:
-                if all((experiment.owner(run, number), number) in outcomes for run in runs):
-                    found[Run(variant, seed, POOLED), number] = trainer.pooled(runs, number)
+        whole = [Run(variant, seed, POOLED) for variant in experiment.variants for seed in experiment.seeds]
+        stages = itertools.product(whole, experiment.numbers)
+        for owner, number in dict.fromkeys((experiment.owner(run, number), number) for run, number in stages):
+            runs = [replace(owner, fold=fold) for fold in experiment.fold_names]
+            if all((experiment.owner(run, number), number) in outcomes for run in runs):
+                found[owner, number] = trainer.pooled(runs, number, corpora)
+    return found
+
+
+def in_conditions(
+    experiment: Experiment, trainer: Trainer, outcomes: Outcomes, conditions: Conditions
+) -> dict[str, Outcomes]:
+    """By condition, the figures of all stages that are there, measured here unless they are kept."""
+    if not conditions:
+        return {}
+    stages = [(run, number) for run, number in outcomes if run.fold != POOLED]
+    found: dict[str, Outcomes] = {}
+    with one_core_each(), progress("conditions", len(conditions) * len(stages), "stages") as advance:
+        for condition, corpora in conditions.items():
+            measured = {}
+            for run, number in stages:
+                measured[run, number] = trainer.measured_on(corpora, run, number)
+                advance(1)
+            found[condition] = measured | pooled(experiment, trainer, measured, corpora)
     return found
 
 

@@ -17,7 +17,10 @@ from ser_memory.train.settings import Experiment, LaterStageSettings, Run
 from ser_memory.train.strategies import STRATEGIES, ClosedFormStrategy
 
 _NOTHING = object()
-_UNNAMED: dict[str, object] = {"replay_loss": "pooled"}  # what older versions did, and had no option for
+_UNNAMED: dict[str, object] = {  # what older versions did, and had no option for
+    "replay_loss": "pooled",
+    "analytic_ridge": 1.0,
+}
 METHOD = 1  # raise it when the same run would give other results: then stages of older versions are not used
 
 
@@ -68,19 +71,23 @@ class Fingerprints:
             later = experiment.later_of(run.strategy)
             if later != LaterStageSettings():  # which had no name in older versions
                 facts["later"] = later.described
+            memory = experiment.memory_of(run.variant).described
+            if memory:  # which had no name in older versions, too
+                facts["memory"] = memory
         return _digest(facts)
 
-    def evaluated(self, run: Run) -> str:
-        """The fingerprint of what a run is evaluated on: the same model has other figures on other utterances."""
+    def evaluated(self, run: Run, corpora: Sequence[Corpus] | None = None) -> str:
+        """The fingerprint of what a run is evaluated on: the same model has other figures on other utterances.
+
+        These are the corpora of the experiment, or others.
+        """
+        chosen = self._corpora if corpora is None else corpora
         folds = self._experiment.evaluated_in(run)
-        return _digest([[fold, *map(_evaluated, self._in_fold(fold))] for fold in folds])
+        return _digest([[fold, *(_evaluated(corpus.at(fold)) for corpus in chosen)] for fold in folds])
 
     def pooled(self, runs: Sequence[Run], number: int) -> str:
         """The fingerprint of what runs of different folds come to together."""
         return _digest([self.of(run, number) for run in runs])
-
-    def _in_fold(self, fold: str) -> list[Corpus]:
-        return [corpus.at(fold) for corpus in self._corpora]
 
 
 def _evaluated(corpus: Corpus) -> list[object]:

@@ -16,11 +16,12 @@ from ser_memory.train.dropout import Dropout
 from ser_memory.train.kept import KeptBytes
 from ser_memory.train.loop import PausedError, Training
 from ser_memory.train.memory.contents import choose, contents
+from ser_memory.train.memory.remedies import Deviations, protected, saved_bytes
 from ser_memory.train.memory.samplers import fair_shares
 from ser_memory.train.objective import OBJECTIVES
 from ser_memory.train.results import Held
 from ser_memory.train.samples import Samples, take
-from ser_memory.train.settings import LaterStageSettings, Run, Variant, held_out_of
+from ser_memory.train.settings import LaterStageSettings, MemorySettings, Run, Variant, held_out_of
 from ser_memory.train.store import Record
 from ser_memory.train.strategies import STRATEGIES, GradientStrategy, Kept, Stage
 from ser_memory.train.workbench import Workbench, generator, stream
@@ -93,7 +94,7 @@ class GradientStack:
         size = self._sizes(after)[number - 1] if self._remembers else 0
         if number <= begun:
             kept = self._bundled()[number - 1]
-            return self._shrunk(_Carried(kept), number, after, size).kept.size if size else kept.size
+            return self._bytes(self._shrunk(_Carried(kept), number, after, size).kept if size else kept)
         train = bench.corpus(self.runs, number).splits["train"]
         allowed = train if self._strategy.earlier == "corpora" else None
         held_out = None
@@ -103,7 +104,15 @@ class GradientStack:
         with torch.inference_mode():
             one = train.select(torch.arange(1))
             kept = self._strategy.keep(bench.network, nothing, one, allowed, *self._options)
-            return replace(kept, held_out=held_out).size
+            return self._bytes(replace(kept, held_out=held_out))
+
+    def _bytes(self, kept: Kept) -> KeptBytes:
+        """Bytes of what is kept, as a bundle stores it."""
+        size = kept.size
+        parts = [part for part in (kept.samples, kept.held_out) if part is not None]
+        if not self._remembers:
+            return size
+        return size._replace(memory=size.memory - sum(saved_bytes(part, self._protection) for part in parts))
 
     def start(self, number: int) -> Tensor:
         """(R, P) parameters with which stage `number` begins."""
@@ -165,6 +174,18 @@ class GradientStack:
                 ]
         return [each.kept for each in self._carried[: number - 1]]
 
+    def chosen(self, place: int) -> list[npt.NDArray[np.int64] | None]:
+        """Of each stage so far, the rows of its cache that one run's memory holds, in its order: those held out are last.
+
+        None where there is no memory, or a bundle held it.
+        """
+        return [
+            self._bench.corpus(self.runs, number).splits["train"].rows.cpu().numpy()[carried.rows[place]]
+            if carried.rows
+            else None
+            for number, carried in enumerate(self._carried, start=1)
+        ]
+
     def held(self, place: int) -> list[Held]:
         """What the memories of one run hold, by cell and speaker; those of a bundle name no speakers."""
         return [
@@ -181,6 +202,11 @@ class GradientStack:
     @property
     def _later(self) -> LaterStageSettings:
         return self._bench.experiment.later_of(self.runs[0].strategy)
+
+    @property
+    def _protection(self) -> MemorySettings:
+        variant = self.runs[0].variant
+        return self._bench.experiment.memory_of(variant) if variant else MemorySettings()
 
     @property
     def _budget(self) -> int | None:
@@ -218,15 +244,37 @@ class GradientStack:
         if not self._remembers:
             return _Carried(keep(train if self._strategy.earlier == "corpora" else None))
         chosen = [remembered(train, variant, run.seed, number) for run in runs if (variant := run.variant)]
+        memories = self._as_kept(number, train, chosen)
         if not self._later.holds_out:
-            return _Carried(keep(_select(train, chosen)), tuple(chosen))
+            return _Carried(keep(Samples.concatenate(memories)), tuple(chosen))
         parts = [
-            _split(rows, generator(run.seed, number, "held out"))
-            for run, rows in zip(runs, chosen, strict=True)
+            _split(len(own), generator(run.seed, number, "held out"))
+            for run, own in zip(runs, chosen, strict=True)
         ]
-        trained, looked_at = (_select(train, rows) for rows in zip(*parts, strict=True))
-        rows = tuple(np.concatenate(part) for part in parts)
+        trained, looked_at = (
+            Samples.concatenate(
+                [
+                    memory.select(torch.from_numpy(places))
+                    for memory, places in zip(memories, part, strict=True)
+                ]
+            )
+            for part in zip(*parts, strict=True)
+        )
+        rows = tuple(own[np.concatenate(part)] for own, part in zip(chosen, parts, strict=True))
         return _Carried(replace(keep(trained), held_out=looked_at), rows)
+
+    def _as_kept(self, number: int, train: Samples, chosen: Sequence[npt.NDArray[np.int64]]) -> list[Samples]:
+        """The memory of each run from its chosen rows."""
+        settings, deviations = self._protection, Deviations(train)
+        return [
+            protected(
+                train.select(torch.from_numpy(rows)),
+                settings,
+                deviations,
+                generator(run.seed, number, "memory noise"),
+            )
+            for run, rows in zip(self.runs, chosen, strict=True)
+        ]
 
     def _divided(self, memory: Samples) -> tuple[Samples, Samples | None]:
         """A memory of the right shape as what is trained on and what is held out."""
@@ -292,13 +340,11 @@ def remembered(train: Samples, variant: Variant, seed: int, number: int) -> npt.
     return choose(train, variant.sampler, variant.memory_size, generator(seed, number, "memory"))
 
 
-def _split(
-    rows: npt.NDArray[np.int64], random: np.random.Generator
-) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """Four fifths of a memory's rows, and the fifth that is held out; each rising."""
-    order = random.permutation(len(rows))
-    fifth = held_out_of(len(rows))
-    return rows[np.sort(order[fifth:])], rows[np.sort(order[:fifth])]
+def _split(size: int, random: np.random.Generator) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Places in a memory: the four fifths that are trained on, and the fifth that is held out; each rising."""
+    order = random.permutation(size)
+    fifth = held_out_of(size)
+    return np.sort(order[fifth:]), np.sort(order[:fifth])
 
 
 def _select(train: Samples, rows: Sequence[npt.NDArray[np.int64]]) -> Samples:

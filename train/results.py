@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import astuple, dataclass, field, fields, replace
 from functools import cache
 from pathlib import Path
+from typing import TypeVar
 
 from ser_memory.common.conventions import DIMENSIONS
 from ser_memory.common.errors import SerError, listing
@@ -19,6 +20,7 @@ from ser_memory.train.kept import KeptBytes
 from ser_memory.train.settings import NO_SAMPLER, POOLED, Experiment, Run
 
 RESULTS, MEMORY, COSTS, EPOCHS = "results.csv", "memory.csv", "costs.csv", "epochs.csv"
+CONDITIONS = "conditions.csv"
 ESTIMATES = "estimates.csv"  # of corpora that are no longer there, with the columns of results.csv
 STUDY = "study.json"  # lists the runs of a study, in the folder that holds theirs
 
@@ -103,6 +105,16 @@ class Result:
     fold: str = ""  # "1", "2", ..., POOLED, or "" without folds
 
 
+@dataclass(frozen=True)
+class ConditionResult(Result):
+    """One row of conditions.csv: a figure on test recordings in another acoustic condition."""
+
+    condition: str = ""  # such as noise:10
+
+
+_Row = TypeVar("_Row", bound=Result)
+
+
 def tabulate(experiment: Experiment, outcomes: Outcomes) -> list[Result]:
     """All figures that are there, ordered by variant, seed, fold, stage, corpus and split."""
     return [
@@ -116,18 +128,18 @@ def tabulate(experiment: Experiment, outcomes: Outcomes) -> list[Result]:
     ]
 
 
-def overall(results: Iterable[Result]) -> list[Result]:
+def overall(results: Iterable[_Row]) -> list[_Row]:
     """One figure of all folds: the pooled one where there is one, else the mean over the folds; without folds all rows.
 
     The mean is of figures on `n` utterances each, or so many on average if the folds differ in size.
     """
-    alike: dict[Result, list[Result]] = {}
+    alike: dict[_Row, list[_Row]] = {}
     for result in results:
         alike.setdefault(replace(result, value=0.0, n=0, fold=""), []).append(result)
     return [_overall(same) for same in alike.values()]
 
 
-def _overall(folds: Sequence[Result]) -> Result:
+def _overall(folds: Sequence[_Row]) -> _Row:
     pooled = [result for result in folds if result.fold == POOLED]
     if pooled or len(folds) == 1:
         return replace((pooled or folds)[0], fold="")
@@ -140,21 +152,44 @@ def write_results(path: Path, results: Iterable[Result]) -> None:
     write_rows(path, [item.name for item in fields(Result)], (astuple(result) for result in results))
 
 
+def write_conditions(path: Path, experiment: Experiment, measured: Mapping[str, Outcomes]) -> None:
+    """Write conditions.csv, the rows of each condition as in results.csv; no file if there is no condition."""
+    rows = [
+        (*astuple(row), condition)
+        for condition, outcomes in measured.items()
+        for row in tabulate(experiment, outcomes)
+    ]
+    if measured:
+        write_rows(path, [item.name for item in fields(ConditionResult)], rows)
+
+
 def read_results(path: Path) -> list[Result]:
     """The rows of a results.csv, or of the one in a run's folder.
 
     Raises SerError if there is none, or if it is not a table that ser-train wrote.
     """
-    path = path / RESULTS if path.is_dir() else path
-    columns = [item.name for item in fields(Result)]
+    return _read(path / RESULTS if path.is_dir() else path, RESULTS, Result)
+
+
+def read_conditions(path: Path) -> list[ConditionResult]:
+    """The rows of a conditions.csv, or of the one in a run's folder; none if there is none.
+
+    Raises SerError if it is not a table that ser-train wrote.
+    """
+    path = path / CONDITIONS if path.is_dir() else path
+    return _read(path, CONDITIONS, ConditionResult) if path.exists() else []
+
+
+def _read(path: Path, name: str, kind: type[_Row]) -> list[_Row]:
+    columns = [item.name for item in fields(kind)]
     kinds = {"memory_size": int, "seed": int, "stage": int, "value": float, "n": int}
     try:
         with path.open(newline="", encoding="utf-8") as file:
             reader = csv.DictReader(file)
-            absent = [name for name in columns if name not in (reader.fieldnames or [])]
+            absent = [column for column in columns if column not in (reader.fieldnames or [])]
             if absent and absent != ["fold"]:  # which older versions did not write
-                raise SerError(f"{path} has no column {listing(absent)}: give a results.csv of ser-train.")
-            there = [name for name in columns if name not in absent]
+                raise SerError(f"{path} has no column {listing(absent)}: give a {name} of ser-train.")
+            there = [column for column in columns if column not in absent]
             rows = []
             for row in reader:
                 if None in row.values():
@@ -162,7 +197,7 @@ def read_results(path: Path) -> list[Result]:
                         f"{path} was cut off at line {reader.line_num}: run the same ser-train command with --output "
                         f"{path.parent}, which writes it again."
                     )
-                rows.append(Result(**{name: kinds.get(name, str)(row[name]) for name in there}))
+                rows.append(kind(**{column: kinds.get(column, str)(row[column]) for column in there}))
             return rows
     except FileNotFoundError:
         raise SerError(f"There is no {path}: give the folder of a run of ser-train.") from None

@@ -305,7 +305,7 @@ class Solution:
         return features @ self.weights + self.intercepts
 
 
-def solve(sums: Sums, ridge: float | None = None) -> Solution:
+def solve(sums: Sums, ridge: float | None = None, factor: float = 1.0) -> Solution:
     """Ridge regression with a free intercept; predictions have the training targets' means and spreads.
 
     Args:
@@ -313,6 +313,7 @@ def solve(sums: Sums, ridge: float | None = None) -> Solution:
             columns some 1e-8 as wide as the widest drown in the rounding of its products.
         ridge: the penalty of the squared weights, at least 0, on the scale of the products; None chooses it for each
             target by generalised cross-validation (see `Criterion`).
+        factor: above 0; what a chosen ridge is multiplied with.
 
     Means and spreads: CCC = 2 r s t / (s^2 + t^2 + (difference of means)^2) with correlation r > 0 and standard
     deviations s, t is largest where the means are equal and s = t, and is r there (Lin 1989). The correlation on
@@ -330,7 +331,7 @@ def solve(sums: Sums, ridge: float | None = None) -> Solution:
     along = np.zeros_like(spectrum.cross)
     ridges = np.full(len(learned), np.inf)
     for target in np.flatnonzero(learned).tolist():
-        ridges[target] = spectrum.criterion(target).best() if ridge is None else ridge
+        ridges[target] = factor * spectrum.criterion(target).best() if ridge is None else ridge
         along[:, target] = spectrum.matched(target, ridges[target])
     weights = spectrum.vectors @ along
     intercepts = (sums.targets - sums.features @ weights) / sums.n

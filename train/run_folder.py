@@ -24,10 +24,10 @@ from ser_memory.train.results import (
     write_memory,
     write_results,
 )
-from ser_memory.train.settings import NO_SAMPLER, Experiment
+from ser_memory.train.settings import NO_SAMPLER, Experiment, MemorySettings
 
 _CONFIG, _LOCK = "config.json", ".lock"
-_GROWING = ("variants", "seeds")  # may be added to a run
+_GROWING = ("variants", "seeds")  # may be added to a run, as may conditions
 _FREE = (
     "cache",
     "command",
@@ -129,7 +129,7 @@ class RunFolder:
             for name in _GROWING
             for item in old["experiment"][name]
             if item not in self._config["experiment"][name]
-        ]
+        ] + [name for name in _in_conditions(old) if name not in _in_conditions(self._config)]
         if lacking:
             raise UsageError(
                 f"{self.path} already holds more than this ({listing(lacking)}): ask for all of it, with what is "
@@ -145,7 +145,11 @@ def _described(experiment: Experiment) -> dict[str, Any]:
         "stages": experiment.stages,
         "variants": [asdict(variant) for variant in experiment.variants],
         "seeds": experiment.seeds,
-        "training": {**asdict(experiment.training), **experiment.later.described},
+        "training": {
+            **asdict(experiment.training),
+            **experiment.later.described,
+            **experiment.memory.described,
+        },
         "options": {
             strategy: {
                 name: value
@@ -201,14 +205,26 @@ def _short(item: dict[str, Any] | int) -> str:
     )
 
 
+def _in_conditions(config: dict[str, Any]) -> dict[str, str]:
+    """The digest of each corpus in each other acoustic condition, by names such as iemocap.noise:10."""
+    return {
+        f"{corpus}.{condition}": digest
+        for corpus, digests in config.get("conditions", {}).items()
+        for condition, digest in digests.items()
+    }
+
+
 def _flat(config: dict[str, Any]) -> dict[str, Any]:
     experiment = config["experiment"]
-    told = {name: value for name, value in config.items() if name not in (*_FREE, "experiment")}
+    aside = (*_FREE, "experiment", "conditions")
+    told = {name: value for name, value in config.items() if name not in aside}
     told |= {
         "stages": experiment["stages"],
         "from (bundle)": experiment.get("origin"),
+        **asdict(MemorySettings()),  # without names where they are not used
         **experiment["training"],
     }
+    told |= {f"option {name}": digest for name, digest in _in_conditions(config).items()}
     for strategy, options in experiment["options"].items():
         told |= {f"option {strategy} {name}": value for name, value in options.items()}
     return told

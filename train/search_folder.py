@@ -168,7 +168,14 @@ def experiment_file(settings: Settings, named: Collection[str], heading: str) ->
 
 def _groups(settings: Settings) -> tuple[Any, ...]:
     """All options that say what is trained."""
-    return settings.data, settings.strategies, settings.training, settings.later, *settings.options
+    return (
+        settings.data,
+        settings.strategies,
+        settings.training,
+        settings.later,
+        settings.memory,
+        *settings.options,
+    )
 
 
 def _options(search: Search) -> dict[str, Any]:

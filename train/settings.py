@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Self
 
 from ser_memory.common.conventions import DIMENSIONS, RATED, cache_folder
 from ser_memory.common.errors import UsageError, listing
 from ser_memory.common.options import Options, flag, names_of, option, refuse_unknown
-from ser_memory.train.memory.samplers import SAMPLERS
+from ser_memory.train.memory.samplers import BY_SPEAKER, SAMPLERS
 from ser_memory.train.strategies import STRATEGIES, Strategy, option_classes
 
 STUDIES = ("heads", "transcripts")  # see study.py
@@ -51,6 +51,12 @@ class DataSettings(Options):
         None,
         help="For caches with several layers: the number of one, or weighted for a learned mixture of all.",
     )
+    conditions: tuple[str, ...] = option(
+        ("all",),
+        separated=True,
+        help="Also evaluate test recordings in other acoustic conditions, which ser-extract --condition makes: all that are "
+        "in the folder of the caches, none, or names such as telephone,noise:10.",
+    )
     label_scale: str = option(
         "declared",
         choices=("declared", "observed"),
@@ -63,6 +69,10 @@ class DataSettings(Options):
             raise UsageError(f"--stages {','.join(self.stages)!r} has an empty name between its commas.")
         if len(set(self.stages)) != len(self.stages):
             raise UsageError(f"--stages {','.join(self.stages)} must name different caches, each once.")
+        if len(self.conditions) > 1 and {"all", "none"} & set(self.conditions):
+            raise UsageError(
+                f"--conditions {','.join(self.conditions)}: give all, none, or names such as telephone,noise:10."
+            )
         named = [item.partition("=") for item in self.protocol]
         for item, (corpus, _, name) in zip(self.protocol, named, strict=True):
             if not (corpus and name):
@@ -246,6 +256,42 @@ class LaterStageSettings(Options):
 
 
 @dataclass(frozen=True)
+class MemorySettings(Options):
+    """What a memory keeps of an utterance. What is trained on is what is kept."""
+
+    title = "What a memory keeps of its utterances (ser-bundle audit measures what that reveals)"
+
+    memory_noise: float = option(
+        0.0,
+        minimum=0,
+        help="Gaussian noise on the kept embeddings, drawn once: its standard deviation, in units of each column's own in "
+        "the training split.",
+    )
+    memory_bits: str = option(
+        "32",
+        choices=("8", "32"),
+        help="Bits of each number of the kept embeddings; with 8, columns have a step of their own.",
+    )
+    no_speaker_codes: bool = option(
+        False,
+        help="Keep no speaker codes in a memory that is chosen by speaker; others keep none in a bundle. With "
+        "--memory-budget, such a memory cannot be reduced by speaker.",
+    )
+
+    def of(self, variant: Variant) -> MemorySettings:
+        """What matters of these for a variant; all else as by default."""
+        if variant.sampler == NO_SAMPLER:
+            return MemorySettings()
+        return replace(self, no_speaker_codes=self.no_speaker_codes and variant.sampler in BY_SPEAKER)
+
+    @property
+    def described(self) -> dict[str, Any]:
+        """By name what is not as by default, since older versions did not have these options."""
+        plain = asdict(MemorySettings())
+        return {name: value for name, value in asdict(self).items() if value != plain[name]}
+
+
+@dataclass(frozen=True)
 class BundleSettings(Options):
     """Models that are taken away, or that training continues from."""
 
@@ -318,7 +364,8 @@ class MachineSettings(Options):
 
 
 GROUPS: tuple[type[Options], ...] = (
-    DataSettings, StrategySettings, TrainingSettings, LaterStageSettings, *option_classes(), BundleSettings,
+    DataSettings, StrategySettings, MemorySettings, TrainingSettings, LaterStageSettings, *option_classes(),
+    BundleSettings,
     MachineSettings,
 )  # fmt: skip
 
@@ -331,6 +378,7 @@ class Settings:
     strategies: StrategySettings = field(default_factory=StrategySettings)
     training: TrainingSettings = field(default_factory=TrainingSettings)
     later: LaterStageSettings = field(default_factory=LaterStageSettings)
+    memory: MemorySettings = field(default_factory=MemorySettings)
     options: tuple[Options, ...] = field(default_factory=lambda: tuple(cls() for cls in option_classes()))
     bundles: BundleSettings = field(default_factory=BundleSettings)
     machine: MachineSettings = field(default_factory=MachineSettings)
@@ -354,6 +402,7 @@ class Settings:
             StrategySettings.take(values),
             TrainingSettings.take(values),
             LaterStageSettings.take(values),
+            MemorySettings.take(values),
             tuple(options.take(values) for options in option_classes()),
             BundleSettings.take(values),
             MachineSettings.take(values),
@@ -374,6 +423,7 @@ class Settings:
             self.training,
             self.options,
             self.later,
+            memory=self.memory,
             origin=self.origin,
         )
 
@@ -415,7 +465,7 @@ class Settings:
                 [
                     "sampler",
                     "memory_size",
-                    *names_of(LaterStageSettings),
+                    *names_of(LaterStageSettings, MemorySettings),
                     *gradient,
                     *([] if plain else ["strategy"]),
                 ],
@@ -423,10 +473,14 @@ class Settings:
             )
         with_memory = [sampler for name, _, sampler in named if used[name].earlier == "memory"]
         if not with_memory:
-            yield ["sampler", "memory_size"], f"{trained}, which keeps no memory"
+            remembering = ["sampler", "memory_size", *names_of(MemorySettings)]
+            yield remembering, f"{trained}, which keeps no memory"
             yield ["stop_on", "memory_budget"], f"{trained}, which keeps no memory"
         elif all(with_memory):
             yield ["sampler"], "every strategy with a memory names its own sampler"
+        if with_memory and not any(each.sampler in BY_SPEAKER for each in self.strategies.variants):
+            why = f"only a memory that is chosen by {listing(BY_SPEAKER)} keeps speaker codes in a bundle"
+            yield ["no_speaker_codes"], why
         if self.later.average != "interpolate" or len(with_memory) == len(
             [n for n in named if used[n[0]].by_gradient]
         ):
@@ -511,6 +565,7 @@ class Experiment:
     ] = ()  # of the strategies; those of a class that is not there have their defaults
     later: LaterStageSettings = field(default_factory=LaterStageSettings)
     folds: tuple[int, ...] = ()  # of the corpus of each stage, 0 for one without; empty: none has any
+    memory: MemorySettings = field(default_factory=MemorySettings)
     origin: Origin | None = None
 
     @property
@@ -577,6 +632,10 @@ class Experiment:
     def later_of(self, strategy: str) -> LaterStageSettings:
         """How the strategy's stages after the first are stopped and averaged."""
         return self.later.of(STRATEGIES[strategy])
+
+    def memory_of(self, variant: Variant) -> MemorySettings:
+        """What the memory of a variant keeps of its utterances."""
+        return self.memory.of(variant)
 
     @property
     def holding_out(self) -> list[Variant]:

@@ -111,26 +111,36 @@ class Trainer:
 
     def as_it_came(self, run: Run) -> StageResult:
         """The figures of the bundle that a run continues from, on the new corpora."""
-        begun, evaluated = self.experiment.begun, self.keys.evaluated(run)
-        key = self.keys.of(run, begun)
+        return self.measured_on(self.corpora, run, self.experiment.begun)
+
+    @torch.inference_mode()
+    def measured_on(self, corpora: Sequence[Corpus], run: Run, number: int) -> StageResult:
+        """The figures of a finished stage on these corpora, which have the folds of the experiment's."""
+        key, evaluated = self.keys.of(run, number), self.keys.evaluated(run, corpora)
         figures = self._store.figures(key, evaluated)
         if figures is None:
-            parameters, stack = self.parameters(run, begun)[None], self.stack([run])
+            parameters, stack = self.parameters(run, number)[None], self.stack([run])
             (figures,) = evaluate(
                 lambda samples: stack.predict(parameters, samples),
                 1,
-                self.corpora,
+                corpora,
                 self.experiment.evaluated_in(run),
             )
             self._store.save_figures(key, evaluated, figures)
         return StageResult([], [], figures)
 
-    def pooled(self, runs: Sequence[Run], number: int) -> StageResult:
-        """The figures of one run over all its folds together: `runs` are its finished ones, in the order of the folds."""
-        key, evaluated = self.keys.pooled(runs, number), self.keys.evaluated(Run(None, runs[0].seed))
+    def pooled(
+        self, runs: Sequence[Run], number: int, corpora: Sequence[Corpus] | None = None
+    ) -> StageResult:
+        """The figures of one run over all its folds together: `runs` are its finished ones, in the order of the folds.
+
+        They are on the corpora of the experiment, or on others.
+        """
+        key, evaluated = self.keys.pooled(runs, number), self.keys.evaluated(Run(None, runs[0].seed), corpora)
         figures = self._store.figures(key, evaluated)
         if figures is None:
-            figures = evaluate_pooled([self.predictor(run, number) for run in runs], self.corpora)
+            chosen = self.corpora if corpora is None else corpora
+            figures = evaluate_pooled([self.predictor(run, number) for run in runs], chosen)
             self._store.save_figures(key, evaluated, figures)
         return StageResult([], [], figures)
 

@@ -62,7 +62,7 @@ SPLITS = ("train", "validation", "train", "test", "train")  # in turn, over the 
 OFFICE_SNR = (10.0, 25.0)  # dB, of the telephone calls
 
 # The recordings are at up to 60 dB below full scale, so that rooms must be quiet, and some reach full scale.
-_BOOTH = replace(
+BOOTH = replace(
     STUDIO, decay=0.1, echo=0.02, band=(20.0, 7900.0), noise=-95.0, hum=-110.0, gain=-4.0, levelling=0.0
 )
 _HALL = replace(HALL, echo=1.0, noise=-75.0, hum=-90.0, gain=-6.0, levelling=0.0)
@@ -94,10 +94,11 @@ class RealCorpus:
     statements: tuple[str, ...]
     scale: tuple[float, float]
     renderings: int
+    snr: tuple[float, float] = OFFICE_SNR  # dB, of the telephone calls
 
 
 CORPORA = (
-    RealCorpus("clean", _BOOTH, False, ("01", "02"), ("01",), (1.0, 5.0), 5),
+    RealCorpus("clean", BOOTH, False, ("01", "02"), ("01",), (1.0, 5.0), 5),
     RealCorpus("hall", _HALL, False, ("03", "04"), ("02",), (1.0, 7.0), 5),
     RealCorpus("phone", _OFFICE, True, ("05", "06"), ("01", "02"), (0.0, 100.0), 3),
 )
@@ -132,7 +133,7 @@ class Recording:
         return "Male" if int(self.actor) % 2 else "Female"
 
 
-def write_releases(speech: Path, output: Path) -> list[Path]:
+def write_releases(speech: Path, output: Path, corpora: Sequence[RealCorpus] = CORPORA) -> list[Path]:
     """Write the release and the manifest of each corpus below `output`; returns the manifests.
 
     The same recordings give the same bytes. Raises SystemExit if a corpus would have no recording.
@@ -141,7 +142,7 @@ def write_releases(speech: Path, output: Path) -> list[Path]:
         (path for path in speech.rglob("03-01-*") if path.stem.count("-") == 6), key=lambda path: path.stem
     )
     recordings = [Recording.of(path) for path in found]
-    return [_write(corpus, number, recordings, output) for number, corpus in enumerate(CORPORA)]
+    return [_write(corpus, number, recordings, output) for number, corpus in enumerate(corpora)]
 
 
 def _write(corpus: RealCorpus, number: int, recordings: Sequence[Recording], output: Path) -> Path:
@@ -197,7 +198,7 @@ def _ratings(recording: Recording, scale: tuple[float, float], rng: np.random.Ge
 
 def _heard(waveform: Audio, corpus: RealCorpus, rng: np.random.Generator) -> Audio:
     heard = place(waveform, corpus.room, rng)
-    return telephone(add_noise(heard, rng.uniform(*OFFICE_SNR), rng)) if corpus.by_telephone else heard
+    return telephone(add_noise(heard, rng.uniform(*corpus.snr), rng)) if corpus.by_telephone else heard
 
 
 def main() -> None:

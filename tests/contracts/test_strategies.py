@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import csv
 import itertools
 from collections.abc import Sequence
 from functools import reduce
@@ -18,21 +17,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ser_memory.common.options import Options, names_of
-from ser_memory.train.corpora import Corpus, Source
+from ser_memory.train.corpora import Source
 from ser_memory.train.engines import engine_for
-from ser_memory.train.engines.inline import Inline
-from ser_memory.train.experiment import plan, pooled
+from ser_memory.train.experiment import plan
 from ser_memory.train.fingerprints import Fingerprints
 from ser_memory.train.loop import Trained
 from ser_memory.train.memory.samplers import SAMPLERS
-from ser_memory.train.results import tabulate, write_results
+from ser_memory.train.results import tabulate
 from ser_memory.train.samples import Samples
 from ser_memory.train.settings import Experiment, LaterStageSettings, Run, StrategySettings, TrainingSettings
 from ser_memory.train.store import Store
 from ser_memory.train.strategies import STRATEGIES, ClosedFormStrategy, option_classes
 from ser_memory.train.strategies.analytic import joined
 from ser_memory.train.trainer import Trainer
-from tests.train.worlds import BY_GRADIENT, begin, corpora, corpora_in_folds, network, parameters, samples
+from tests.train.worlds import BY_GRADIENT, begin, corpora, network, parameters, samples
 
 QUICK = TrainingSettings(batch_size=16, epochs=3, patience=3, learning_rate=1e-3)
 STAGES = ("msp-podcast", "msp-improv", "iemocap")
@@ -47,7 +45,7 @@ def trained(strategy: str, with_earlier: bool, **options: Any) -> Trained:
 # Another value than the default for every option of every strategy.
 OTHER: dict[str, Any] = {
     "replay_share": 0.5, "gem_margin": 0.1, "gem_batch": 8, "der_alpha": 0.1, "der_beta": 0.9,
-    "ewc_strength": 1e4, "lwf_strength": 3.0, "replay_loss": "per-corpus", "analytic_features": 20,
+    "ewc_strength": 1e4, "lwf_strength": 3.0, "replay_loss": "per-corpus", "analytic_features": 20, "analytic_ridge": 100.0,
     "prototype_rank": 1, "prototype_minimum": 4, "prototype_rows": 20,
 }  # fmt: skip
 
@@ -215,43 +213,6 @@ class TestStrategy:
         # stages x corpora x evaluated splits x dimensions x measures
         assert len(rows) == 3 * 3 * 2 * 2 * 2
         assert {row.memory_size for row in rows} == {10 if STRATEGIES[name].earlier == "memory" else 0}
-
-    def test_a_whole_experiment_in_folds(self, name: str, tmp_path: Path) -> None:
-        """Seeds together, or apart and stopped again and again: the same bytes. The shared stage is trained once."""
-        made = corpora_in_folds()
-        whole = in_folds(name, (0, 1), made, tmp_path / "whole")
-        seeds = 2 if name in BY_GRADIENT else 1
-        assert len(list((tmp_path / "whole").glob("*.safetensors"))) == seeds * (1 + 3 * 2)
-        apart = [in_folds(name, (seed,), made, tmp_path / f"seed-{seed}", stop=True) for seed in (1, 0)]
-        assert sorted(line for lines in apart for line in lines[1:]) == sorted(whole[1:])
-        folds = {(row[3], row[6], row[7], row[-1]) for row in csv.reader(whole[1:])}
-        for seed, corpus, split in itertools.product("01", STAGES, ("validation", "test")):
-            has_pooled = (seed, corpus, split, "pooled") in folds
-            assert has_pooled == (split == "test" and corpus != "msp-podcast")
-            assert {(seed, corpus, split, fold) for fold in "123"} < folds
-
-
-def in_folds(
-    name: str, seeds: tuple[int, ...], made: list[Corpus], folder: Path, stop: bool = False
-) -> list[str]:
-    """The lines of the results.csv of an experiment with folds, perhaps stopped after every task and in every stage."""
-    chosen = StrategySettings(strategy=(name,), memory_size=(10,))
-    experiment = Experiment(
-        chosen.variants, STAGES, seeds, QUICK, folds=tuple(len(each.folds) for each in made)
-    )
-    store = Store(folder)
-    while True:
-        trainer = Trainer(experiment, made, store, torch.device("cpu"))
-        todo = plan(experiment, trainer, store)
-        if not todo.tasks:
-            break
-        engine = Inline(trainer)
-        if stop:
-            trainer.pause = itertools.chain([False] * 4, itertools.repeat(True)).__next__
-        assert not any(outcome.failed for _, outcome in engine.run(todo.tasks, lambda _: None))
-    found = {**todo.finished, **pooled(experiment, trainer, todo.finished)}
-    write_results(folder / "results.csv", tabulate(experiment, found))
-    return (folder / "results.csv").read_text().splitlines()
 
 
 Array = npt.NDArray[np.int64]

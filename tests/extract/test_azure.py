@@ -6,7 +6,6 @@ import json
 import logging
 import os
 import pty
-import random
 import signal
 import subprocess
 import sys
@@ -236,31 +235,6 @@ def test_when_every_recording_is_refused_the_fault_lies_elsewhere(make: Make) ->
     message = refused(place.run("--concurrency", "1", *AGREED), 1)
     assert "azure refused 5 recordings in a row" in message
     assert len(place.azure.requests) == 5
-
-
-def test_killed_at_random_moments_nothing_is_sent_again_or_lost(make: Make) -> None:
-    faults = random.Random(7)
-    place = make(60, lambda n, name: faults.choice(["truncated", "500", "429 after 0"]) if n % 9 == 4 else "")
-    place.azure.delay = 0.03
-    moments = random.Random(3)
-    kills = 0
-    for target in (5, 18, 19, 33, 47):
-        process = place.start("--concurrency", "3", *AGREED)
-        while len(place.azure.requests) < target and process.poll() is None:
-            time.sleep(0.002)
-        time.sleep(moments.uniform(0, 0.06))
-        process.send_signal(signal.SIGKILL)
-        kills += process.wait() == -signal.SIGKILL
-    assert kills == 5
-    assert place.start("--concurrency", "3", *AGREED).wait() == 0, (place.folder / "output.txt").read_text()
-    assert place.texts() == place.all_texts()
-    assert [request.id for request in place.azure.requests if request.stored] == []
-    sent = Counter(request.id for request in place.azure.requests if not request.fault)
-    again = sum(sent.values()) - len(place.recordings)
-    print(
-        f"{kills} kills, {len(place.azure.requests)} requests, {again} of them again: under way when killed"
-    )
-    assert again <= 3 * kills
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

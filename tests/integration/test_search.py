@@ -51,3 +51,25 @@ def test_a_signal_loses_no_trial(caches: Path, tmp_path: Path, number: signal.Si
         assert made.read_bytes() == expected.read_bytes()
     report = CliRunner().invoke(ser_report, [str(tmp_path / "broken/best")])
     assert report.exit_code == 0, report.output
+
+
+def test_killed_and_continued_it_is_as_if_it_had_not_been(caches: Path, tmp_path: Path) -> None:
+    command = ["--cache", caches, "--search", RATES, "--epochs", 12, "--stages", "msp-podcast,iemocap"]
+    broken = [*command, "--trained", tmp_path / "t", "--output", tmp_path / "broken"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "ser_memory.train.cli", *typed(*broken)],
+        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    deadline = time.monotonic() + 60
+    while not (tmp_path / "broken/trials.csv").exists() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    time.sleep(0.05)  # into the next trial
+    process.kill()
+    assert process.wait() == -signal.SIGKILL
+    assert 1 <= len(trials(tmp_path / "broken")) < 3
+    searched(*broken)
+    searched(*command, "--trained", tmp_path / "u", "--output", tmp_path / "whole")
+    assert trials(tmp_path / "broken") == trials(tmp_path / "whole")
+    assert (tmp_path / "broken/best/results.csv").read_bytes() == (
+        tmp_path / "whole/best/results.csv"
+    ).read_bytes()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import h5py
@@ -89,3 +91,16 @@ def test_jobs_make_no_difference(caches: Path, tmp_path: Path) -> None:
     assert run(*command, "--jobs", 2, "--output", tmp_path / "two").exit_code == 0
     for name in ("results.csv", "memory.csv"):
         assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
+
+
+def test_a_script_without_a_guard_may_use_several_processes(caches: Path, tmp_path: Path) -> None:
+    """Python's own way to start a process would run the script again, in every worker."""
+    script = tmp_path / "script.py"
+    script.write_text(
+        "from ser_memory.train.api import train\n"
+        f"print('begun'); run = train(cache={str(caches)!r}, seeds=2, strategy='finetune', jobs=2, epochs=2,\n"
+        f"    trained={str(tmp_path / 't')!r}, output={str(tmp_path / 'r')!r})\n"
+        "print(len(run.results))\n"
+    )
+    done = subprocess.run([sys.executable, script], capture_output=True, text=True, check=False, timeout=120)
+    assert done.stdout == f"begun\n{2 * 3 * 3 * 2 * 2 * 2}\n", done.stderr

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 import threading
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
@@ -123,16 +121,3 @@ def test_results_that_are_none(tmp_path: Path) -> None:
     (tmp_path / "results.csv").write_bytes(b"\xff\xfe")
     with pytest.raises(SerError, match="cannot be read as results of ser-train"):
         read_results(tmp_path)
-
-
-def test_a_script_without_a_guard_may_use_several_processes(caches: Path, tmp_path: Path) -> None:
-    """Python's own way to start a process would run the script again, in every worker."""
-    script = tmp_path / "script.py"
-    script.write_text(
-        "from ser_memory.train.api import train\n"
-        f"print('begun'); run = train(cache={str(caches)!r}, seeds=2, strategy='finetune', jobs=2, epochs=2,\n"
-        f"    trained={str(tmp_path / 't')!r}, output={str(tmp_path / 'r')!r})\n"
-        "print(len(run.results))\n"
-    )
-    done = subprocess.run([sys.executable, script], capture_output=True, text=True, check=False, timeout=120)
-    assert done.stdout == f"begun\n{2 * 3 * 3 * 2 * 2 * 2}\n", done.stderr

@@ -4,11 +4,6 @@ from __future__ import annotations
 
 import json
 import shlex
-import shutil
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +12,6 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
-from filelock import FileLock
 
 from ser_memory.common.cache import FeatureCache
 from ser_memory.common.cache_cli import describe
@@ -40,7 +34,7 @@ from ser_memory.train.settings import (
 from ser_memory.train.store import Record, Store
 from ser_memory.train.strategies.experience_replay import ExperienceReplayOptions
 from ser_memory.train.strategies.mixture import ReplayLossOptions
-from tests.train.test_cli import caches, quick, refused, rows, run
+from tests.train.test_cli import caches, refused, rows, run
 from tests.train.worlds import STAGES, corpora, write_caches
 
 assert caches  # the fixture
@@ -328,34 +322,6 @@ class TestInterrupted:
 
     def folders(self) -> list[Path]:
         return sorted(Path("runs").iterdir())
-
-    def test_it_goes_on_in_its_folder(self, here: Path, tmp_path: Path) -> None:
-        options = ["--cache", here, "--seed", 0, "--strategy", "finetune"]
-        long = [*options, "--trained", tmp_path / "t", "--epochs", 3000, "--patience", 3000]
-        command = [sys.executable, "-m", "ser_memory.train.cli", *quick(*long)]
-        with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
-            deadline = time.monotonic() + 100
-            while not list(tmp_path.glob("runs/*/config.json")) and time.monotonic() < deadline:
-                time.sleep(0.02)
-            process.send_signal(signal.SIGINT)
-            _, errors = process.communicate(timeout=100)
-        (folder,) = self.folders()
-        assert f"To continue, run the same command with --output {folder}." in errors
-        assert ("what was trained is kept" in errors) == bool(list((tmp_path / "t").glob("*.paused")))
-        assert json.loads((folder / "config.json").read_text())["complete"] is False
-        # Another experiment has nothing to do with it.
-        other = run(*options)
-        assert "Continuing" not in other.stderr
-        assert len(self.folders()) == 2
-        # It is under way in another process.
-        with FileLock(folder / ".lock"):
-            process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
-            while len(self.folders()) < 3 and time.monotonic() < deadline:
-                time.sleep(0.02)
-            process.kill()
-            process.communicate()
-        assert len(self.folders()) == 3
-        shutil.rmtree(self.folders()[-1])
 
     def test_it_is_found_again(self, here: Path) -> None:
         options = ["--cache", here, "--seed", 0, "--strategy", "finetune"]

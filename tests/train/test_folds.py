@@ -137,6 +137,23 @@ def literal(truth: npt.NDArray[np.floating], prediction: npt.NDArray[np.floating
     return float(np.mean([(answers[levels == level] == level).mean() for level in set(levels)]))
 
 
+def test_a_first_stage_of_its_own_is_pooled_too(caches: Path, tmp_path: Path) -> None:
+    command = [
+        "--cache",
+        caches,
+        "--stages",
+        "iemocap,msp-improv",
+        "--protocol",
+        "iemocap=sessions",
+        "--seed",
+        0,
+    ]
+    both = ["--strategy", "analytic", "--strategy", "finetune"]
+    assert run(*command, *both, "--epochs", 2, "--output", tmp_path / "r").exit_code == 0
+    pooled = {(row["strategy"], row["stage"]) for row in of(rows(tmp_path / "r"), fold="pooled")}
+    assert pooled == {("analytic", "1"), ("analytic", "2"), ("finetune", "1"), ("finetune", "2")}
+
+
 def test_pooled_figures_are_of_the_predictions_of_all_folds(caches: Path, tmp_path: Path) -> None:
     options: dict[str, Any] = {
         "stages": ["msp-podcast", "iemocap"], "strategy": ["finetune", "gem"], "protocol": "iemocap=sessions",

@@ -5,10 +5,8 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -124,19 +122,6 @@ def start(*arguments: object) -> subprocess.Popen[str]:
     return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
 
 
-def test_a_worker_that_is_killed_is_told(caches: Path, tmp_path: Path) -> None:
-    process = start("--cache", caches, "--seeds", 2, "--jobs", 2, "--epochs", 10_000, "--patience", 10_000,
-                    "--output", tmp_path / "r", "--trained", tmp_path / "t")  # fmt: skip
-    deadline = time.monotonic() + 60
-    while len(workers_of(process.pid)) < 2 and time.monotonic() < deadline:
-        time.sleep(0.1)
-    os.kill(workers_of(process.pid)[-1], signal.SIGKILL)
-    _, errors = process.communicate(timeout=120)
-    assert process.returncode == 1
-    assert "Error: A worker process was killed" in errors
-    assert "Traceback" not in errors
-
-
 def test_a_worker_that_cannot_load_the_caches_says_why(tmp_path: Path) -> None:
     """Not that it was killed."""
     experiment = Experiment(StrategySettings(strategy=("finetune",)).variants, STAGES, (0,))
@@ -228,31 +213,6 @@ def alive(pid: int) -> bool:
         return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
     except OSError:
         return False
-
-
-def test_the_last_runs_take_turns(caches: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Three runs on two workers are handed back and forth, and come to the same."""
-    turns: list[tuple[int, bool]] = []
-    decide = processes.is_near_the_end
-
-    def noted(tasks: int, workers: int) -> bool:
-        turns.append((tasks, decide(tasks, workers)))
-        return turns[-1][1]
-
-    monkeypatch.setattr(processes, "is_near_the_end", noted)
-    chosen = StrategySettings(strategy=("finetune",), seeds=3)
-    training = TrainingSettings(epochs=30, patience=30, batch_size=16, learning_rate=0.01)
-    experiment = Experiment(chosen.variants, STAGES[:1], chosen.chosen_seeds, training)
-    source, tasks = Source(caches, STAGES[:1]), [Run(None, seed) for seed in range(3)]
-    trainer = Trainer(experiment, load_corpora(source), Store(tmp_path / "one"), torch.device("cpu"))
-    side_by_side = processes.Processes(experiment, source, tmp_path / "two", jobs=2, turn=0.05)
-    epochs: list[float] = []
-    outcomes = dict(side_by_side.run(tasks, epochs.append))
-    assert outcomes == dict(Inline(trainer).run(tasks, lambda _: None))
-    assert sum(epochs) == 3 * 30
-    assert (3, True) in turns
-    assert len(turns) > 3
-    assert not list((tmp_path / "two").glob("*.paused"))
 
 
 def test_more_jobs_than_cores_are_not_used(

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import signal
-import subprocess
 import sys
-import time
 import tomllib
 from collections import defaultdict
 from pathlib import Path
@@ -388,28 +385,6 @@ def test_a_trial_that_diverges_is_passed_over(caches: Path, tmp_path: Path) -> N
         "All 3 trials diverged, since their predictions stopped being finite: search smaller values"
     )
     assert len(trials(tmp_path / "u")) == 3
-
-
-def test_killed_and_continued_it_is_as_if_it_had_not_been(caches: Path, tmp_path: Path) -> None:
-    command = ["--cache", caches, "--search", RATES, "--epochs", 12, "--stages", "msp-podcast,iemocap"]
-    broken = [*command, "--trained", tmp_path / "t", "--output", tmp_path / "broken"]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "ser_memory.train.cli", *typed(*broken)],
-        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-    )  # fmt: skip
-    deadline = time.monotonic() + 60
-    while not (tmp_path / "broken/trials.csv").exists() and time.monotonic() < deadline:
-        time.sleep(0.01)
-    time.sleep(0.05)  # into the next trial
-    process.kill()
-    assert process.wait() == -signal.SIGKILL
-    assert 1 <= len(trials(tmp_path / "broken")) < 3
-    searched(*broken)
-    searched(*command, "--trained", tmp_path / "u", "--output", tmp_path / "whole")
-    assert trials(tmp_path / "broken") == trials(tmp_path / "whole")
-    assert (tmp_path / "broken/best/results.csv").read_bytes() == (
-        tmp_path / "whole/best/results.csv"
-    ).read_bytes()
 
 
 def test_without_optuna_nothing_is_trained(

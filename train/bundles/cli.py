@@ -9,6 +9,7 @@ import click
 
 from ser_memory.common import __version__
 from ser_memory.common.console import Command, say, table
+from ser_memory.train.audit.cli import audit
 from ser_memory.train.bundles.export_cli import export
 
 _EXAMPLES = """
@@ -17,13 +18,18 @@ Examples:
   ser-bundle describe runs/first/bundles/gem-random-1000/seed-0/stage-3
   ser-bundle export runs/first
   ser-bundle export runs/first/bundles/gem-random-1000/seed-0/stage-3 --onnx --output exported
+  ser-bundle audit runs/first/bundles/gem-random-1000/seed-0/stage-3 cache/iemocap.h5 --members runs/first/members.csv
 """
 
 
 @click.group("ser-bundle", epilog=_EXAMPLES)
 @click.version_option(__version__, package_name="ser-memory", message="ser-memory %(version)s")
 def main() -> None:
-    """Models to take away: what a bundle is, and bundles of a finished run."""
+    """Models to take away: what a bundle is and reveals, and bundles of a finished run."""
+
+
+main.add_command(audit)
+main.add_command(export)
 
 
 @main.command("describe", cls=Command)
@@ -58,9 +64,6 @@ def describe(bundle: Path) -> None:
         )
         for name in (MODEL, MEMORY):
             say(f"{name}: {(folder / name).stat().st_size:,} bytes")
-
-
-main.add_command(export)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from ser_memory.common.manifests import extraction_of
 from ser_memory.common.options import flag, names_of
 from ser_memory.train.bundle import Bundle, BundleInfo, read_seeds
 from ser_memory.train.corpora import Corpus, Source
-from ser_memory.train.settings import LaterStageSettings, Origin, Settings, TrainingSettings
+from ser_memory.train.settings import LaterStageSettings, MemorySettings, Origin, Settings, TrainingSettings
 from ser_memory.train.strategies import STRATEGIES
 from ser_memory.train.trainer import network_for
 
@@ -87,8 +87,8 @@ def _layers(info: BundleInfo) -> str:
 def _defaults(bundles: Sequence[Bundle]) -> dict[str, Any]:
     """Options as the bundles have them."""
     info = bundles[0].info
-    known = names_of(TrainingSettings, LaterStageSettings, *STRATEGIES[info.strategy].options)
-    told = {**info.training, **info.later, **info.options}
+    known = names_of(TrainingSettings, LaterStageSettings, MemorySettings, *STRATEGIES[info.strategy].options)
+    told = {**info.training, **info.later, **info.options, **info.memory}
     memory = {"sampler": [info.sampler], "memory_size": [info.memory_size]} if info.memory_size else {}
     return {
         "strategy": [info.strategy],

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from ser_memory.common import __version__
@@ -17,12 +18,14 @@ from ser_memory.common.reporting import notice, progress
 from ser_memory.train.bundle import Bundle, BundleInfo, Floats, Seen, distances_from, write_bundle
 from ser_memory.train.bundles.card import card_of
 from ser_memory.train.corpora import Corpus, Source
+from ser_memory.train.gradient import GradientStack
+from ser_memory.train.members import HELD_OUT, MEASURED, MEMBERS, TRAINED_ON, Chosen, write_members
 from ser_memory.train.memory.samplers import BY_SPEAKER
 from ser_memory.train.results import Outcomes
 from ser_memory.train.samples import UNKNOWN_SPEAKER, Samples
 from ser_memory.train.settings import BundleSettings, Run
 from ser_memory.train.strategies import STRATEGIES, Kept
-from ser_memory.train.trainer import Trainer
+from ser_memory.train.trainer import Stack, Trainer
 from ser_memory.train.workbench import generator
 
 FOLDER = "bundles"  # in the folder of a run
@@ -62,6 +65,7 @@ def write_bundles(
     ]
     writer = _Writer(settings, trainer, source, outcomes)
     made = []
+    chosen: list[Chosen] = []
     # On one core each, as the stages were trained: what is kept has the same bits then.
     with progress("bundles", len(stages), "bundles") as advance, one_core_each(), torch.inference_mode():
         for run in runs:
@@ -70,6 +74,11 @@ def write_bundles(
                 write_bundle(folder, bundle, card_of(bundle.info))
                 made.append(folder)
                 advance(1)
+            chosen += writer.chosen
+    if chosen:
+        write_members(
+            output / MEMBERS, chosen, lambda corpus: FeatureCache(source.path(corpus)).read("id").tolist()
+        )
     return made
 
 
@@ -84,15 +93,19 @@ class _Writer:
         self._statistics: dict[
             tuple[str, str], tuple[Floats, Floats, Floats, float]
         ] = {}  # by corpus and fold
+        self.chosen: list[Chosen] = []  # which utterances the bundles of the last run hold
 
     def of_run(self, run: Run, numbers: list[int]) -> Iterator[tuple[int, Bundle]]:
         stack, experiment = self._trainer.stack([run]), self._trainer.experiment
+        self.chosen = []
         for number in numbers:
             seen = [self._seen(run, each) for each in range(1, number + 1)]
             estimates = tuple(self._estimate(run, each) for each in range(1, number + 1))
             means, variances, texts = (
                 np.stack(each) for each in zip(*(rows for _, rows in seen), strict=True)
             )
+            kept = tuple(self._without_people(each, run) for each in stack.kept(number + 1))
+            self._note(run, number, stack, kept)
             figures = self._outcomes[experiment.owner(run, number), number].figures
             info = self._info(run, number, tuple(each for each, _ in seen))
             yield (
@@ -100,7 +113,7 @@ class _Writer:
                 Bundle(
                     replace(info, figures=tuple(each for each in figures if each.fold == run.fold)),
                     self._trainer.parameters(run, number),
-                    tuple(self._without_people(kept, run) for kept in stack.kept(number + 1)),
+                    kept,
                     means, variances, texts, estimates,
                 ),
             )  # fmt: skip
@@ -122,6 +135,7 @@ class _Writer:
             **asdict(run.variant), seed=run.seed, fold=run.fold,
             stage=number, stage_name=stage_name(experiment.stages[:number]),
             training=training, later=asdict(experiment.later_of(run.strategy)), options=options,
+            memory=experiment.memory_of(run.variant).described,
             seen=seen, figures=(), language=self._settings.language, created_by=f"ser-memory {__version__}",
         )  # fmt: skip
 
@@ -157,12 +171,33 @@ class _Writer:
         """Test utterances of the corpus of a stage, by chance; from the bundle if the stage is in it."""
         if number <= self._trainer.experiment.begun:
             return self._trainer.bundle(run).estimates[number - 1]
-        size = self._settings.estimate_size
         tested = self._trainer.corpus([run], number).splits.get("test")
-        if not size or tested is None:
+        if not self._settings.estimate_size or tested is None:
             return None
-        order = generator(run.seed, number, "estimate").permutation(len(tested))
-        return _without_codes(tested.select(torch.from_numpy(np.sort(order[:size]))))
+        return _without_codes(tested.select(torch.from_numpy(self._drawn(run, number, len(tested)))))
+
+    def _drawn(self, run: Run, number: int, n: int) -> npt.NDArray[np.int64]:
+        """Which of n test utterances of the corpus of a stage a bundle holds."""
+        order = generator(run.seed, number, "estimate").permutation(n)
+        return np.sort(order[: self._settings.estimate_size])
+
+    def _note(self, run: Run, after: int, stack: Stack, kept: Sequence[Kept]) -> None:
+        """Note which utterances the bundle of a stage holds, but for those that an earlier bundle held."""
+        rows = stack.chosen(0) if isinstance(stack, GradientStack) else []
+        for number in range(self._trainer.experiment.begun + 1, after + 1):
+            corpus = self._trainer.corpus([run], number)
+            parts: dict[str, npt.NDArray[np.int64]] = {}
+            own = rows[number - 1] if rows else None
+            if own is not None:
+                trained = kept[number - 1].samples
+                n = 0 if trained is None else len(trained)
+                parts = {TRAINED_ON: own[:n], HELD_OUT: own[n:]}
+            tested = corpus.splits.get("test")
+            if self._settings.estimate_size and tested is not None:
+                parts[MEASURED] = tested.rows.cpu().numpy()[self._drawn(run, number, len(tested))]
+            self.chosen += [
+                Chosen(run, after, corpus.name, use, part) for use, part in parts.items() if len(part)
+            ]
 
     def _without_people(self, kept: Kept, run: Run) -> Kept:
         """With codes of speakers only where the sampler needs them, numbered anew: no code means the same elsewhere."""

@@ -12,8 +12,8 @@ import numpy as np
 import numpy.typing as npt
 
 from ser_memory.common.conventions import SAMPLING_RATE, cache_folder
-from ser_memory.common.errors import SerError
-from ser_memory.common.reporting import notice, progress
+from ser_memory.common.errors import SerError, UsageError, system_errors
+from ser_memory.common.reporting import Reporter, notice, progress, reporting_to
 from ser_memory.extract.encoding import AcousticWorker
 from ser_memory.extract.recordings import (
     Bounds,
@@ -28,7 +28,7 @@ from ser_memory.extract.transcripts.sources import Sources
 from ser_memory.extract.workers import Encoders
 from ser_memory.train.bundle import read_seeds
 from ser_memory.train.bundles.encoders import encoder_settings, refuse_other_encoder
-from ser_memory.train.predict.ratings import Heard, Rating, rating_of
+from ser_memory.train.predict.ratings import Floats, Heard, Rating, rating_of
 from ser_memory.train.predict.settings import PredictSettings
 
 if TYPE_CHECKING:
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 Sound = str | Path | npt.NDArray[np.floating]
 Texts = Mapping[int, Sequence[str | None]]  # place of a recording -> text of each of its windows
 
+_TOGETHER = 512  # recordings whose windows the models see at once
 _WHY_NOT = {
     "missing": "{} does not exist: check its path.",
     "unreadable": "{} has no audio track that can be read; it is empty, cut off, or of a format that libsndfile does not "
@@ -56,7 +57,7 @@ class Predictor:
         """`path` is a bundle, or a folder with a bundle per seed.
 
         Raises SerError if they cannot be read or do not belong together, or if an encoder is not the one that the model
-        was trained on.
+        was trained on; UsageError for a transcriber that the model has no use for.
         """
         self.bundles = read_seeds(path)
         self.info = self.bundles[0].info
@@ -65,16 +66,25 @@ class Predictor:
         encoders = settings.acoustic_encoder, settings.text_encoder
         self._encoders = Encoders(encoder_settings(self.info, *encoders, settings.device, settings.workers))
         refuse_other_encoder(self.info, "acoustic", self._encoders.acoustic_identity.attributes())
+        if settings.transcriber is not None and not self.info.architecture.reads_text:
+            raise UsageError(f"--transcriber has no effect: {path} reads no text. Leave it out.")
         self._transcriber = _transcriber(settings)
         self._alone = threading.Lock()
 
-    def predict(self, recordings: Iterable[Sound], texts: Sequence[str | None] | None = None) -> list[Rating]:
+    def predict(
+        self,
+        recordings: Iterable[Sound],
+        texts: Sequence[str | None] | None = None,
+        *,
+        reporter: Reporter | None = None,
+    ) -> list[Rating]:
         """Rate recordings; those longer than the bundle's `max_duration` window by window.
 
         Args:
             recordings: paths of files of any format, rate and number of channels; or (samples,) arrays at 16 kHz, of
                 full scale 1.
             texts: what is said in each, None where that is not known; a text stands for the whole recording.
+            reporter: where progress and notices go; standard error if None, `common.reporting.Silent()` for nowhere.
 
         Returns:
             One rating per recording, in the same order. `error` says why one could not be rated.
@@ -89,7 +99,7 @@ class Predictor:
             raise SerError(
                 f"There are {len(given)} texts for {len(sounds)} recordings: give one or None for each."
             )
-        with self._alone:
+        with self._alone, reporting_to(reporter), system_errors():
             return self._predict(sounds, given)
 
     def _predict(self, recordings: Sequence[Recording], given: Sequence[str | None]) -> list[Rating]:
@@ -101,11 +111,11 @@ class Predictor:
             for place, each in enumerate(made)
             if isinstance(each, Encoded)
         }
-        rows = self._text_rows(texts)
+        rated = self._ratings([recording.name for recording in recordings], made, texts)
         return [
             Rating(recording.name, error=_WHY_NOT[each].format(recording.name))
             if isinstance(each, str)
-            else self._rating(recording.name, each, texts[place], rows)
+            else rated[place]
             for place, (recording, each) in enumerate(zip(recordings, made, strict=True))
         ]
 
@@ -113,7 +123,7 @@ class Predictor:
         self, recordings: Sequence[Recording], given: Sequence[str | None], seconds: Sequence[float | str]
     ) -> Texts:
         """The texts of the windows of recordings without a text, if there is a transcriber."""
-        if self._transcriber is None or not self.info.architecture.reads_text:
+        if self._transcriber is None:
             return {}
         length = {
             place: each
@@ -148,32 +158,48 @@ class Predictor:
         with progress("encoding texts", len(set(known)), "texts") as advance:
             return encode_each(known, workers, advance)
 
-    def _rating(
+    def _ratings(
+        self, names: Sequence[str], made: Sequence[Encoded | str], texts: Texts
+    ) -> dict[int, Rating]:
+        """The ratings of the recordings that have rows, by place; the models see the windows of many at a time."""
+        rows, rated = self._text_rows(texts), {}
+        encoded = [(place, each) for place, each in enumerate(made) if isinstance(each, Encoded)]
+        for start in range(0, len(encoded), _TOGETHER):
+            group = encoded[start : start + _TOGETHER]
+            said = [text for place, _ in group for text in texts[place]]
+            predictions, distances = self._asked(
+                np.concatenate([each.acoustic for _, each in group]), said, rows
+            )
+            ends = np.cumsum([len(each.windows) for _, each in group])[:-1]
+            parts = zip(np.split(predictions, ends, axis=1), np.split(distances, ends), strict=True)
+            for (place, each), (values, apart) in zip(group, parts, strict=True):
+                heard = Heard(
+                    np.array([window.start for window in each.windows]),
+                    np.array([window.end for window in each.windows]),
+                    np.array([window.near_silent for window in each.windows]),
+                    np.array([window.clipped for window in each.windows]),
+                    apart,
+                    values,
+                    texts[place],
+                )
+                rated[place] = rating_of(names[place], self.dimensions, heard, self.info.min_duration)
+        return rated
+
+    def _asked(
         self,
-        name: str,
-        encoded: Encoded,
+        acoustic: npt.NDArray[np.float32],
         texts: Sequence[str | None],
         rows: Mapping[str, npt.NDArray[np.float32]],
-    ) -> Rating:
-        acoustic = encoded.acoustic
+    ) -> tuple[Floats, Floats]:
+        """(S, n, K) predictions of the S seeds for n windows, and their (n,) distances from what was seen."""
         if self.info.layer is not None and self.info.layer.isdigit():
             acoustic = acoustic[:, 0]  # the only layer that was encoded
         predictions = []
         for bundle in self.bundles:
             neutral = bundle.neutral_text
-            text = np.stack([neutral if each is None else rows.get(each, neutral) for each in texts])
-            predictions.append(bundle.predict(acoustic, text))
-        windows = encoded.windows
-        heard = Heard(
-            np.array([window.start for window in windows]),
-            np.array([window.end for window in windows]),
-            np.array([window.near_silent for window in windows]),
-            np.array([window.clipped for window in windows]),
-            np.asarray(self.bundles[0].distances(acoustic), np.float64),
-            np.asarray(predictions, np.float64),
-            texts,
-        )
-        return rating_of(name, self.dimensions, heard, self.info.min_duration)
+            words = np.stack([neutral if text is None else rows.get(text, neutral) for text in texts])
+            predictions.append(bundle.predict(acoustic, words))
+        return np.asarray(predictions, np.float64), self.bundles[0].distances(acoustic)
 
     @cached_property
     def _acoustic(self) -> list[AcousticWorker]:

@@ -11,6 +11,7 @@ import numpy.typing as npt
 from ser_memory.common.errors import listing
 from ser_memory.train.predictions import Predictions
 from ser_memory.train.report import summary, tables
+from ser_memory.train.report.conditions import in_conditions
 from ser_memory.train.report.data import RunData
 from ser_memory.train.report.published import Published, beside
 from ser_memory.train.report.statistics import FEWEST_SEEDS
@@ -23,6 +24,10 @@ from ser_memory.train.settings import Variant
 SLOPES = (
     "Each model was trained and tested on transcripts of its own word error rate. Slope: the change of the figure when the "
     "word error rate rises from 0 to 1, by least squares for each seed; its interval is over the seeds."
+)
+CONDITIONS = (
+    "The same models and utterances; only the test recordings were put into another condition before they were encoded. "
+    "Drop: the clean figure minus that in the condition, for each seed."
 )
 NO_TESTS = "Fewer than three seeds: a test over seeds would say next to nothing, so there is none. Train with --seeds 5."
 FOLDS = (
@@ -76,6 +81,7 @@ def chapters(
         _costs(runs),
         _across(reduced, split),
         _transcripts(runs, split),
+        _conditions(runs, split),
         _published(reduced, against),
     ]
     return [chapter for chapter in found if chapter is not None]
@@ -345,6 +351,15 @@ def _transcripts(runs: Mapping[str, RunData], split: str) -> Chapter | None:
         return None
     table = tables.transcripts([(course, course.slope) for course in found], split)
     return Chapter("What transcripts are worth", [SLOPES], [Named("transcripts", table)], ["transcripts"])
+
+
+def _conditions(runs: Mapping[str, RunData], split: str) -> Chapter | None:
+    found = in_conditions(runs, split)
+    if not found:
+        return None
+    return Chapter(
+        "In other acoustic conditions", [CONDITIONS], tables.conditions(found, split), ["conditions"]
+    )
 
 
 def _published(runs: Runs, against: Sequence[Published]) -> Chapter | None:

@@ -13,7 +13,18 @@ from typing import Any, TypeVar
 from ser_memory.common.conventions import DIMENSIONS
 from ser_memory.common.errors import SerError, listing
 from ser_memory.train.predictions import PREDICTIONS, Predictions
-from ser_memory.train.results import COSTS, EPOCHS, MEMORY, RESULTS, STUDY, Result, overall, read_results
+from ser_memory.train.results import (
+    COSTS,
+    EPOCHS,
+    MEMORY,
+    RESULTS,
+    STUDY,
+    ConditionResult,
+    Result,
+    overall,
+    read_conditions,
+    read_results,
+)
 
 CONFIG = "config.json"
 
@@ -88,6 +99,7 @@ class RunData:
     epochs: list[EpochRow] = field(default_factory=list)
     config: Mapping[str, Any] = field(default_factory=dict)
     predictions: Predictions | None = None
+    conditions: list[ConditionResult] = field(default_factory=list)  # in other acoustic conditions
     missing: tuple[str, ...] = ()  # names of files that this folder does not have
 
     @cached_property
@@ -147,6 +159,7 @@ def load_run(folder: Path) -> RunData:
         _table(folder / EPOCHS, _epoch_row, (*_STAGE, "epoch", "validation_ccc", "bent_share")),
         config,
         _predictions(folder, results),
+        read_conditions(folder),
         tuple(name for name in (MEMORY, COSTS, EPOCHS, CONFIG, PREDICTIONS) if not (folder / name).exists()),
     )
 

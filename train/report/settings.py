@@ -7,7 +7,18 @@ from pathlib import Path
 
 from ser_memory.common.options import Options, option
 
-FIGURES = ("stages", "heat", "forest", "agreement", "memory", "learning", "bent", "cost", "transcripts")
+FIGURES = (
+    "stages",
+    "heat",
+    "forest",
+    "agreement",
+    "memory",
+    "learning",
+    "bent",
+    "cost",
+    "transcripts",
+    "conditions",
+)
 
 
 @dataclass(frozen=True)

@@ -90,15 +90,12 @@ def holm(p_values: Sequence[float | None]) -> list[float | None]:
     Step-down: the i-th smallest of m is multiplied by m - i + 1, made monotone, and cut at 1 (Holm 1979,
     Scandinavian Journal of Statistics 6, 65-70). None is no test: it stays None and does not count.
     """
-    from statsmodels.stats.multitest import multipletests  # here, since it takes a second to load
-
-    where = [place for place, p in enumerate(p_values) if p is not None]
+    tests = {place: p for place, p in enumerate(p_values) if p is not None}
     adjusted: list[float | None] = [None] * len(p_values)
-    if where:
-        for place, p in zip(
-            where, multipletests([p_values[i] for i in where], method="holm")[1], strict=True
-        ):
-            adjusted[place] = float(p)
+    largest = 0.0
+    for rank, place in enumerate(sorted(tests, key=tests.__getitem__)):
+        largest = max(largest, min(1.0, (len(tests) - rank) * tests[place]))
+        adjusted[place] = largest
     return adjusted
 
 

@@ -6,8 +6,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
+import numpy as np
+
 from ser_memory.common.errors import listing
 from ser_memory.train.report import summary
+from ser_memory.train.report.conditions import InCondition
 from ser_memory.train.report.formats import ABSENT, Cell, Table, number, title_of
 from ser_memory.train.report.published import Beside
 from ser_memory.train.report.statistics import SIGNIFICANT, Interval
@@ -301,6 +304,40 @@ def _at_rate(course: Course, kind: str) -> Cell:
         return Cell(ABSENT)
     place = course.kinds.index(kind)
     return Cell(f"{course.means[place]:.3f} (WER {course.rates[place]:.2f})", course.means[place])
+
+
+def conditions(rows: Sequence[InCondition], split: str) -> list[Named]:
+    """For each dimension, figures in other acoustic conditions beside those without."""
+    made = []
+    for dimension in dict.fromkeys(row.dimension for row in rows):
+        part = [row for row in rows if row.dimension == dimension]
+        labelled = any(row.label for row in part)
+        lines = tuple(
+            (
+                *([Cell(row.label)] if labelled else []),
+                Cell(row.corpus),
+                Cell(name_of(row.variant)),
+                Cell(row.condition),
+                _whole(row.n),
+                *(number(*_over_seeds(values)) for values in (row.clean, row.here, row.drops)),
+                Cell(str(len(row.here)), float(len(row.here))),
+            )
+            for row in part
+        )
+        headings = (
+            *(["run"] if labelled else []),
+            "corpus", "strategy", "condition", "n", "clean", "in the condition", "drop", "seeds",
+        )  # fmt: skip
+        title = (
+            f"CCC of {dimension} after the last stage, {split} split, in other acoustic conditions: mean ± standard "
+            "deviation over the seeds"
+        )
+        made.append(Named(f"conditions-{dimension}", Table(title, headings, lines, left=3 + labelled)))
+    return made
+
+
+def _over_seeds(values: Sequence[float]) -> tuple[float, float | None]:
+    return float(np.mean(values)), float(np.std(values, ddof=1)) if len(values) > 1 else None
 
 
 def published(rows: Sequence[Beside]) -> Table:

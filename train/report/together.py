@@ -10,11 +10,22 @@ from typing import Any
 from ser_memory.common.conventions import DIMENSIONS
 from ser_memory.common.errors import SerError, UsageError, listing
 from ser_memory.train.report.data import RunData
-from ser_memory.train.settings import LaterStageSettings
+from ser_memory.train.settings import LaterStageSettings, MemorySettings
 from ser_memory.train.strategies import STRATEGIES
 
 _GROWING = ("variants", "seeds")  # may be more in one run than in another
-_ASIDE = ("word_errors", "cache", "versions", "torch", "complete", "command", "digests", "device", "streamed")
+_ASIDE = (
+    "word_errors",
+    "cache",
+    "versions",
+    "torch",
+    "complete",
+    "command",
+    "digests",
+    "device",
+    "streamed",
+    "conditions",
+)
 
 
 def labelled(runs: Sequence[RunData]) -> dict[str, RunData]:
@@ -101,7 +112,8 @@ def _options(config: Mapping[str, Any]) -> dict[str, Any]:
     """Every option of a run by its name. One that an older version did not have has its default, which is what it did."""
     experiment = dict(config.get("experiment", {}))
     flat = {name: value for name, value in config.items() if name not in (*_ASIDE, "experiment")}
-    flat |= asdict(LaterStageSettings()) | {"dimensions": DIMENSIONS} | experiment.pop("training", {})
+    defaults = asdict(LaterStageSettings()) | asdict(MemorySettings())
+    flat |= defaults | {"dimensions": DIMENSIONS} | experiment.pop("training", {})
     if heads := flat.pop(
         "heads", None
     ):  # of an older version: one network for both dimensions, or for one of them

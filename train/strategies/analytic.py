@@ -39,6 +39,9 @@ class AnalyticOptions(Options):
         none="none",
         help="Number of random features, ReLU of a fixed random projection, that replace each embedding.",
     )
+    analytic_ridge: float = option(
+        1.0, minimum=0, above=True, help="Factor of the ridge that generalised cross-validation chooses."
+    )
 
 
 class Analytic(ClosedFormStrategy):
@@ -55,6 +58,7 @@ class Analytic(ClosedFormStrategy):
         wide = options.analytic_features
         self._architecture = architecture
         self._expansion = None if wide is None else (seed, wide)
+        self._ridge = options.analytic_ridge
         self._acoustic = wide or architecture.acoustic_width  # columns of features; these come first
         self._all = self._acoustic + (wide or architecture.text_width) * architecture.reads_text
 
@@ -115,7 +119,7 @@ class Analytic(ClosedFormStrategy):
                 pieces |= {name: np.zeros(columns + 1) for name in names}
                 continue
             parts = [sums[each].part(columns, [each.index(name) for name in names]) for each in having]
-            solution = solve(reduce(operator.add, parts))
+            solution = solve(reduce(operator.add, parts), factor=self._ridge)
             for column, name in enumerate(names):
                 pieces[name] = np.append(solution.weights[:, column], solution.intercepts[column])
         return torch.from_numpy(np.concatenate([pieces[name] for name in self._architecture.dimensions]))
@@ -126,7 +130,7 @@ class Analytic(ClosedFormStrategy):
         weights = parameters.cpu().numpy()
         made = []
         for batch in samples.batches(_ROWS):
-            features = self._features(batch).astype(np.float64)
+            features = self.features(batch).astype(np.float64)
             columns, at = [], 0
             for n in self.columns_read:
                 columns.append(features[:, :n] @ weights[at : at + n] + weights[at + n])
@@ -147,9 +151,9 @@ class Analytic(ClosedFormStrategy):
 
         for index in torch.from_numpy(rows).to(train.rows.device).split(_ROWS):
             batch = train.batch(index)
-            yield self._features(batch), batch.targets.cpu().numpy()[:, targets]
+            yield self.features(batch), batch.targets.cpu().numpy()[:, targets]
 
-    def _features(self, batch: Batch) -> npt.NDArray[np.float32]:
+    def features(self, batch: Batch) -> npt.NDArray[np.float32]:
         """(B, F) of a batch: those of the acoustic embedding, then those of the text."""
         embeddings = [batch.acoustic, batch.text][: 1 + self._architecture.reads_text]
         normal = [_normalised(each) for each in embeddings]

@@ -192,8 +192,8 @@ def test_an_engine_gives_each_window_its_text(world: World, long: Path, tmp_path
 
 def test_bundles_of_other_models_do_not_go_together(world: World, tmp_path: Path) -> None:
     shutil.copytree(bundles_in(world.bundles)[0], tmp_path / "seed-0")
-    other = make_world(tmp_path / "other", 12, jobs=1, seeds=1, epochs=1, dimensions="valence")
+    other = make_world(tmp_path / "other", 12, jobs=1, seed=1, epochs=1, dimensions="valence")
     shutil.copytree(bundles_in(other.bundles)[0], tmp_path / "seeds" / "seed-1")
     (tmp_path / "seed-0").rename(tmp_path / "seeds" / "seed-0")
-    with pytest.raises(SerError, match=r"differ in .*architecture, so they are not seeds of one model"):
+    with pytest.raises(SerError, match=r"differ in .*architecture.*, so they are not seeds of one model"):
         load(tmp_path / "seeds")

@@ -39,8 +39,8 @@ class World:
         return self.run / "bundles"
 
 
-def make_world(folder: Path, number: int = 24, dominance: bool = True, **options: Any) -> World:
-    """Extract and train; `options` are those of ser-train."""
+def make_world(folder: Path, number: int = 24, acoustic: str | None = None, **options: Any) -> World:
+    """Extract and train; None is a small wav2vec2, `options` are those of ser-train."""
     texts = {f"n{i:02d}": TEXTS[i % len(TEXTS)] for i in range(number)}
     recordings = write_noises(folder / "corpus", number, seconds=3.0)
     random = np.random.default_rng(0)
@@ -48,21 +48,18 @@ def make_world(folder: Path, number: int = 24, dominance: bool = True, **options
     for i, path in enumerate(recordings.values()):
         ratings = random.uniform(1, 5, 3).round(2)
         split = ("train", "validation", "test")[i % 3]
-        shown = [*ratings[:2], ratings[2] if dominance else ""]
-        rows.append(f"{path.name},{','.join(map(str, shown))},{split},{texts[path.stem]}")
+        rows.append(f"{path.name},{','.join(map(str, ratings))},{split},{texts[path.stem]}")
     (folder / "corpus" / "labels.csv").write_text("\n".join(rows) + "\n")
     transcripts = folder / "texts.jsonl"
     transcripts.write_text("".join(f'{{"id": "{name}", "text": "{text}"}}\n' for name, text in texts.items()))
-    acoustic, text = (
-        save_acoustic(folder / "acoustic", "wav2vec2 with group norm"),
-        save_text(folder / "text"),
-    )
+    acoustic = acoustic or save_acoustic(folder / "acoustic", "wav2vec2 with group norm")
+    text = save_text(folder / "text")
     extract(
         folder / "corpus" / "noises.toml", root=folder / "corpus", cache=folder / "cache", device="cpu",
         acoustic_encoder=acoustic, text_encoder=text, transcripts=transcripts, reporter=Silent(),
     )  # fmt: skip
     train(
         cache=folder / "cache", stages=["noises"], output=folder / "run", bundles=True, device="cpu",
-        reporter=Silent(), **{"strategy": "finetune", "seeds": 2, "epochs": 2, "batch_size": 4, **options},
+        reporter=Silent(), **{"strategy": "finetune", "seed": [0, 1], "epochs": 2, "batch_size": 4, **options},
     )  # fmt: skip
     return World(folder, recordings, texts)

@@ -13,10 +13,12 @@ import pytest
 from matplotlib.axes import Axes
 
 from ser_memory.common.metrics import ccc
+from ser_memory.train.report.conditions import InCondition
 from ser_memory.train.report.data import EpochRow, RunData, load_run
 from ser_memory.train.report.figures import FIGURES
 from ser_memory.train.report.figures.agreement import Panel, predicted_against_true
 from ser_memory.train.report.figures.base import Drawn, looks, names_of, save, to_pdf, to_svg
+from ser_memory.train.report.figures.conditions import across_conditions
 from ser_memory.train.report.figures.cost import Kept, against_bytes, size
 from ser_memory.train.report.figures.forest import Difference, forest, p_value
 from ser_memory.train.report.figures.gallery import figures_of
@@ -60,10 +62,16 @@ def drawn(run: RunData) -> dict[str, Drawn]:
         )
         for variant in names
     ]
+    found = [
+        InCondition("", "iemocap", variant, "valence", condition, 120, (0.6, 0.62), (0.5, 0.55))
+        for variant in names
+        for condition in ("noise:10", "telephone")
+    ]
     return {
         **dict(figures_of(run, run.results)),
         "forest": forest(_ROWS, "CCC of activation", "finetune"),
         "transcripts": against_word_errors(courses, names, "CCC of valence (test)"),
+        "conditions": across_conditions(found, names, "CCC of valence (test)"),
     }
 
 
@@ -89,7 +97,7 @@ def test_a_run_has_all_figures(drawn: dict[str, Drawn]) -> None:
     assert list(drawn) == [
         "stages-activation", "stages-valence", "heat-activation", "heat-valence", "cost-activation", "cost-valence",
         *(f"agreement-{corpus}-{dimension}" for corpus in STAGES for dimension in ("activation", "valence")),
-        "memory-20", "learning", "bent", "forest", "transcripts",
+        "memory-20", "learning", "bent", "forest", "transcripts", "conditions",
     ]  # fmt: skip
     assert {name.partition("-")[0] for name in drawn} == set(FIGURES)
 
@@ -111,7 +119,7 @@ def test_files_can_be_read_searched_and_printed(drawn: dict[str, Drawn]) -> None
 
 
 def test_the_same_data_gives_the_same_bytes(run: RunData, drawn: dict[str, Drawn]) -> None:
-    for name, again in figures_of(run, run.results):
+    for name, again in figures_of(run, run.results, wanted=("stages", "agreement", "learning")):
         if name in (
             "stages-activation",
             "agreement-iemocap-valence",

@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
+from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.weightstats import DescrStatsW
 
 from ser_memory.common.conventions import UNKNOWN
@@ -153,6 +154,8 @@ def test_holm_worked_by_hand() -> None:
     ]
     assert holm([None, None]) == [None, None]
     assert holm([]) == []
+    several = np.random.default_rng(0).random(9) ** 3
+    assert holm(several.tolist()) == pytest.approx(multipletests(several, method="holm")[1])
 
 
 @settings(max_examples=30)

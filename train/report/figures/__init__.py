@@ -9,6 +9,7 @@ from collections.abc import Callable
 
 from ser_memory.train.report.figures.agreement import predicted_against_true
 from ser_memory.train.report.figures.base import Drawn
+from ser_memory.train.report.figures.conditions import across_conditions
 from ser_memory.train.report.figures.cost import against_bytes
 from ser_memory.train.report.figures.forest import forest
 from ser_memory.train.report.figures.heat import stage_by_corpus
@@ -27,4 +28,5 @@ FIGURES: dict[str, Callable[..., Drawn]] = {
     "forest": forest,
     "cost": against_bytes,
     "transcripts": against_word_errors,
+    "conditions": across_conditions,
 }

@@ -10,9 +10,11 @@ import numpy.typing as npt
 from ser_memory.common.conventions import DIMENSIONS, in_split_order
 from ser_memory.common.labels import N_BINS, to_bins
 from ser_memory.train.predictions import Predictions
+from ser_memory.train.report.conditions import in_conditions
 from ser_memory.train.report.data import RunData
 from ser_memory.train.report.figures.agreement import Panel, predicted_against_true
 from ser_memory.train.report.figures.base import Drawn, measure, names_of
+from ser_memory.train.report.figures.conditions import across_conditions
 from ser_memory.train.report.figures.cost import Kept, against_bytes
 from ser_memory.train.report.figures.heat import stage_by_corpus
 from ser_memory.train.report.figures.learning import bent_steps, learning_curves
@@ -43,6 +45,8 @@ def figures_of(
         yield f"stages-{dimension}", along_stages(results, names, dimension, _METRIC, split)
     for dimension in dimensions if asked("heat") else ():
         yield f"heat-{dimension}", stage_by_corpus(results, names, dimension, _METRIC, split)
+    if asked("conditions"):
+        yield from _conditions(run, results, split)
     if asked("cost"):
         yield from _costs(run, results, split)
     if run.predictions is not None and asked("agreement"):
@@ -53,6 +57,15 @@ def figures_of(
         yield "learning", learning_curves(run.epochs, names)
     if any(row.bent_share is not None for row in run.epochs) and asked("bent"):
         yield "bent", bent_steps(run.epochs, names)
+
+
+def _conditions(run: RunData, results: Sequence[Result], split: str) -> Iterator[tuple[str, Drawn]]:
+    """What other acoustic conditions cost, a figure per dimension."""
+    found = in_conditions({"": run}, split)
+    for dimension in dict.fromkeys(each.dimension for each in found):
+        part = [each for each in found if each.dimension == dimension]
+        measured = f"{measure(_METRIC, dimension)} ({split})"
+        yield f"conditions-{dimension}", across_conditions(part, names_of(results), measured)
 
 
 def _costs(run: RunData, results: Sequence[Result], split: str) -> Iterator[tuple[str, Drawn]]:

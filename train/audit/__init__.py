@@ -1,0 +1,1 @@
+"""What a bundle reveals about the utterances it was trained on: attacks, how well they work, and a table of them."""
