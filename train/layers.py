@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-_EPS = 1e-5  # of LayerNorm
-_SLOPE = 0.01  # of LeakyReLU
+EPS = 1e-5  # of LayerNorm
+SLOPE = 0.01  # of LeakyReLU
 
 
 class Layer(NamedTuple):
@@ -55,7 +55,7 @@ def normalised_linear(layer: Layer, x: Tensor) -> tuple[Tensor, LinearTrace]:
     Computed as :math:`\hat x (W \circ \gamma)^\top + (W\beta + b)`. So all gradients of the layer follow from
     one product, :math:`M = dY^\top \hat x`. None needs :math:`dY\,W`, which the first layer then saves.
     """
-    normal, mean, rstd = torch.native_layer_norm(x, x.shape[-1:], None, None, _EPS)
+    normal, mean, rstd = torch.native_layer_norm(x, x.shape[-1:], None, None, EPS)
     weight = layer.weight * layer.gain
     bias = torch.baddbmm(layer.bias, layer.shift, layer.weight.mT)
     return torch.baddbmm(bias, normal, weight.mT), LinearTrace(x, normal, mean, rstd, weight)
@@ -94,14 +94,14 @@ def linear_input_gradient(trace: LinearTrace, dy: Tensor) -> Tensor:
 
 def dropped_leaky_relu(y: Tensor, mask: Tensor | None) -> tuple[Tensor, ActivationTrace]:
     """LeakyReLU, then dropout: the mask is 0, or the inverse of the share kept; without one nothing is dropped."""
-    x = F.leaky_relu(y, _SLOPE)
+    x = F.leaky_relu(y, SLOPE)
     return x if mask is None else x.mul_(mask), ActivationTrace(y, mask)
 
 
 def dropped_leaky_relu_gradient(trace: ActivationTrace, dx: Tensor) -> Tensor:
     """Gradient of the activation's input from that of its output, both (R, B, O)."""
     dx = dx if trace.mask is None else dx * trace.mask
-    dy: Tensor = torch.ops.aten.leaky_relu_backward(dx, trace.y, _SLOPE, False)
+    dy: Tensor = torch.ops.aten.leaky_relu_backward(dx, trace.y, SLOPE, False)
     return dy
 
 

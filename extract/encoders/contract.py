@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ser_memory.common.conventions import SAMPLING_RATE
 from ser_memory.common.errors import SerError, UsageError
@@ -109,6 +109,13 @@ class AcousticEncoder(AcousticIdentity, ABC):
         """
         return self._encode(waveforms, self.precision)
 
+    def graph(self) -> nn.Module:
+        """The same as a module of one waveform, see `graphs`. It shares the weights and computes in float32.
+
+        Raises SerError for an encoder whose graph is not known to be right.
+        """
+        raise not_exported(self.name, type(self).__name__)
+
     def refuse_imprecise(self) -> None:
         """Raise SerError if the encoder's precision gives wrong rows on its device.
 
@@ -154,6 +161,14 @@ class TextEncoder(TextIdentity, ABC):
     @abstractmethod
     def encode(self, texts: list[str]) -> Tensor:
         """Texts -> (B, E) float32 on the device."""
+
+
+def not_exported(name: str, kind: str) -> SerError:
+    """The error for an encoder that no graph is tested for."""
+    return SerError(
+        f"{name} is a {kind}, which cannot be exported as a whole: export the head alone with --head-only, and compute "
+        "its acoustic embeddings with ser-memory."
+    )
 
 
 def probe() -> list[Tensor]:

@@ -14,6 +14,7 @@ from ser_memory.extract.encoders.contract import (
     EncoderOptions,
     States,
 )
+from ser_memory.extract.encoders.graphs import LogMelGraph
 from ser_memory.extract.huggingface import importable
 from ser_memory.extract.settings import LAST
 
@@ -61,6 +62,9 @@ class LogMelEncoder(AcousticEncoder):
     @property
     def device(self) -> torch.device:
         return self._device
+
+    def graph(self) -> LogMelGraph:
+        return LogMelGraph(self._bank, _WINDOW, _HOP, _FFT, _FLOOR, self)
 
     def _states(self, waveforms: list[Waveform]) -> list[States]:
         lengths = torch.tensor([len(waveform) for waveform in waveforms])

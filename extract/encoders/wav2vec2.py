@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from functools import cached_property
 from typing import Any, cast
 
@@ -20,14 +20,29 @@ from ser_memory.extract.encoders.contract import (
     AcousticIdentity,
     EncoderOptions,
     States,
+    not_exported,
     parse_layers,
     pool,
     probe,
     relative_error,
     valid,
 )
+from ser_memory.extract.encoders.graphs import WaveformGraph
 from ser_memory.extract.encoders.padding import Padding
 from ser_memory.extract.huggingface import config_revision, load_model
+
+# Model types of configurations whose export the tests compare with this class.
+EXPORTED = {
+    "data2vec-audio",
+    "hubert",
+    "sew",
+    "sew-d",
+    "unispeech",
+    "unispeech-sat",
+    "wav2vec2",
+    "wav2vec2-conformer",
+    "wavlm",
+}
 
 
 class Wav2Vec2Encoder(AcousticEncoder):
@@ -39,12 +54,10 @@ class Wav2Vec2Encoder(AcousticEncoder):
     one waveform at a time.
     """
 
-    def __init__(
-        self, model: Any, normalise: Callable[[Waveform], Waveform], identity: AcousticIdentity
-    ) -> None:
+    def __init__(self, model: Any, feature_extractor: Any, identity: AcousticIdentity) -> None:
         super().__init__(identity)
         self._model = model
-        self._normalise = normalise
+        self._feature_extractor = feature_extractor
         self._padding = Padding(model)
         self.min_samples = _samples_of_one_frame(self._model.config)
 
@@ -70,11 +83,7 @@ class Wav2Vec2Encoder(AcousticEncoder):
                 f"{name} works at {feature_extractor.sampling_rate} Hz; recordings are prepared at {SAMPLING_RATE} Hz."
             )
 
-        def normalise(waveform: Waveform) -> Waveform:
-            ready = feature_extractor(waveform, sampling_rate=SAMPLING_RATE, return_tensors="np")
-            return cast(Waveform, ready["input_values"][0].astype(np.float32, copy=False))
-
-        return cls(model, normalise, cls.identify(name, options))
+        return cls(model, feature_extractor, cls.identify(name, options))
 
     @classmethod
     def identify(cls, name: str, options: EncoderOptions) -> AcousticIdentity:
@@ -101,6 +110,16 @@ class Wav2Vec2Encoder(AcousticEncoder):
     def batches_exactly(self) -> bool:
         """Whether waveforms of equal length change no row."""
         return self._exactness[1]
+
+    def graph(self) -> WaveformGraph:
+        """Raises SerError for a type of model that no test has exported."""
+        if self._model.config.model_type not in EXPORTED:
+            raise not_exported(self.name, type(self._model).__name__)
+        return WaveformGraph(self._model, bool(self._feature_extractor.do_normalize), self)
+
+    def _normalise(self, waveform: Waveform) -> Waveform:
+        ready = self._feature_extractor(waveform, sampling_rate=SAMPLING_RATE, return_tensors="np")
+        return cast(Waveform, ready["input_values"][0].astype(np.float32, copy=False))
 
     def _states(self, waveforms: list[Waveform]) -> list[States]:
         ready = [torch.from_numpy(self._normalise(waveform)) for waveform in waveforms]

@@ -15,6 +15,7 @@ from ser_memory.extract.encoders.contract import (
     States,
     parse_layers,
 )
+from ser_memory.extract.encoders.graphs import WhisperGraph
 from ser_memory.extract.huggingface import config_revision, load_model
 
 
@@ -58,6 +59,9 @@ class WhisperEncoder(AcousticEncoder):
     @property
     def device(self) -> torch.device:
         return cast(torch.device, self._encoder.device)
+
+    def graph(self) -> WhisperGraph:
+        return WhisperGraph(self._encoder, self._feature_extractor, self)
 
     def _states(self, waveforms: list[Waveform]) -> list[States]:
         with torch.autocast("cpu", enabled=False):  # the spectrogram is computed here, and in float32

@@ -23,6 +23,7 @@ from ser_memory.extract.encoders import (
     load_acoustic,
     load_text,
     relative_error,
+    wav2vec2,
 )
 from ser_memory.extract.encoders.contract import IMPRECISE
 from ser_memory.extract.encoders.wav2vec2 import Wav2Vec2Encoder
@@ -205,6 +206,14 @@ class TestEveryAcousticEncoder:
         rows = encoder.encode([short, np.zeros(48_000, np.float32), np.ones(60_000, np.float32)])
         assert torch.isfinite(rows).all()
 
+    def test_its_graph_gives_the_row_of_one_waveform(self, kind: str, pooling: str, tmp_path: Path) -> None:
+        encoder = load_acoustic(save(kind, tmp_path), options=EncoderOptions(pooling=pooling))
+        graph = encoder.graph().eval()
+        for waveform in waveforms()[:2]:
+            with torch.no_grad():
+                row = graph(torch.from_numpy(waveform)[None])
+            assert relative_error(row, encoder.encode([waveform])) < EXACT
+
     def test_it_says_what_it_is(self, kind: str, pooling: str, tmp_path: Path) -> None:
         name = save(kind, tmp_path)
         encoder = load_acoustic(name, options=EncoderOptions(pooling=pooling))
@@ -238,6 +247,17 @@ def test_log_mel_is_its_definition(tmp_path: Path) -> None:
     rows = load_acoustic("log-mel").encode([waveform, waveforms()[1]])
     assert tuple(rows.shape) == (2, 80)
     np.testing.assert_allclose(rows[0], expected, rtol=1e-3, atol=1e-3)
+
+
+def test_an_encoder_that_was_never_exported_has_no_graph(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encoder = load_acoustic(save_acoustic(tmp_path, "hubert"))
+    monkeypatch.setattr(wav2vec2, "EXPORTED", wav2vec2.EXPORTED - {"hubert"})
+    with pytest.raises(
+        SerError, match=r"is a HubertModel, which cannot be exported as a whole: .* --head-only"
+    ):
+        encoder.graph()
 
 
 @pytest.mark.parametrize("layers", ["3", "1,1", "2,1", "-1", "x", "1,", ""])

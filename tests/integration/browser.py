@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -22,15 +22,15 @@ class Browser:
     def __init__(self, driver: Chrome) -> None:
         self.driver = driver
 
-    def open(self, page: Path, *, width: int = WIDE, dark: bool = False) -> None:
-        """Open a file at a width in CSS pixels, with the colours that the system prefers."""
+    def open(self, page: Path | str, *, width: int = WIDE, dark: bool = False) -> None:
+        """Open a file or an address at a width in CSS pixels, with the colours that the system prefers."""
         scheme = [{"name": "prefers-color-scheme", "value": "dark" if dark else "light"}]
         self.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": scheme})
         size = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width == PHONE}
         self.driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
         self.driver.get_log("performance")  # forgets earlier requests
         self.driver.get_log("browser")
-        self.driver.get(page.as_uri())
+        self.driver.get(page.as_uri() if isinstance(page, Path) else page)
 
     def run(self, script: str, *arguments: Any) -> Any:
         """What a script returns."""
@@ -65,11 +65,11 @@ class Browser:
 
 
 @contextmanager
-def chromium(javascript: bool = True) -> Iterator[Browser]:
+def chromium(javascript: bool = True, switches: Sequence[str] = ()) -> Iterator[Browser]:
     """A browser, closed at the end of the block."""
     options = ChromeOptions()
     options.binary_location = shutil.which("chromium") or "/usr/bin/chromium"
-    for argument in ("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"):
+    for argument in ("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", *switches):
         options.add_argument(argument)  # tests may run as root, where Chromium's sandbox does not work
     options.set_capability("goog:loggingPrefs", {"performance": "ALL", "browser": "ALL"})
     if not javascript:

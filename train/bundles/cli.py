@@ -10,12 +10,14 @@ import click
 from ser_memory.common import __version__
 from ser_memory.common.console import Command, say, table
 from ser_memory.train.audit.cli import audit
+from ser_memory.train.bundles.export_cli import export
 
 _EXAMPLES = """
 \b
 Examples:
   ser-bundle describe runs/first/bundles/gem-random-1000/seed-0/stage-3
   ser-bundle export runs/first
+  ser-bundle export runs/first/bundles/gem-random-1000/seed-0/stage-3 --onnx --output exported
   ser-bundle audit runs/first/bundles/gem-random-1000/seed-0/stage-3 cache/iemocap.h5 --members runs/first/members.csv
 """
 
@@ -27,6 +29,7 @@ def main() -> None:
 
 
 main.add_command(audit)
+main.add_command(export)
 
 
 @main.command("describe", cls=Command)
@@ -61,23 +64,6 @@ def describe(bundle: Path) -> None:
         )
         for name in (MODEL, MEMORY):
             say(f"{name}: {(folder / name).stat().st_size:,} bytes")
-
-
-@main.command("export", cls=Command)
-@click.argument("run", type=click.Path(path_type=Path, exists=True, file_okay=False))
-@click.option(
-    "--estimate-size", type=click.IntRange(0), default=0, show_default=True, help="As in ser-train."
-)
-@click.option("--language", default="en", show_default=True, help="As in ser-train.")
-def export(run: Path, estimate_size: int, language: str) -> None:
-    """Write the bundles of a finished run of ser-train, to RUN/bundles; nothing is trained again.
-
-    Its caches and finished stages must still be there.
-    """
-    from ser_memory.train.bundles.exporting import export_run
-
-    for folder in export_run(run, estimate_size, language):
-        say(str(folder))
 
 
 if __name__ == "__main__":

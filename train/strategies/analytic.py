@@ -68,7 +68,7 @@ class Analytic(ClosedFormStrategy):
 
     @property
     def size(self) -> int:
-        return sum(columns + 1 for columns in self._columns)
+        return sum(columns + 1 for columns in self.columns_read)
 
     def patterns(self, train: Samples) -> list[tuple[str, ...]]:
         rated = np.unique(train.targets.isfinite().cpu().numpy(), axis=0)
@@ -88,7 +88,7 @@ class Analytic(ClosedFormStrategy):
         return 4 * 8 * self._all**2
 
     @property
-    def _columns(self) -> list[int]:
+    def columns_read(self) -> list[int]:
         """Of each dimension how many of the first columns it reads."""
         return [self._all if head.text else self._acoustic for head in self._architecture.heads]
 
@@ -111,7 +111,7 @@ class Analytic(ClosedFormStrategy):
         sums = kept.sums or {}
         pieces: dict[str, npt.NDArray[np.float64]] = {}
         alike: dict[tuple[int, tuple[tuple[str, ...], ...]], list[str]] = {}
-        for name, columns in zip(self._architecture.dimensions, self._columns, strict=True):
+        for name, columns in zip(self._architecture.dimensions, self.columns_read, strict=True):
             having = tuple(names for names in sums if name in names)
             alike.setdefault((columns, having), []).append(name)
         for (columns, having), names in alike.items():
@@ -132,7 +132,7 @@ class Analytic(ClosedFormStrategy):
         for batch in samples.batches(_ROWS):
             features = self.features(batch).astype(np.float64)
             columns, at = [], 0
-            for n in self._columns:
+            for n in self.columns_read:
                 columns.append(features[:, :n] @ weights[at : at + n] + weights[at + n])
                 at += n + 1
             made.append(np.stack(columns, axis=1))
@@ -160,13 +160,14 @@ class Analytic(ClosedFormStrategy):
         if self._expansion is None:
             return np.concatenate(normal, axis=1)
         return np.concatenate(
-            [np.maximum(x @ w, 0) for x, w in zip(normal, self._projections, strict=True)], axis=1
+            [np.maximum(x @ w, 0) for x, w in zip(normal, self.projections, strict=True)], axis=1
         )
 
     @cached_property
-    def _projections(self) -> list[npt.NDArray[np.float32]]:
-        """(D, N) of each embedding, with entries of variance 1 / D, the same for a seed everywhere."""
-        assert self._expansion is not None
+    def projections(self) -> list[npt.NDArray[np.float32]]:
+        """(D, N) of each embedding, with entries of variance 1 / D, the same for a seed everywhere; none without."""
+        if self._expansion is None:
+            return []
         seed, n = self._expansion
         random = np.random.Generator(np.random.PCG64([seed, zlib.crc32(b"analytic features")]))
         widths = [self._architecture.acoustic_width, self._architecture.text_width]

@@ -1,0 +1,1 @@
+"""ser-serve: a bundle behind HTTP, with a page for the browser."""
