@@ -229,13 +229,18 @@ README = (Path(__file__).parents[2] / "README.md").read_text()
 def test_the_readmes_commands_have_only_options_with_an_effect(
     line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """All that they lack here are the caches."""
+    """All that they lack here are the caches, and the bundle that one continues from."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("SER_CACHE", raising=False)
     (tmp_path / "mine.toml").write_text('strategy = ["ewc", "gem:speaker"]\n')
     result = CliRunner().invoke(main, shlex.split(line, comments=True)[1:])
     message = refused(result, 1)
-    assert message.startswith(("There is no cache of ", "There is no cache with other transcripts in "))
+    lacking = (
+        "There is no cache of ",
+        "There is no cache with other transcripts in ",
+        "There is no bundle in MODEL",
+    )
+    assert message.startswith(lacking)
 
 
 def test_a_corpus_too_small_to_hold_out_a_fifth(tmp_path: Path) -> None:
