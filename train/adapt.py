@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -13,6 +14,10 @@ from ser_memory.common import __version__
 from ser_memory.common.console import Command, say
 from ser_memory.common.options import Options, names_of, option, options_of
 from ser_memory.extract.settings import EngineSettings, ProtocolSettings, ReleaseSettings
+
+if TYPE_CHECKING:
+    from ser_memory.common.cache import FeatureCache
+    from ser_memory.train.experiment import TrainedRun
 
 EXAMPLES = """
 \b
@@ -107,10 +112,10 @@ def adapt(
     bundle: Path,
     corpus: str,
     output: Path,
-    on_cache: Any = lambda _: None,
+    on_cache: Callable[[FeatureCache], None] = lambda _: None,
     command: str | None = None,
     **options: Any,
-) -> Any:
+) -> TrainedRun:
     """What ser-adapt does; `options` are those of the command, `on_cache` receives the cache.
 
     Returns the run, as `ser_memory.train.api.train` does. Raises SerError or UsageError; a contradiction with the bundle
