@@ -20,12 +20,14 @@ import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Self, TypeVar
 
 from ser_memory.common.errors import SerError
 from ser_memory.common.files import write_whole
+from ser_memory.common.options import Options, option
 
 TIMEOUT = 60.0  # seconds
 _GONE = "gone"
@@ -42,6 +44,23 @@ _NO_LINKS = (
 )
 
 _T = TypeVar("_T")
+
+
+@dataclass(frozen=True)
+class WorkerSettings(Options):
+    """Whether the work is shared with other processes."""
+
+    title = "Several workers"
+    worker: bool = option(
+        False,
+        help="Share the work with other processes that run the same command with --worker, on this or other hosts "
+        "with the same folders; any number, whenever they start. A worker that is killed loses only the piece in hand.",
+    )
+    claim_timeout: float = option(
+        TIMEOUT,
+        minimum=1,
+        help="With --worker: seconds without a sign of life after which the others take over a worker's piece.",
+    )
 
 
 class Claims:
