@@ -43,6 +43,29 @@ def sole_access(lock: Path, busy: SerError, elsewhere: str) -> Iterator[None]:
         held.release()
 
 
+@contextmanager
+def shared_access(lock: Path, busy: SerError) -> Iterator[None]:
+    """Keep others from holding the lock file `lock` alone during the block; any number of processes may do this.
+
+    On a disk or a system without such locks nothing is held. Raises `busy` if a process holds it alone, and OSError if
+    the lock file cannot be written.
+    """
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        yield
+        return
+    with lock.open("a+b") as file:  # NFS wants it readable for a shared lock
+        try:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise busy from None
+        except OSError as error:
+            if error.errno not in _NO_LOCKS:
+                raise
+        yield
+
+
 def is_held(lock: Path) -> bool:
     """Whether another process holds the lock file at this moment. Raises OSError."""
     held = _lock(lock)

@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 
 from ser_memory.common.cache import FeatureCache
+from ser_memory.common.claims import Claims
 from ser_memory.common.errors import SerError, listing
 from ser_memory.common.interruption import InterruptedRunError, on_signals
 from ser_memory.common.machine import cores, one_core_each, resolve_device
@@ -24,11 +25,13 @@ from ser_memory.train.checks import after_training, before_training, refuse_impo
 from ser_memory.train.corpora import Corpus, Source, load_corpora, source_of
 from ser_memory.train.engines import engine_for
 from ser_memory.train.engines.contract import Engine, WorkerKilledError
+from ser_memory.train.engines.shared import Shared
 from ser_memory.train.prediction_writer import write_predictions
 from ser_memory.train.predictions import PREDICTIONS
 from ser_memory.train.results import COSTS, ESTIMATES, Outcomes, Result, StageResult, tabulate, write_costs
 from ser_memory.train.run_folder import RunFolder
 from ser_memory.train.settings import OWN_TRANSCRIPTS, POOLED, Experiment, Run, Settings
+from ser_memory.train.sharing import claims_of, held
 from ser_memory.train.store import Store
 from ser_memory.train.strategies import STRATEGIES
 from ser_memory.train.tracking import refuse_absent, track
@@ -77,30 +80,40 @@ def train(settings: Settings, command: str | None = None) -> TrainedRun:
     """
     refuse_absent(settings.machine.tracker)
     experiment, source, corpora = load(settings)
-    work = work_on(settings, experiment, source, corpora)
+    claims = claims_of(settings)
+    work = work_on(settings, experiment, source, corpora, claims)
     todo, trainer = work.todo, work.trainer
     folder = _run_folder(
         settings, experiment, {**facts_of(source, corpora), **_places(settings), "command": command}
     )
-    with folder.alone(), on_signals(work.engine.stop) as received:
-        folder.begin()
+    with (
+        on_signals(work.engine.stop) as received,
+        held(folder, settings, claims, lambda: bool(received)) as once,
+    ):
+        for _ in once("begin"):
+            folder.begin()
         if todo.trained:
             notice(f"{todo.trained} of {todo.trained + len(todo.untrained)} stages are finished already.")
         before = as_they_came(experiment, trainer)
-        outcomes, failures = work.carry_out(
-            "training", folder.path, lambda made: folder.write({**before, **made})
-        )
+
+        def write(made: Outcomes) -> None:
+            if claims is None:  # a worker does not know all that is there so far
+                folder.write({**before, **made})
+
+        outcomes, failures = work.carry_out("training", folder.path, write)
         outcomes |= before
-        outcomes |= pooled(experiment, trainer, outcomes)
-        folder.write(outcomes)
-        _write_for_reports(settings, folder.path, trainer, source, outcomes)
-        if experiment.origin is not None:
-            write_estimates(folder.path / ESTIMATES, trainer, outcomes)
-        if settings.bundles.bundles:
-            write_bundles(folder.path, settings.bundles, trainer, source, outcomes)
-        if received:
+        if received and claims is not None:
             raise work.interrupted(received[0], folder.path)
-        folder.complete()
+        for _ in once("results"):
+            outcomes |= pooled(experiment, trainer, outcomes)
+            folder.write(outcomes)
+            _write_the_rest(settings, folder.path, trainer, source, outcomes)
+            if received:
+                raise work.interrupted(received[0], folder.path)
+            folder.complete()
+        if received:  # while another worker wrote them
+            raise work.interrupted(received[0], folder.path)
+        outcomes |= pooled(experiment, trainer, outcomes)  # of a worker that did not write them
     results = tabulate(experiment, outcomes)
     for line in (*after_training(results, corpora), *unchanged(experiment, outcomes)):
         notice(line)
@@ -165,14 +178,22 @@ class Work:
         return "no epoch was finished, so nothing is kept"
 
 
-def work_on(settings: Settings, experiment: Experiment, source: Source, corpora: Sequence[Corpus]) -> Work:
-    """The work on an experiment with corpora that are loaded."""
+def work_on(
+    settings: Settings,
+    experiment: Experiment,
+    source: Source,
+    corpora: Sequence[Corpus],
+    claims: Claims | None = None,
+) -> Work:
+    """The work on an experiment with corpora that are loaded; with claims, it is shared with other workers."""
     device, store = torch.device(source.device), Store(settings.trained)
     trainer = Trainer(experiment, corpora, store, device)
-    todo = plan(experiment, trainer, store)
-    return Work(
-        trainer, store, todo, engine_for(experiment, source, store, trainer, jobs_of(settings.machine.jobs))
+    engine = (
+        engine_for(experiment, source, store, trainer, _jobs(settings))
+        if claims is None
+        else Shared(trainer, claims, settings.workers.claim_timeout)
     )
+    return Work(trainer, store, plan(experiment, trainer, store), engine)
 
 
 def _places(settings: Settings) -> dict[str, object]:
@@ -181,14 +202,18 @@ def _places(settings: Settings) -> dict[str, object]:
     return {"trained": str(settings.trained), "from": None if origin is None else str(origin)}
 
 
-def _write_for_reports(
+def _write_the_rest(
     settings: Settings, folder: Path, trainer: Trainer, source: Source, outcomes: Outcomes
 ) -> None:
-    """Write costs, predictions and what a tracker takes."""
+    """Write costs, predictions, what a tracker takes, and the estimates and bundles that were asked for."""
     write_costs(folder / COSTS, trainer.experiment, outcomes, trainer.kept_bytes)
     which = settings.machine.predictions
     write_predictions(folder / PREDICTIONS, which, trainer, source, outcomes)
     track(settings.machine.tracker, folder, trainer.experiment, outcomes)
+    if trainer.experiment.origin is not None:
+        write_estimates(folder / ESTIMATES, trainer, outcomes)
+    if settings.bundles.bundles:
+        write_bundles(folder, settings.bundles, trainer, source, outcomes)
 
 
 def load(settings: Settings) -> tuple[Experiment, Source, list[Corpus]]:
@@ -206,7 +231,7 @@ def load(settings: Settings) -> tuple[Experiment, Source, list[Corpus]]:
         first = experiment.seeds[0]
         bundle = read_unchanged(experiment.origin.folder(first), experiment.origin.checksum(first))
         refuse_other_embeddings(source, corpora, bundle)
-    refuse_impossible(experiment, corpora, jobs_of(settings.machine.jobs))
+    refuse_impossible(experiment, corpora, _jobs(settings))
     for line in before_training(experiment, corpora):
         notice(line)
     digests = tuple(tuple(fold.digests for fold in corpus.each_fold) for corpus in corpora)
@@ -254,6 +279,11 @@ def pooled(
                 if all((experiment.owner(run, number), number) in outcomes for run in runs):
                     found[Run(variant, seed, POOLED), number] = trainer.pooled(runs, number)
     return found
+
+
+def _jobs(settings: Settings) -> int:
+    """Runs that this process trains side by side."""
+    return 1 if settings.workers.worker else jobs_of(settings.machine.jobs)
 
 
 def jobs_of(wanted: int | None) -> int:

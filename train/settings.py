@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
+from ser_memory.common.claims import WorkerSettings
 from ser_memory.common.conventions import DIMENSIONS, RATED, cache_folder
 from ser_memory.common.errors import UsageError, listing
 from ser_memory.common.options import Options, flag, names_of, option, refuse_unknown
@@ -319,7 +320,7 @@ class MachineSettings(Options):
 
 GROUPS: tuple[type[Options], ...] = (
     DataSettings, StrategySettings, TrainingSettings, LaterStageSettings, *option_classes(), BundleSettings,
-    MachineSettings,
+    MachineSettings, WorkerSettings,
 )  # fmt: skip
 
 
@@ -334,6 +335,7 @@ class Settings:
     options: tuple[Options, ...] = field(default_factory=lambda: tuple(cls() for cls in option_classes()))
     bundles: BundleSettings = field(default_factory=BundleSettings)
     machine: MachineSettings = field(default_factory=MachineSettings)
+    workers: WorkerSettings = field(default_factory=WorkerSettings)
     origin: Origin | None = None  # what is in the bundles of --from
 
     @classmethod
@@ -357,9 +359,12 @@ class Settings:
             tuple(options.take(values) for options in option_classes()),
             BundleSettings.take(values),
             MachineSettings.take(values),
+            WorkerSettings.take(values),
             origin,
         )
         made.refuse_unused(values if given is None else given)
+        if made.workers.worker and made.machine.output is None:
+            raise UsageError("--worker needs --output: the folder for the results, which all workers share.")
         made.experiment.refuse_small_memories()
         return made
 
@@ -435,6 +440,10 @@ class Settings:
             yield ["average_decay"], "only --average ema has it"
         if not self.bundles.bundles:
             yield ["estimate_size", "language"], "only --bundles writes a bundle"
+        if self.workers.worker:
+            yield ["jobs"], "a worker trains one run at a time, so start as many workers as should train"
+        else:
+            yield ["claim_timeout"], "only --worker has it"
 
     @property
     def trained(self) -> Path:
