@@ -1,23 +1,29 @@
 """Claims on a shared folder: which of several workers, on any hosts, does which piece of work. No locks, no common clock.
 
-    <name>.<k>.claim   piece `name`, claimed for the k-th time; holds the id of the worker, and only one can make it
-    <name>.done        the piece is done; may hold a word on how it ended
+    <k>.worker         the k-th worker that came; holds its id
     <id>.alive         a counter that the worker raises while it lives; "gone" once it has left in order
+    <name>.1, .2, ...  what happened to the piece `name`: a worker claimed it (its id), or finished it (its id, and a
+                       second line, which may hold a word on how it ended)
 
-A worker whose counter has not changed for a while, by the observer's own monotonic clock, is taken for dead: whoever
-makes the next claim on its piece has it. Times of different hosts are never compared. A worker that only slept finds
-its piece done twice, with the same bytes. Files are looked for by name, never by listing, because a shared folder may
-list a file late.
+Each of these files, except the counters, can be made by one worker only, because the server decides about exclusive
+creation (`O_EXCL`, of which NFS 3 and later, Lustre, GPFS, BeeGFS and SMB are capable). Claiming a dead worker's piece
+and finishing it are about the same file, so that a worker that cannot see yet that a piece is finished does not get
+it. Files are looked for by name, never by listing, because a shared folder may list a file late.
+
+A worker whose counter has not changed for a while, by the observer's own monotonic clock, is taken for dead. Times of
+different hosts are never compared. A worker that only slept finds its piece done twice, with the same bytes. A
+thread raises the counter: a worker that hangs in its work counts as alive.
 """
 
 from __future__ import annotations
 
 import errno
-import os
+import itertools
 import shutil
 import threading
 import time
 import uuid
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -26,22 +32,14 @@ from types import TracebackType
 from typing import Self, TypeVar
 
 from ser_memory.common.errors import SerError
-from ser_memory.common.files import write_whole
 from ser_memory.common.options import Options, option
 
 TIMEOUT = 60.0  # seconds
 _GONE = "gone"
 _BEATS = 6  # per timeout
 _LONGEST_WAIT = 2.0  # seconds between two looks at the work of others
-_NO_LINKS = (
-    errno.EPERM,
-    errno.EACCES,
-    errno.ENOTSUP,
-    errno.EOPNOTSUPP,
-    errno.ENOSYS,
-    errno.EMLINK,
-    errno.EXDEV,
-)
+_NOT_THERE = (errno.ENOENT, errno.ESTALE)  # the second if an NFS server removed what a client has open
+_PATIENCE = 5.0  # seconds for the content of a file that another worker has just made
 
 _T = TypeVar("_T")
 
@@ -63,132 +61,182 @@ class WorkerSettings(Options):
     )
 
 
+class FolderGoneError(SerError):
+    """The folder of the claims was removed, as workers do at the end if they take this one for dead."""
+
+
 class Claims:
     """The claims of one worker; use it as a context: within it, the worker shows that it lives.
 
-    Methods raise OSError if the folder cannot be used.
+    Methods raise FolderGoneError, and OSError if the folder cannot be used. One thread at a time may call `take`.
     """
 
     def __init__(
-        self, folder: Path, timeout: float = TIMEOUT, clock: Callable[[], float] = time.monotonic
+        self,
+        folder: Path,
+        timeout: float = TIMEOUT,
+        clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], object] = time.sleep,
     ) -> None:
         """`timeout`: seconds without a sign of life after which a worker is taken for dead."""
         self.folder = folder
         self.id = uuid.uuid4().hex  # process ids of containers and hosts coincide
         self._timeout = timeout
-        self._clock = clock
-        self._seen: dict[
-            str, tuple[str, float]
-        ] = {}  # of other workers: their last sign of life, and when it came
-        self._stopped = threading.Event()
+        self._clock, self._sleep = clock, sleep
+        self._seen: dict[str, tuple[str, float]] = {}  # file -> the last sign of life in it, and when it came
+        self._left = threading.Event()
         self._beating = threading.Thread(target=self._beat, daemon=True)
 
     def __enter__(self) -> Self:
         self.folder.mkdir(parents=True, exist_ok=True)
-        write_whole(self._own("id"), self.id)
-        self._own("alive").write_text("0")
+        self._show(self._counted(0))
+        self._register()
         self._beating.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._stopped.set()
-        self._beating.join()
-        with suppress(OSError):  # the folder may be removed already
-            self._own("alive").write_text(_GONE)
-            self._own("id").unlink(missing_ok=True)
+        self.leave()
+
+    def leave(self) -> None:
+        """Show that this worker claims nothing more; others take over what it has not finished."""
+        if not self._left.is_set():
+            self._left.set()
+            self._beating.join()
+            with suppress(OSError):  # the folder may be removed already
+                self._show(_GONE)
+
+    def is_last(self) -> bool:
+        """Whether all other workers are gone or dead, so that nobody needs the folder; `leave` first.
+
+        This watches the others for as long as it takes to tell.
+        """
+        others = [f"{number}.worker" for number in range(1, self._register())]
+        first = {other: self._sign(other)[1] for other in others}
+        while others := [other for other in others if self._lives(other)]:
+            if any(self._sign(other)[1] != first[other] for other in others):
+                return False
+            self.wait()
+        return True
 
     def take(self, name: str) -> bool:
         """Claim a piece of work; false if a living worker has it, or if it is done."""
-        if self.is_done(name):
+        number, content = self._last(name)
+        if _is_done(content):
             return False
-        number, holder = self._last_claim(name)
-        if holder == self.id:
-            return True
-        if number and self._lives(holder, name):
+        if number and content != self.id and self._lives(f"{name}.{number}"):
             return False
-        return self._make(self._path(f"{name}.{number + 1}.claim"))
+        return content == self.id or _create(self._path(f"{name}.{number + 1}"), self.id)
 
     def finish(self, name: str, word: str = "") -> None:
-        """Note that a piece is done; `word` is what `is_done` is to tell others about it."""
-        write_whole(self._path(f"{name}.done"), f"{self.id}\n{word}")
+        """Note that a piece is done; `word` tells the others something about it. The first word counts."""
+        while not _is_done((last := self._last(name))[1]):
+            _create(self._path(f"{name}.{last[0] + 1}"), f"{self.id}\n{word}")
 
     def is_done(self, name: str) -> bool:
         """Whether a piece is done."""
-        return self._read(f"{name}.done") is not None
+        return _is_done(self._last(name)[1])
 
     def word(self, name: str) -> str:
         """What was noted when a piece was done, "" if nothing was."""
-        _, _, word = (self._read(f"{name}.done") or "").partition("\n")
-        return word
+        return self._last(name)[1].partition("\n")[2]
 
     def wait(self) -> None:
         """Let some time pass before the next look at what others do."""
-        self._stopped.wait(min(_LONGEST_WAIT, self._timeout / _BEATS))
+        self._sleep(min(_LONGEST_WAIT, self._timeout / _BEATS))
 
     def remove(self) -> None:
         """Remove the folder once everything is done."""
         shutil.rmtree(self.folder, ignore_errors=True)
 
-    def _last_claim(self, name: str) -> tuple[int, str]:
-        """The number of the last claim on a piece and who has it; 0 if there is none."""
-        number, holder = 0, ""
-        while (found := self._read(f"{name}.{number + 1}.claim")) is not None:
-            number, holder = number + 1, found
-        return number, holder
+    def _register(self) -> int:
+        """Be one of the workers that the others know; returns the number. All with a lower one were there before."""
+        return next(
+            number for number in itertools.count(1) if _create(self._path(f"{number}.worker"), self.id)
+        )
 
-    def _lives(self, worker: str, name: str) -> bool:
-        """Whether a worker has shown a sign of life lately; one that is seen for the first time has."""
-        sign = self._read(f"{worker}.alive") if worker else ""
+    def _last(self, name: str) -> tuple[int, str]:
+        """The number and content of the last file on a piece, or of the one that says it is done; 0 and "" if none."""
+        number, content = 0, ""
+        while not _is_done(content) and (found := _read(self._path(f"{name}.{number + 1}"))) is not None:
+            number, content = number + 1, found
+        return number, content
+
+    def _lives(self, claim: str) -> bool:
+        """Whether the worker in a file has shown a sign of life lately; one that is seen for the first time has."""
+        watched, sign = self._sign(claim)
         if sign == _GONE:
             return False
-        # A claim whose content cannot be seen yet has no known worker: it counts by itself.
-        known, now = self._seen.get(worker or name), self._clock()
+        known, now = self._seen.get(watched), self._clock()
         if known is None or known[0] != sign:
-            self._seen[worker or name] = sign, now
+            self._seen[watched] = sign, now
             return True
-        return now - known[1] < self._timeout
+        return now - known[1] < max(self._timeout, _timeout_in(sign))
 
-    def _make(self, path: Path) -> bool:
-        """Make a claim that exactly one worker can make; false if somebody else did."""
-        try:
-            os.link(self._own("id"), path)  # atomic with its content, also on NFS
-        except FileExistsError:
-            return self._read(path.name) == self.id  # NFS may repeat a request whose answer was lost
-        except OSError as error:
-            if error.errno not in _NO_LINKS:
-                raise
-            return self._create(path)
-        return True
+    def _sign(self, claim: str) -> tuple[str, str]:
+        """Where the worker in a file shows that it lives, and what is there.
 
-    def _create(self, path: Path) -> bool:
-        """The same where the folder has no hard links."""
-        try:
-            with path.open("x") as file:
-                file.write(self.id)
-        except FileExistsError:
-            return False
-        return True
+        A file without content counts by itself: it has just been made, or its worker died over it.
+        """
+        worker = _read(self._path(claim))
+        watched = f"{worker}.alive" if worker else claim
+        return watched, _read(self._path(watched)) or ""
 
     def _beat(self) -> None:
-        count = 0
-        while not self._stopped.wait(self._timeout / _BEATS):
-            count += 1
+        for count in itertools.count(1):
+            if self._left.wait(self._timeout / _BEATS):
+                return
             with suppress(OSError):  # a full disk, for a while; others may take the work over meanwhile
-                self._own("alive").write_text(str(count))
+                self._show(self._counted(count))
 
-    def _read(self, name: str) -> str | None:
-        try:
-            return self._path(name).read_text()
-        except FileNotFoundError:
-            return None
+    def _counted(self, count: int) -> str:
+        return f"{count} {self._timeout:g}"
 
-    def _own(self, kind: str) -> Path:
-        return self._path(f"{self.id}.{kind}")
+    def _show(self, sign: str) -> None:
+        self._path(f"{self.id}.alive").write_text(sign)
 
     def _path(self, name: str) -> Path:
         return self.folder / name
+
+
+def shared(
+    claims: Claims,
+    pieces: Sequence[_T],
+    name: Callable[[_T], str],
+    ready: Callable[[_T], bool] = lambda _: True,
+    stopped: Callable[[], bool] = lambda: False,
+) -> Iterator[tuple[_T, bool]]:
+    """All pieces of work, one after the other, and whether each is this worker's; false once somebody else did it.
+
+    Do each that is this worker's, and then `claims.finish` it; several threads may have one each. Where nothing is
+    left but what others do or what has to wait for it, this waits: a worker that dies leaves its piece to the others.
+
+    Args:
+        claims: of this worker.
+        pieces: the same in all workers, in the order in which they should be done.
+        name: of a piece, different for each; part of the name of a file.
+        ready: whether a piece can begin.
+        stopped: whether to end early.
+    """
+    left = deque(pieces)
+    while left and not stopped():
+        later: deque[_T] = deque()
+        found = False
+        while left and not stopped():
+            piece = left.popleft()
+            if ready(piece) and claims.take(name(piece)):
+                found = True
+                yield piece, True
+            elif claims.is_done(name(piece)):
+                yield piece, False
+            else:
+                later.append(piece)
+            while later and claims.is_done(name(later[0])):  # what was begun first is mostly done first
+                yield later.popleft(), False
+        left = later
+        if left and not found and not stopped():
+            claims.wait()
 
 
 def claimed(
@@ -198,51 +246,59 @@ def claimed(
     ready: Callable[[_T], bool] = lambda _: True,
     stopped: Callable[[], bool] = lambda: False,
 ) -> Iterator[_T]:
-    """Pieces of work that are this worker's, one after the other, until all are done by somebody.
-
-    Do each that is yielded, and then `claims.finish` it, before the next is asked for. Where nothing is left but what
-    others do or what has to wait for it, this waits: a worker that dies leaves its piece to the others.
-
-    Args:
-        claims: of this worker.
-        pieces: the same in all workers, in the order in which they should be done.
-        name: of a piece, different for each; part of the name of a file.
-        ready: whether a piece can begin.
-        stopped: whether to end early.
-    """
-    left = list(pieces)
-    while left and not stopped():
-        waiting: list[_T] = []
-        found = False
-        for piece in left:
-            if stopped():
-                return
-            if ready(piece) and claims.take(name(piece)):
-                found = True
-                yield piece
-            elif not claims.is_done(name(piece)):
-                waiting.append(piece)
-        left = waiting
-        if left and not found:
-            claims.wait()
+    """Those of the pieces that are this worker's; `shared` says how. It ends once all are done by somebody."""
+    return (piece for piece, own in shared(claims, pieces, name, ready, stopped) if own)
 
 
 def refuse_other_work(folder: Path, what: str, other: SerError) -> None:
     """Note what the workers of a folder work on; raise `other` if they work on something else already. Raises OSError."""
     folder.mkdir(parents=True, exist_ok=True)
-    path = folder / "work"
-    partial = path.with_name(f"{uuid.uuid4().hex}.partial")
-    partial.write_text(what)
+    for number in itertools.count(1):
+        path = folder / f"{number}.work"
+        if _create(path, what):
+            return
+        until = time.monotonic() + _PATIENCE
+        while not (found := _read(path)) and time.monotonic() < until:
+            time.sleep(_PATIENCE / 100)
+        if found:  # else its worker died over it
+            if found != what:
+                raise other
+            return
+
+
+def _create(path: Path, content: str) -> bool:
+    """Make a file that exactly one worker can make; false if somebody else did."""
     try:
-        os.link(partial, path)
+        with path.open("x", encoding="utf-8") as file:
+            file.write(content)
     except FileExistsError:
-        pass
+        return False
     except OSError as error:
-        if error.errno not in _NO_LINKS:
+        if error.errno not in _NOT_THERE:
             raise
-        with suppress(FileExistsError), path.open("x") as file:
-            file.write(what)
-    finally:
-        partial.unlink()
-    if path.read_text() not in (what, ""):
-        raise other
+        raise FolderGoneError(
+            f"{path.parent} was removed while this worker used it, so that the others took it for dead, or are done: "
+            "run the same command again."
+        ) from None
+    return True
+
+
+def _read(path: Path) -> str | None:
+    try:
+        return path.read_text(encoding="utf-8")
+    except OSError as error:
+        if error.errno not in _NOT_THERE:
+            raise
+        return None
+
+
+def _is_done(content: str) -> bool:
+    return "\n" in content
+
+
+def _timeout_in(sign: str) -> float:
+    """Seconds after which a worker is dead by its own settings: it may have been started with others than this one."""
+    try:
+        return float(sign.partition(" ")[2] or 0)
+    except ValueError:
+        return 0.0
