@@ -102,18 +102,15 @@ def train(settings: Settings, command: str | None = None) -> TrainedRun:
 
         outcomes, failures = work.carry_out("training", folder.path, write)
         outcomes |= before
-        if received and claims is not None:
-            raise work.interrupted(received[0], folder.path)
         for _ in once("results"):
             outcomes |= pooled(experiment, trainer, outcomes)
             folder.write(outcomes)
             _write_the_rest(settings, folder.path, trainer, source, outcomes)
-            if received:
-                raise work.interrupted(received[0], folder.path)
-            folder.complete()
-        if received:  # while another worker wrote them
+            if not received:
+                folder.complete()
+        if received:
             raise work.interrupted(received[0], folder.path)
-        outcomes |= pooled(experiment, trainer, outcomes)  # of a worker that did not write them
+        outcomes |= pooled(experiment, trainer, outcomes)  # for a worker that did not write them
     results = tabulate(experiment, outcomes)
     for line in (*after_training(results, corpora), *unchanged(experiment, outcomes)):
         notice(line)
@@ -189,7 +186,7 @@ def work_on(
     device, store = torch.device(source.device), Store(settings.trained)
     trainer = Trainer(experiment, corpora, store, device)
     engine = (
-        engine_for(experiment, source, store, trainer, _jobs(settings))
+        engine_for(experiment, source, store, trainer, jobs_of(settings))
         if claims is None
         else Shared(trainer, claims, settings.workers.claim_timeout)
     )
@@ -231,7 +228,7 @@ def load(settings: Settings) -> tuple[Experiment, Source, list[Corpus]]:
         first = experiment.seeds[0]
         bundle = read_unchanged(experiment.origin.folder(first), experiment.origin.checksum(first))
         refuse_other_embeddings(source, corpora, bundle)
-    refuse_impossible(experiment, corpora, _jobs(settings))
+    refuse_impossible(experiment, corpora, jobs_of(settings))
     for line in before_training(experiment, corpora):
         notice(line)
     digests = tuple(tuple(fold.digests for fold in corpus.each_fold) for corpus in corpora)
@@ -281,13 +278,9 @@ def pooled(
     return found
 
 
-def _jobs(settings: Settings) -> int:
-    """Runs that this process trains side by side."""
-    return 1 if settings.workers.worker else jobs_of(settings.machine.jobs)
-
-
-def jobs_of(wanted: int | None) -> int:
-    """Processes that train side by side: as asked for, but never more than there are cores."""
+def jobs_of(settings: Settings) -> int:
+    """Runs that this process trains side by side: as asked for, but never more than there are cores."""
+    wanted = 1 if settings.workers.worker else settings.machine.jobs
     if wanted is not None and wanted > cores():
         notice(f"--jobs {wanted} is more than the {cores()} cores of this machine: {cores()} are used.")
     return min(wanted or cores(), cores())

@@ -48,14 +48,15 @@ def held(
     def once(name: str) -> Iterator[None]:
         for _ in claimed(claims, [name], str, stopped=stopped):
             yield
-            claims.finish(name)
+            if not stopped():
+                claims.finish(name)
 
     with folder.together():
         folder.refuse_other()
         _refuse_others(folder, settings, claims.folder)
         with claims:
             yield once
-        if getattr(claims, "is_last", lambda: False)():
+        if claims.is_last():
             claims.remove()
 
 
