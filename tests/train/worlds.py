@@ -93,7 +93,8 @@ def in_folds(corpus: Corpus, folds: int) -> Corpus:
 
 
 def part(whole: Samples, rows: Tensor) -> Samples:
-    return replace(whole, rows=rows, targets=whole.targets[rows], speakers=whole.speakers[rows])
+    rated = None if whole.rated is None else whole.rated[rows]
+    return replace(whole, rows=rows, targets=whole.targets[rows], speakers=whole.speakers[rows], rated=rated)
 
 
 def network(**changes: Any) -> Network:
