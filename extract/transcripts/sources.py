@@ -10,7 +10,6 @@ from pathlib import Path
 
 from ser_memory.common.errors import SerError, UsageError, listing
 from ser_memory.common.reporting import progress
-from ser_memory.extract import audio
 from ser_memory.extract.corpora import Utterance
 from ser_memory.extract.corpora.names import by_id
 from ser_memory.extract.settings import EngineSettings
@@ -110,6 +109,8 @@ class Sources:
 
     def _refuse_work(self, missing: Sequence[Utterance]) -> None:
         """Raise SerError if one of these recordings can be transcribed."""
+        from ser_memory.extract import audio
+
         ids = [each.id for each in missing if audio.reason_against(each.audio) is None]
         if ids:
             raise SerError(

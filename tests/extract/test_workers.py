@@ -155,7 +155,12 @@ def test_options_that_do_not_go_with_it() -> None:
 
 def test_workers_do_not_transcribe(world: Path, tmp_path: Path) -> None:
     """What no engine could transcribe is no work: the broken recording has no transcript either."""
-    options = {"worker": True, "transcriber": "whisper", "min_duration": 0, "acoustic_encoder": "log-mel"}
+    options: dict[str, Any] = {
+        "worker": True,
+        "transcriber": "whisper",
+        "min_duration": 0,
+        "acoustic_encoder": "log-mel",
+    }
     with pytest.raises(
         SerError, match=r"59 recordings have no transcript of whisper yet \(000, .*ser-transcribe"
     ):
