@@ -45,19 +45,17 @@ def sole_access(lock: Path, busy: SerError, elsewhere: str) -> Iterator[None]:
 
 @contextmanager
 def shared_access(lock: Path, busy: SerError) -> Iterator[None]:
-    """Keep others from holding the lock file `lock` alone during the block; any number of processes may do this.
+    """Hold the lock file `lock` together with others that hold it like this; raises `busy` if a `sole_access` has it.
 
-    On a disk or a system without such locks nothing is held. Raises `busy` if a process holds it alone, and OSError if
-    the lock file cannot be written.
+    Where there are no locks, nothing is held. Raises OSError if the lock file cannot be written.
     """
-    try:
-        import fcntl
-    except ImportError:  # Windows
-        yield
-        return
-    with lock.open("a+b") as file:  # NFS wants it readable for a shared lock
+    with lock.open("a+") as file:
         try:
+            import fcntl
+
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except ImportError:  # Windows
+            pass
         except BlockingIOError:
             raise busy from None
         except OSError as error:
