@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
+import itertools
+import os
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -136,6 +140,26 @@ def test_a_worker_that_is_stopped_loses_no_epoch(tmp_path: Path) -> None:
     assert epochs == {"first": 1, "second": 2 * (1 + 2 * 2) * 2 - 1}
 
 
+def test_a_folder_that_shows_files_late(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Simulated: a stage cannot be seen for a while though its task is known to be finished."""
+    world = World(tmp_path)
+    original: Callable[[Store, Path], int | None] = Store._written
+    hidden: Counter[Path] = Counter()
+
+    def late(self: Store, path: Path) -> int | None:
+        hidden[path] += 1
+        return original(self, path) if hidden[path] > 3 else None
+
+    with world.claims() as first, world.claims() as second:
+        worker = world.worker(second)  # to which all is to be done
+        one = dict(itertools.islice(world.worker(first), 3))
+        monkeypatch.setattr(Store, "_written", late)
+        two = dict(worker)
+        monkeypatch.undo()
+    assert len(one) == 3
+    assert two == world.alone()
+
+
 def test_a_store_of_its_own_is_reported(tmp_path: Path) -> None:
     """The others have finished a task, and what it came to is not there."""
     world = World(tmp_path)
@@ -162,6 +186,20 @@ class TestCommand:
         )
         for name in FILES:
             assert (tmp_path / "shared" / name).read_bytes() == (tmp_path / "alone" / name).read_bytes()
+
+    def test_a_disk_without_locks(
+        self, caches: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Simulated. A run alone refuses it."""
+
+        def fails(*_: object) -> None:
+            raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+        monkeypatch.setattr(fcntl, "flock", fails)
+        command = ["--cache", caches, "--seed", 0, "--strategy", "finetune", "--output", tmp_path / "r"]
+        assert "gives no locks" in refused(run(*command), 1)
+        result = run(*command, "--worker")
+        assert result.exit_code == 0, result.output
 
     @pytest.mark.parametrize(
         ("options", "says"),
