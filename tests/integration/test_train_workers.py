@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 import shutil
 import signal
@@ -175,4 +176,21 @@ def test_a_worker_that_is_stopped_leaves_its_task_to_the_others(
     assert second.returncode == 0, errors
     for name in FILES:
         assert (folder.output / name).read_bytes() == (whole / name).read_bytes()
+    assert not (folder.output / ".claims").exists()
+
+
+def test_the_results_of_a_worker_that_is_killed_over_them_are_written_by_another(
+    caches: Path, whole: Path, tmp_path: Path
+) -> None:
+    folder = Folder(caches, tmp_path)
+    first = folder.start()
+    while not (folder.output / ".claims/results.1").exists() and first.poll() is None:
+        time.sleep(0.001)
+    assert kill(first)
+    second = folder.start()
+    _, errors = second.communicate(timeout=240)
+    assert second.returncode == 0, errors
+    for name in FILES:
+        assert (folder.output / name).read_bytes() == (whole / name).read_bytes()
+    assert json.loads((folder.output / "config.json").read_text())["complete"] is True
     assert not (folder.output / ".claims").exists()
