@@ -25,6 +25,7 @@ from ser_memory.train.checks import after_training, before_training, refuse_impo
 from ser_memory.train.corpora import Corpus, Source, load_corpora, source_of
 from ser_memory.train.engines import engine_for
 from ser_memory.train.engines.contract import Engine, WorkerKilledError
+from ser_memory.train.engines.ray import OnRay
 from ser_memory.train.engines.shared import Shared
 from ser_memory.train.prediction_writer import write_predictions
 from ser_memory.train.predictions import PREDICTIONS
@@ -185,11 +186,13 @@ def work_on(
     """The work on an experiment with corpora that are loaded; with claims, it is shared with other workers."""
     device, store = torch.device(source.device), Store(settings.trained)
     trainer = Trainer(experiment, corpora, store, device)
-    engine = (
-        engine_for(experiment, source, store, trainer, jobs_of(settings))
-        if claims is None
-        else Shared(trainer, claims, settings.workers.claim_timeout)
-    )
+    engine: Engine
+    if claims is not None:
+        engine = Shared(trainer, claims, settings.workers.claim_timeout)
+    elif settings.machine.engine == "ray":
+        engine = OnRay(trainer, source, jobs_of(settings), settings.machine.address)
+    else:
+        engine = engine_for(experiment, source, store, trainer, jobs_of(settings))
     return Work(trainer, store, plan(experiment, trainer, store), engine)
 
 

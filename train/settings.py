@@ -309,6 +309,16 @@ class MachineSettings(Options):
     jobs: int | None = option(
         None, minimum=1, unset="one per core", help="Processes that train side by side on a CPU."
     )
+    engine: str = option(
+        "local",
+        choices=("local", "ray"),
+        help="Who trains: local is this machine; ray gives the runs to Ray, whose nodes see the same --cache and --trained.",
+    )
+    address: str | None = option(
+        None,
+        unset="a Ray on this machine alone",
+        help="With --engine ray: the address of a cluster, such as auto or 10.0.0.1:6379.",
+    )
     memory_share: float = option(
         0.5,
         minimum=0,
@@ -440,8 +450,13 @@ class Settings:
             yield ["average_decay"], "only --average ema has it"
         if not self.bundles.bundles:
             yield ["estimate_size", "language"], "only --bundles writes a bundle"
+        if self.machine.engine != "ray":
+            yield ["address"], "only --engine ray has it"
+        elif self.machine.address:
+            yield ["jobs"], "a cluster knows how many cores it has"
         if self.workers.worker:
             yield ["jobs"], "a worker trains one run at a time, so start as many workers as should train"
+            yield ["engine"], "a worker trains by itself"
         else:
             yield ["claim_timeout"], "only --worker has it"
 

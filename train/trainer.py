@@ -61,6 +61,10 @@ class Trainer:
             return self.bundle(run).parameters
         return self.store.parameters(self._bench.keys_of([run], number))[0]
 
+    def untrained(self, run: Run, numbers: Sequence[int]) -> list[int]:
+        """Those of some stages of a run that are not in the store."""
+        return [number for number in numbers if self.store.record(self.keys.of(run, number)) is None]
+
     def stack(self, runs: Sequence[Run]) -> Stack:
         """Runs of one strategy in one fold, or first stages, to be trained together."""
         kind = GradientStack if STRATEGIES[runs[0].strategy].by_gradient else ClosedFormStack

@@ -67,12 +67,9 @@ class _Tasks:
         self.ended: dict[Run, Outcome] = {}
         self._trainer, self._claims, self._patience, self._advance = trainer, claims, patience, advance
         self._before = {task: [other for other in tasks if task.follows(other)] for task in tasks}
-        owners, keys = trainer.experiment.owners, trainer.keys
+        owners = trainer.experiment.owners
         self._stages = {task: owners[task] for task in tasks}
-        self._untrained = {
-            task: [number for number in owners[task] if trainer.store.record(keys.of(task, number)) is None]
-            for task in tasks
-        }
+        self._untrained = {task: trainer.untrained(task, owners[task]) for task in tasks}
         self._missed: dict[Run, float] = {}  # since when the result of a finished task has been looked for
 
     def can_begin(self, task: Run) -> bool:
