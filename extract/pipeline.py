@@ -102,13 +102,21 @@ def extract_corpus(extraction: Extraction, encoders: Encoders) -> FeatureCache:
             claims = Claims(claims_folder(target), settings.claim_timeout)
             there = partial(_is_there, target, info)
             last = complete_together(claims, work, parts, there, compute, complete)
-            silent = silent_of(FeatureCache(target))
+            silent = silent_of(_made(target, claims.folder))
         else:
             last, silent = True, complete()
         if last:
             _clean(target, parts, release)
         report_doubts(screened, chosen, silent)
         return FeatureCache(target)
+
+
+def _made(target: Path, claims: Path) -> FeatureCache:
+    if not target.exists():
+        raise SerError(
+            f"{target} was made and then removed, and what its workers noted in {claims} was not: remove that folder too."
+        )
+    return FeatureCache(target)
 
 
 def _is_there(target: Path, info: CacheInfo) -> bool:

@@ -77,10 +77,9 @@ class Together:
     ) -> Sequence[Part]:
         def named(part: Part) -> Part:
             content = json.dumps([keys[place] for place in part.places])
-            done = tuple(place for place in part.places if exists(keys[place]))
             return Part(
-                tuple(place for place in part.places if place not in done),
-                done,
+                tuple(place for place in part.places if not exists(keys[place])),
+                tuple(place for place in part.places if exists(keys[place])),
                 hashlib.sha256(content.encode()).hexdigest()[:16],
             )
 
