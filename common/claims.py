@@ -137,7 +137,8 @@ class Claims:
     def finish(self, name: str, word: str = "") -> None:
         """Note that a piece is done; `word` tells the others something about it. The first word counts."""
         while not _is_done((last := self._last(name))[1]):
-            _create(self._path(f"{name}.{last[0] + 1}"), f"{self.id}\n{word}")
+            if not _create(self._path(f"{name}.{last[0] + 1}"), f"{self.id}\n{word}"):
+                self._sleep(_SHORTEST_WAIT)  # another made it, and it may be seen late
 
     def is_done(self, name: str) -> bool:
         """Whether a piece is done."""
