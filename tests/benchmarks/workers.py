@@ -107,6 +107,7 @@ def encode(root: Path) -> None:
     print(f"ser-extract without --worker: {local:6.1f} parts/s")
     for number in (1, 2, 4):
         cache = root / f"encode {number}"
+        cache.mkdir()
         found = rate(number, lambda cache=cache: work(cache, True), RECORDINGS)  # type: ignore[misc]
         ideal = min(number, cores()) * local
         print(
