@@ -37,7 +37,7 @@ from ser_memory.common.options import Options, option
 TIMEOUT = 60.0  # seconds
 _GONE = "gone"
 _BEATS = 6  # per timeout
-_LONGEST_WAIT = 2.0  # seconds between two looks at the work of others
+_SHORTEST_WAIT, _LONGEST_WAIT = 0.02, 2.0  # seconds between two looks at the work of others
 _NOT_THERE = (errno.ENOENT, errno.ESTALE)  # the second if an NFS server removed what a client has open
 _PATIENCE = 5.0  # seconds for the content of a file that another worker has just made
 
@@ -84,6 +84,7 @@ class Claims:
         self._timeout = timeout
         self._clock, self._sleep = clock, sleep
         self._seen: dict[str, tuple[str, float]] = {}  # file -> the last sign of life in it, and when it came
+        self._pause = _SHORTEST_WAIT
         self._left = threading.Event()
         self._beating = threading.Thread(target=self._beat, daemon=True)
 
@@ -112,6 +113,7 @@ class Claims:
 
         This watches the others for as long as it takes to tell.
         """
+        self._pause = _SHORTEST_WAIT
         others = [f"{number}.worker" for number in range(1, self._register())]
         first = {other: self._sign(other)[1] for other in others}
         while others := [other for other in others if self._lives(other)]:
@@ -127,12 +129,16 @@ class Claims:
             return False
         if number and content != self.id and self._lives(f"{name}.{number}"):
             return False
-        return content == self.id or _create(self._path(f"{name}.{number + 1}"), self.id)
+        if content != self.id and not _create(self._path(f"{name}.{number + 1}"), self.id):
+            return False
+        self._pause = _SHORTEST_WAIT
+        return True
 
     def finish(self, name: str, word: str = "") -> None:
         """Note that a piece is done; `word` tells the others something about it. The first word counts."""
         while not _is_done((last := self._last(name))[1]):
-            _create(self._path(f"{name}.{last[0] + 1}"), f"{self.id}\n{word}")
+            if not _create(self._path(f"{name}.{last[0] + 1}"), f"{self.id}\n{word}"):
+                self._sleep(_SHORTEST_WAIT)  # another made it, and it may be seen late
 
     def is_done(self, name: str) -> bool:
         """Whether a piece is done."""
@@ -143,8 +149,9 @@ class Claims:
         return self._last(name)[1].partition("\n")[2]
 
     def wait(self) -> None:
-        """Let some time pass before the next look at what others do."""
-        self._sleep(min(_LONGEST_WAIT, self._timeout / _BEATS))
+        """Let some time pass before the next look at what others do, the more the longer there was nothing to do."""
+        self._sleep(min(self._pause, self._timeout / _BEATS))
+        self._pause = min(_LONGEST_WAIT, 1.5 * self._pause)
 
     def remove(self) -> None:
         """Remove the folder once everything is done."""

@@ -56,7 +56,7 @@ def main(corpus: str, **options: Any) -> None:
     changed labels, splits or names encode nothing. --fresh computes every row again.
 
     With --worker, any number of processes share the parts, on hosts that share the folders of the release and of the
-    cache. One of them writes the cache, the same as a single process would; the others wait for it.
+    cache, which must exist. One of them writes the cache, the same as a single process would; the others wait for it.
 
     With --condition, it writes another cache, of the test recordings by telephone, in noise or in a room.
     """

@@ -20,7 +20,7 @@ import numpy.typing as npt
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
-from ser_memory.common.errors import SerError
+from ser_memory.common.errors import SerError, UsageError
 from ser_memory.common.files import remove_abandoned, write_whole
 from ser_memory.common.locks import shared_access, sole_access
 from ser_memory.common.reporting import notice
@@ -232,11 +232,17 @@ def _read(path: Path, column: str, rows: Indices) -> npt.NDArray[np.float32]:
 def sole_writer(cache: Path, several: bool = False) -> Iterator[OSError | None]:
     """Refuse a second extraction of the same cache file; the system frees the lock of a killed process.
 
-    With `several`, this is one of several workers, which refuse only an extraction that is none of them.
+    With `several`, this is one of several workers, which refuse only an extraction that is none of them, and a folder
+    that does not exist: it may be on a disk that this host does not have.
 
     Yields None, or, if a cache exists in a folder that cannot be written, the error: its content may be the one
     asked for. Raises SerError if another process writes the cache, OSError if there is neither cache nor access.
     """
+    if several and not cache.parent.is_dir():
+        raise UsageError(
+            f"The folder {cache.parent} does not exist on this host, and a worker does not make it, because on a host "
+            "without the shared disk it would begin alone: make it there first, or correct --cache."
+        )
     denied: OSError | None = None
     with ExitStack() as held:
         try:

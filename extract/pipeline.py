@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
@@ -92,23 +92,46 @@ def extract_corpus(extraction: Extraction, encoders: Encoders) -> FeatureCache:
             refuse_unheard(base, missing(release, Known(stores), *bounds))
         compute = partial(compute_missing, extraction, release, stores, parts, encoders)
 
-        def complete() -> list[str]:
-            remove_abandoned(parts.folder)
+        def write(known: Known) -> list[str]:
             utterances = [utterance for utterance, _ in chosen]
-            return merge(target, info, utterances, release.recordings, screened, compute(), without=identify)
+            return merge(target, info, utterances, release.recordings, screened, known, without=identify)
 
         if settings.worker:
-            work = json.dumps([asdict(info), extraction.part_seconds], sort_keys=True, default=str)
-            claims = Claims(claims_folder(target), settings.claim_timeout)
-            there = partial(_is_there, target, info)
-            last = complete_together(claims, work, parts, there, compute, complete)
-            silent = silent_of(FeatureCache(target))
+            silent = _together(extraction, target, info, parts, release, compute, write)
         else:
-            last, silent = True, complete()
-        if last:
+            remove_abandoned(parts.folder)
+            silent = write(compute())
             _clean(target, parts, release)
         report_doubts(screened, chosen, silent)
         return FeatureCache(target)
+
+
+def _together(
+    extraction: Extraction,
+    target: Path,
+    info: CacheInfo,
+    parts: Parts,
+    release: Release,
+    compute: Callable[..., Known],
+    write: Callable[[Known], object],
+) -> list[str]:
+    """Make a cache with other workers; returns the ids of silent recordings."""
+    bounds = info.min_duration, info.max_duration
+
+    def complete(known: Known) -> None:
+        todo = missing(release, known, *bounds)  # such as the rows of a part that was damaged since
+        write(compute() if todo.items or todo.texts else known)
+
+    work = json.dumps([asdict(info), extraction.part_seconds], sort_keys=True, default=str)
+    claims = Claims(claims_folder(target), extraction.settings.claim_timeout)
+    if complete_together(claims, work, parts, partial(_is_there, target, info), compute, complete):
+        _clean(target, parts, release)
+    if not target.exists():
+        raise SerError(
+            f"{target} was made and then removed, and what its workers noted in {claims.folder} was not: run the same "
+            "command again."
+        )
+    return silent_of(FeatureCache(target))
 
 
 def _is_there(target: Path, info: CacheInfo) -> bool:

@@ -17,7 +17,7 @@ from ser_memory.common.claims import Claims, FolderGoneError, claimed, refuse_ot
 from ser_memory.common.errors import SerError
 from ser_memory.common.interruption import InterruptedRunError, on_signals
 from ser_memory.extract.parts import Part, Parts
-from ser_memory.extract.rows import Store
+from ser_memory.extract.rows import Known, Store
 
 
 class Share(Protocol):
@@ -77,10 +77,9 @@ class Together:
     ) -> Sequence[Part]:
         def named(part: Part) -> Part:
             content = json.dumps([keys[place] for place in part.places])
-            done = tuple(place for place in part.places if exists(keys[place]))
             return Part(
-                tuple(place for place in part.places if place not in done),
-                done,
+                tuple(place for place in part.places if not exists(keys[place])),
+                tuple(place for place in part.places if exists(keys[place])),
                 hashlib.sha256(content.encode()).hexdigest()[:16],
             )
 
@@ -103,8 +102,8 @@ def complete_together(
     work: str,
     parts: Parts,
     is_complete: Callable[[], bool],
-    compute: Callable[[Share], object],
-    complete: Callable[[], object],
+    compute: Callable[[Share], Known],
+    complete: Callable[[Known], object],
 ) -> bool:
     """Work with others until all is complete; true if nobody else works any more.
 
@@ -113,9 +112,8 @@ def complete_together(
         work: what the workers work on. Raises SerError if the others work on something else.
         parts: that are made.
         is_complete: whether somebody has completed the work.
-        compute: makes the parts, and ends once all are there.
-        complete: makes the result of the parts, and of what is missing then, such as a part that was damaged. One
-            worker does.
+        compute: makes the parts, and returns all rows once all are there.
+        complete: makes the result of the rows. One worker does.
     """
     other = SerError(
         f"Workers make another cache in {claims.folder}: of another release, with other options, or by another version "
@@ -130,9 +128,9 @@ def complete_together(
         with claims, on_signals(interrupt) as received:
             # The others may have completed it, and removed their claims, before this worker came.
             if not is_complete():
-                compute(Together(claims, parts))
+                known = compute(Together(claims, parts))
                 for piece in claimed(claims, ["cache"], str):
-                    complete()
+                    complete(known)
                     claims.finish(piece)
         return claims.is_last()
     except FolderGoneError:  # they took this one for dead, and cleaned up

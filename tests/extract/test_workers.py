@@ -25,6 +25,14 @@ assert unbroken  # fixtures
 
 
 @pytest.fixture
+def cache(tmp_path: Path) -> Path:
+    """A folder for the cache, which workers do not make."""
+    folder = tmp_path / "cache"
+    folder.mkdir()
+    return folder
+
+
+@pytest.fixture
 def written(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
     """The recordings and texts in the parts that this process writes."""
     counts: Counter[str] = Counter()
@@ -39,9 +47,8 @@ def written(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
 
 
 def test_one_killed_one_stopped_and_one_that_comes_late(
-    world: Path, unbroken: bytes, tmp_path: Path, written: Counter[str]
+    world: Path, unbroken: bytes, cache: Path, written: Counter[str]
 ) -> None:
-    cache = tmp_path / "cache"
     killed, stopped = (Life(world, cache, pause=0.05, worker=True) for _ in range(2))
     wait_until(lambda: len(parts(cache)) >= 4, killed)
     assert killed.end(signal.SIGKILL) == -signal.SIGKILL
@@ -60,10 +67,9 @@ def test_one_killed_one_stopped_and_one_that_comes_late(
 
 
 def test_what_others_made_is_found_by_name(
-    world: Path, unbroken: bytes, tmp_path: Path, written: Counter[str], monkeypatch: pytest.MonkeyPatch
+    world: Path, unbroken: bytes, cache: Path, written: Counter[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A simulation of a shared folder that lists nothing of what others wrote."""
-    cache = tmp_path / "cache"
     other = Life(world, cache, pause=0.05, worker=True)
     wait_until(lambda: len(parts(cache)) >= 4, other)
     assert other.end(signal.SIGTERM) == 128 + signal.SIGTERM
@@ -78,9 +84,8 @@ def test_what_others_made_is_found_by_name(
 
 
 def test_a_part_that_is_damaged_later_is_made_again(
-    world: Path, unbroken: bytes, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    world: Path, unbroken: bytes, cache: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    cache = tmp_path / "cache"
     other = Life(world, cache, pause=0.05, worker=True)
     wait_until(lambda: len(parts(cache)) >= 3, other)
     assert other.end(signal.SIGTERM) == 128 + signal.SIGTERM
@@ -106,6 +111,7 @@ def test_it_works_where_there_are_no_locks(
 def test_a_worker_and_an_extraction_that_is_none(world: Path, tmp_path: Path) -> None:
     for first in (False, True):
         cache = tmp_path / str(first)
+        cache.mkdir()
         with sole_writer(cache / "own.h5", several=first):
             with pytest.raises(SerError, match="Another ser-extract is writing"):
                 extract(world, cache, worker=not first)
@@ -115,15 +121,15 @@ def test_a_worker_and_an_extraction_that_is_none(world: Path, tmp_path: Path) ->
 
 
 def test_an_extraction_continues_and_removes_what_workers_left(
-    world: Path, unbroken: bytes, tmp_path: Path, written: Counter[str]
+    world: Path, unbroken: bytes, cache: Path, written: Counter[str]
 ) -> None:
-    life = Life(world, tmp_path / "cache", pause=0.05, worker=True)
-    wait_until(lambda: len(parts(tmp_path / "cache")) >= 3, life)
+    life = Life(world, cache, pause=0.05, worker=True)
+    wait_until(lambda: len(parts(cache)) >= 3, life)
     life.end(signal.SIGKILL)
-    done = len(parts(tmp_path / "cache"))
-    assert extract(world, tmp_path / "cache").path.read_bytes() == unbroken
+    done = len(parts(cache))
+    assert extract(world, cache).path.read_bytes() == unbroken
     assert len(written) <= 2 * (TURNS - 1) - done
-    assert sorted(item.name for item in (tmp_path / "cache").iterdir()) == [".own.lock", "own.h5"]
+    assert sorted(item.name for item in (cache).iterdir()) == [".own.lock", "own.h5"]
 
 
 def test_workers_on_other_work_are_refused(world: Path, unbroken: bytes, tmp_path: Path) -> None:
@@ -135,15 +141,30 @@ def test_workers_on_other_work_are_refused(world: Path, unbroken: bytes, tmp_pat
     assert (tmp_path / "own.h5").read_bytes() == unbroken
 
 
-def test_a_worker_whose_claims_were_removed_meanwhile(world: Path, unbroken: bytes, tmp_path: Path) -> None:
+def test_a_worker_whose_claims_were_removed_meanwhile(world: Path, unbroken: bytes, cache: Path) -> None:
     """The others took it for dead, finished without it and cleaned up."""
-    life = Life(world, tmp_path / "cache", pause=0.1, worker=True)
-    wait_until(lambda: len(parts(tmp_path / "cache")) >= 1, life)
-    (tmp_path / "cache" / "own.h5").write_bytes(unbroken)
-    Claims(claims_folder(tmp_path / "cache" / "own.h5")).remove()
+    life = Life(world, cache, pause=0.1, worker=True)
+    wait_until(lambda: len(parts(cache)) >= 1, life)
+    (cache / "own.h5").write_bytes(unbroken)
+    Claims(claims_folder(cache / "own.h5")).remove()
     assert life.end() == 0, life.said
-    assert (tmp_path / "cache" / "own.h5").read_bytes() == unbroken
-    assert sorted(item.name for item in (tmp_path / "cache").iterdir()) == [".own.lock", "own.h5"]
+    assert (cache / "own.h5").read_bytes() == unbroken
+    assert sorted(item.name for item in (cache).iterdir()) == [".own.lock", "own.h5"]
+
+
+def test_a_worker_that_does_not_see_the_folder(world: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"The folder .*elsewhere does not exist on this host"):
+        extract(world, tmp_path / "elsewhere", worker=True)
+    assert not (tmp_path / "elsewhere").exists()
+
+
+def test_a_cache_that_somebody_removed_while_its_claims_stayed(world: Path, cache: Path) -> None:
+    with sole_writer(cache / "own.h5", several=True), Claims(claims_folder(cache / "own.h5"), 1.0):
+        extract(world, cache, worker=True)
+    (cache / "own.h5").unlink()
+    with pytest.raises(SerError, match=r"own.h5 was made and then removed.*own\.claims was not"):
+        extract(world, cache, worker=True)
+    assert len(extract(world, cache, worker=True)) == TURNS - 1
 
 
 def test_options_that_do_not_go_with_it() -> None:

@@ -120,6 +120,27 @@ def test_two_of_three_are_killed(
     assert witness.is_last()
 
 
+def test_one_sleeps_until_the_others_have_ended(
+    world: Path, whole: tuple[bytes, str], tmp_path: Path
+) -> None:
+    """They take it for dead and clean up; it finds what they made."""
+    sleeper = start_worker(world, tmp_path, [])
+    deadline = time.monotonic() + 120
+    while finished(tmp_path) < 3:
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+    sleeper.send_signal(signal.SIGSTOP)
+    _, errors = (other := start_worker(world, tmp_path, [])).communicate(timeout=120)
+    assert other.returncode == 0, errors
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".noises.lock", "noises.h5"]
+    sleeper.send_signal(signal.SIGCONT)
+    said, errors = sleeper.communicate(timeout=120)
+    assert sleeper.returncode == 0, errors
+    assert said.replace(str(tmp_path), "CACHE") == whole[1]
+    assert (tmp_path / "noises.h5").read_bytes() == whole[0]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".noises.lock", "noises.h5"]
+
+
 def test_the_last_one_cleans_up(world: Path, whole: tuple[bytes, str], tmp_path: Path) -> None:
     """Three workers, none of them killed, and one that comes when all is done."""
     processes = [start_worker(world, tmp_path, []) for _ in range(3)]
