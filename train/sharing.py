@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -13,12 +14,15 @@ from typing import TYPE_CHECKING
 from ser_memory.common import __version__
 from ser_memory.common.claims import Claims, claimed, refuse_other_work
 from ser_memory.common.errors import UsageError
+from ser_memory.common.files import write_whole
 from ser_memory.train.run_folder import RunFolder
 
 if TYPE_CHECKING:
     from ser_memory.train.settings import Settings
 
 _CLAIMS = ".claims"  # in the folder of the run
+_MARK = ".workers"
+_LATEST = 5.0  # seconds until a shared folder shows a new file whose name nobody has looked for
 
 Once = Callable[[str], Iterator[None]]  # `for _ in once("results")`: do this if no other worker does it
 
@@ -55,9 +59,28 @@ def held(
         folder.refuse_other()
         _refuse_others(folder, settings, claims.folder)
         with claims:
+            mark = _mark(settings, claims)
             yield once
         if claims.is_last():
+            mark.unlink(missing_ok=True)
             claims.remove()
+
+
+def _mark(settings: Settings, claims: Claims) -> Path:
+    """A file that the first worker leaves among the finished stages. Raises UsageError if it is not in this --trained."""
+    for name in claimed(claims, ["store"], str):
+        write_whole(settings.trained / f"{claims.id}{_MARK}", "")
+        claims.finish(name, claims.id)
+    mark = settings.trained / f"{claims.word('store')}{_MARK}"
+    until = time.monotonic() + min(_LATEST, settings.workers.claim_timeout)
+    while not mark.exists():
+        if time.monotonic() > until:
+            raise UsageError(
+                f"--trained {settings.trained} is not the folder in which the other workers keep finished stages: give all "
+                f"of them the same one; if it was emptied, remove {claims.folder} too."
+            )
+        claims.wait()
+    return mark
 
 
 def _refuse_others(folder: RunFolder, settings: Settings, claims: Path) -> None:

@@ -136,6 +136,7 @@ def test_all_workers_end_alike_and_leave_nothing(caches: Path, whole: Path, tmp_
     ends = [(*worker.communicate(timeout=240), worker.returncode) for worker in workers]
     assert {code for *_, code in ends} == {0}, ends
     assert len({printed for printed, *_ in ends}) == 1
+    assert {path.suffix for path in folder.store.iterdir()} == {".safetensors", ".figures"}
     for name in FILES:
         assert (folder.output / name).read_bytes() == (whole / name).read_bytes()
     assert sorted(path.name for path in folder.output.iterdir()) == sorted(

@@ -229,6 +229,13 @@ class TestCommand:
         assert message.endswith(f"remove {tmp_path / 'r/.claims'}.")
         assert not (tmp_path / "r/config.json").exists()
 
+    def test_workers_that_keep_stages_in_different_folders(self, caches: Path, tmp_path: Path) -> None:
+        command = ["--cache", caches, "--seed", 0, "--strategy", "finetune", "--output", tmp_path / "r"]
+        with Claims(tmp_path / "r/.claims") as other:
+            other.finish("store", other.id)
+            message = refused(run(*command, "--worker", "--claim-timeout", 1), 2)
+        assert "is not the folder in which the other workers keep finished stages: give all" in message
+
     def test_another_experiment_is_refused_before_any_work(self, caches: Path, tmp_path: Path) -> None:
         command = ["--cache", caches, "--seed", 0, "--strategy", "finetune", "--output", tmp_path / "r"]
         assert run(*command).exit_code == 0
