@@ -153,6 +153,15 @@ class Claims:
         self._sleep(min(self._pause, self._timeout / _BEATS))
         self._pause = min(_LONGEST_WAIT, 1.5 * self._pause)
 
+    def wait_for(self, happened: Callable[[], bool]) -> bool:
+        """Whether something that another worker did is seen, within the timeout: a shared folder may show it late."""
+        until = self._clock() + self._timeout
+        while not happened():
+            if self._clock() >= until:
+                return False
+            self.wait()
+        return True
+
     def remove(self) -> None:
         """Remove the folder once everything is done."""
         shutil.rmtree(self.folder, ignore_errors=True)

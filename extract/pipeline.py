@@ -126,7 +126,7 @@ def _together(
     claims = Claims(claims_folder(target), extraction.settings.claim_timeout)
     if complete_together(claims, work, parts, partial(_is_there, target, info), compute, complete):
         _clean(target, parts, release)
-    if not target.exists():
+    if not claims.wait_for(target.exists):
         raise SerError(
             f"{target} was made and then removed, and what its workers noted in {claims.folder} was not: run the same "
             "command again."

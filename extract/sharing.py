@@ -134,7 +134,7 @@ def complete_together(
                     claims.finish(piece)
         return claims.is_last()
     except FolderGoneError:  # they took this one for dead, and cleaned up
-        if not is_complete():
+        if not claims.wait_for(is_complete):
             raise
         return True
 

@@ -229,6 +229,15 @@ def test_a_dead_one_is_waited_for_once(folder: Path) -> None:
     dead.leave()
 
 
+def test_what_others_did_may_be_seen_late(folder: Path) -> None:
+    time = Time()
+    claims = worker(folder, time)
+    assert claims.wait_for(lambda: time.now > 30)
+    assert 30 < time.now <= 33
+    assert not claims.wait_for(lambda: False)
+    assert 90 <= time.now < 96
+
+
 def test_a_folder_that_others_removed(folder: Path) -> None:
     with worker(folder) as a:
         a.remove()

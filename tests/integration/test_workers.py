@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -27,6 +28,29 @@ def in_namespaces() -> bool:
     if shutil.which("unshare") is None:
         return False
     return subprocess.run([*NAMESPACE, "true"], capture_output=True, check=False).returncode == 0
+
+
+@pytest.fixture
+def mounts(tmp_path: Path) -> Iterator[list[Path]]:
+    """A folder as three hosts see it that for five seconds do not look for a file again that did not exist.
+
+    A simulation of NFS: three mounts of the same folder by bindfs, each with a cache of its own in the kernel.
+    """
+    real, seen = tmp_path / "real", [tmp_path / f"host{number}" for number in range(3)]
+    caching = "negative_timeout=5,entry_timeout=5,attr_timeout=0"
+    for folder in (real, *seen):
+        folder.mkdir()
+    mounted: list[Path] = []
+    try:
+        for folder in seen:
+            command = ["bindfs", "-o", caching, str(real), str(folder)]
+            if shutil.which("bindfs") is None or subprocess.run(command, check=False).returncode:
+                pytest.skip("bindfs is not there, or may not mount here")
+            mounted.append(folder)
+        yield seen
+    finally:
+        for folder in mounted:
+            subprocess.run(["umount", str(folder)], check=True)
 
 
 @pytest.fixture(scope="module")
@@ -117,6 +141,27 @@ def test_two_of_three_are_killed(
         assert (cache / "noises.h5").read_bytes() == whole[0]
         assert said.replace(str(cache), "CACHE") == whole[1]
         assert len(claims_made_anew(witness.folder)) <= 2
+    assert witness.is_last()
+
+
+@pytest.mark.parametrize("kills", [0, 2])
+def test_hosts_that_see_files_late(
+    world: Path, whole: tuple[bytes, str], mounts: list[Path], kills: int
+) -> None:
+    chance, real = random.Random(4), mounts[0].parent / "real"
+    with Claims(claims_folder(real / "noises.h5"), TIMEOUT) as witness:
+        processes = [start_worker(world, cache, []) for cache in mounts]
+        deadline = time.monotonic() + 120
+        for target in (4, 10)[:kills]:
+            while finished(real) < target:
+                assert time.monotonic() < deadline
+                time.sleep(0.005)
+            kill(processes.pop(chance.randrange(len(processes))))
+        for process in processes:
+            _, errors = process.communicate(timeout=120)
+            assert process.returncode == 0, errors
+        assert (real / "noises.h5").read_bytes() == whole[0]
+        assert len(claims_made_anew(witness.folder)) <= kills
     assert witness.is_last()
 
 
