@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import os
 import time
 import uuid
@@ -52,6 +53,12 @@ def remove_abandoned(folder: Path) -> None:
                 partial.unlink()
         except OSError:  # another process removed it, or it may not be removed
             continue
+
+
+def remove_partial(path: Path) -> None:
+    """Remove what killed writers of this file left beside it, of whatever age: no writer may be at work."""
+    for partial in path.parent.glob(f"{glob.escape(path.name)}.*{_PARTIAL}"):
+        partial.unlink(missing_ok=True)
 
 
 def flush_to_disk(path: Path) -> None:

@@ -43,6 +43,27 @@ def sole_access(lock: Path, busy: SerError, elsewhere: str) -> Iterator[None]:
         held.release()
 
 
+@contextmanager
+def shared_access(lock: Path, busy: SerError) -> Iterator[None]:
+    """Hold the lock file `lock` together with others that hold it like this; raises `busy` if a `sole_access` has it.
+
+    Where there are no locks, nothing is held. Raises OSError if the lock file cannot be written.
+    """
+    with lock.open("a+") as file:
+        try:
+            import fcntl
+
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except ImportError:  # Windows
+            pass
+        except BlockingIOError:
+            raise busy from None
+        except OSError as error:
+            if error.errno not in _NO_LOCKS:
+                raise
+        yield
+
+
 def is_held(lock: Path) -> bool:
     """Whether another process holds the lock file at this moment. Raises OSError."""
     held = _lock(lock)

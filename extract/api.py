@@ -29,8 +29,8 @@ def extract(corpus: str | Path, *, reporter: Reporter | None = None, **options: 
 
     A cache that already has this content is returned as it is. With `overwrite`, rows of the old cache whose recording,
     transcript and encoders are the same are used again. An extraction that was interrupted continues from its finished
-    parts. It may run in any thread, also beside an event loop; in the main thread, SIGINT and SIGTERM
-    end it in order.
+    parts. With `worker`, it shares them with others that do the same. It may run in any thread, also beside an event
+    loop; in the main thread, SIGINT and SIGTERM end it in order.
 
     Args:
         corpus: the name of a corpus, or the path of a manifest (.toml) of your own.

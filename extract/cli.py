@@ -17,6 +17,12 @@ from ser_memory.extract.settings import GROUPS
 
 EXAMPLES = """
 \b
+Several workers, as an array job of Slurm (sbatch FILE):
+  #!/bin/bash
+  #SBATCH --array=1-8 --gres=gpu:1 --requeue
+  ser-extract --corpus msp-podcast --root /shared/MSP-PODCAST-1.11 --cache /shared/cache --worker
+
+\b
 Examples:
   ser-extract --corpus msp-podcast --root /corpora/MSP-PODCAST-1.11 --device cuda
   ser-extract --corpus iemocap --acoustic-encoder models/wav2vec2-base --text-encoder models/bert
@@ -24,6 +30,7 @@ Examples:
   ser-extract --corpus msp-podcast --transcriber release,whisper --whisper-model openai/whisper-small.en
   ser-extract --corpus iemocap --text-only --transcriber whisper
   ser-extract --corpus iemocap --condition noise:10
+  ser-extract --corpus msp-podcast --cache /shared/cache --worker
   ser-extract --corpus my-corpus.toml --root recordings --limit 50
 """
 
@@ -47,6 +54,9 @@ def main(corpus: str, **options: Any) -> None:
 
     With --overwrite, a row of the old cache is reused if its recording, its transcript and the encoders are the same:
     changed labels, splits or names encode nothing. --fresh computes every row again.
+
+    With --worker, any number of processes share the parts, on hosts that share the folders of the release and of the
+    cache, which must exist. One of them writes the cache, the same as a single process would; the others wait for it.
 
     With --condition, it writes another cache, of the test recordings by telephone, in noise or in a room.
     """

@@ -20,9 +20,9 @@ import numpy.typing as npt
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
-from ser_memory.common.errors import SerError
+from ser_memory.common.errors import SerError, UsageError
 from ser_memory.common.files import remove_abandoned, write_whole
-from ser_memory.common.locks import sole_access
+from ser_memory.common.locks import shared_access, sole_access
 from ser_memory.common.reporting import notice
 from ser_memory.extract.encoding import Rows
 from ser_memory.extract.rows import ACOUSTIC_HALF, TEXT_HALF, Indices, Store, still_refused
@@ -39,6 +39,8 @@ class Part:
     """A share of the work: recordings of similar duration, or texts."""
 
     places: tuple[int, ...]  # positions in the work, the longest recording first
+    done: tuple[int, ...] = ()  # others, which have a row already
+    name: str = ""  # among parts that several workers share
 
 
 def plan_parts(seconds: Sequence[float], part_seconds: float | None = None) -> list[Part]:
@@ -82,14 +84,23 @@ class Parts:
         self._bounds = list(bounds)
         self._missing = 0  # rows to be written, for a message
         self._damaged: set[Path] = set()
+        self._included: set[Path] = set()
 
     def expect(self, rows: int) -> None:
         """So many rows are going to be written: a full disk is reported with the space that they need."""
         self._missing = rows
 
-    def write(self, recordings: Sequence[str], rows: Rows) -> None:
-        """Keep finished recordings, whole or not at all; `rows.places` are places among them. Raises SerError."""
-        self._write(
+    def include(self, file: str) -> None:
+        """Have a file of this folder that another host may have written: a shared folder may list it late."""
+        if file:
+            self._included.add(self.folder / file)
+
+    def write(self, recordings: Sequence[str], rows: Rows) -> str:
+        """Keep finished recordings, whole or not at all; `rows.places` are places among them.
+
+        Returns the name of the file. Raises SerError.
+        """
+        return self._write(
             {"durations": rows.durations, "acoustic": np.ascontiguousarray(rows.acoustic)},
             {
                 "recordings": [recordings[place] for place in rows.places],
@@ -101,13 +112,17 @@ class Parts:
             },
         )
 
-    def write_texts(self, transcripts: Sequence[str], rows: npt.NDArray[np.float32]) -> None:
-        """Keep (n, E) rows of texts, whole or not at all. Raises SerError."""
-        self._write({"text": np.ascontiguousarray(rows)}, {"transcripts": list(transcripts)})
+    def write_texts(self, transcripts: Sequence[str], rows: npt.NDArray[np.float32]) -> str:
+        """Keep (n, E) rows of texts, whole or not at all. Returns the name of the file. Raises SerError."""
+        return self._write({"text": np.ascontiguousarray(rows)}, {"transcripts": list(transcripts)})
 
     def count(self) -> int:
         """The number of finished parts, without those that `stores` found damaged."""
         return len(set(self._paths()) - self._damaged)
+
+    def kept(self) -> str:
+        """A sentence for somebody who stops here."""
+        return f"{self.count()} finished parts are kept in {self.folder}; run the same command again to continue."
 
     def stores(self) -> list[Store]:
         """All finished parts. A damaged one is reported, and its rows are missing. Raises SerError if one cannot be read."""
@@ -140,7 +155,7 @@ class Parts:
                     "it if you do not need them."
                 )
 
-    def _write(self, tensors: dict[str, npt.NDArray[Any]], told: dict[str, object]) -> None:
+    def _write(self, tensors: dict[str, npt.NDArray[Any]], told: dict[str, object]) -> str:
         content = save(tensors, metadata={"content": json.dumps(told)})
         # Named by what it is of: parts of another plan are beside it.
         name = hashlib.sha256(json.dumps(told).encode()).hexdigest()[:16]
@@ -148,6 +163,7 @@ class Parts:
         try:
             write_whole(path, content)
             self._damaged.discard(path)
+            self._included.add(path)
         except OSError as error:
             rows = next(iter(tensors.values()))
             needed = sum(each.nbytes for each in tensors.values()) / max(1, len(rows)) * self._missing / 1e6
@@ -156,9 +172,12 @@ class Parts:
                 f"{math.ceil(needed):,} MB and the cache as much again; finished parts stay, so make room and run "
                 "the same command to continue."
             ) from error
+        return path.name
 
     def _paths(self, folder: Path | None = None) -> list[Path]:
-        return sorted((folder or self.folder).rglob(f"part-*{_SUFFIX}"))
+        folder = folder or self.folder
+        included = (path for path in self._included if path.is_relative_to(folder) and path.exists())
+        return sorted({*folder.rglob(f"part-*{_SUFFIX}"), *included})
 
     def _store(self, path: Path) -> Store | None:
         try:
@@ -210,19 +229,29 @@ def _read(path: Path, column: str, rows: Indices) -> npt.NDArray[np.float32]:
 
 
 @contextmanager
-def sole_writer(cache: Path) -> Iterator[OSError | None]:
+def sole_writer(cache: Path, several: bool = False) -> Iterator[OSError | None]:
     """Refuse a second extraction of the same cache file; the system frees the lock of a killed process.
+
+    With `several`, this is one of several workers, which refuse only an extraction that is none of them, and a folder
+    that does not exist: it may be on a disk that this host does not have.
 
     Yields None, or, if a cache exists in a folder that cannot be written, the error: its content may be the one
     asked for. Raises SerError if another process writes the cache, OSError if there is neither cache nor access.
     """
+    if several and not cache.parent.is_dir():
+        raise UsageError(
+            f"The folder {cache.parent} does not exist on this host, and a worker does not make it, because on a host "
+            "without the shared disk it would begin alone: make it there first, or correct --cache."
+        )
     denied: OSError | None = None
     with ExitStack() as held:
         try:
             cache.parent.mkdir(parents=True, exist_ok=True)
             busy = SerError(f"Another ser-extract is writing {cache}: wait for it, or give another --cache.")
-            held.enter_context(sole_access(cache.with_name(f".{cache.stem}.lock"), busy, "--cache"))
-            remove_abandoned(cache.parent)
+            lock = cache.with_name(f".{cache.stem}.lock")
+            held.enter_context(shared_access(lock, busy) if several else sole_access(lock, busy, "--cache"))
+            if not several:  # times of several hosts do not compare
+                remove_abandoned(cache.parent)
         except OSError as error:
             if not cache.exists():
                 raise

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
+import json
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, replace
 from functools import partial
+from pathlib import Path
 
-from ser_memory.common.cache import FeatureCache, cache_path
+from ser_memory.common.cache import CacheInfo, FeatureCache, cache_path
+from ser_memory.common.claims import Claims
 from ser_memory.common.errors import SerError
-from ser_memory.common.files import remove_abandoned
+from ser_memory.common.files import remove_abandoned, remove_partial
 from ser_memory.common.reporting import notice, progress
 from ser_memory.extract import audio
 from ser_memory.extract.corpora import Utterance, of_test_splits, read_release
@@ -38,6 +42,7 @@ from ser_memory.extract.screening import (
     summary,
 )
 from ser_memory.extract.settings import Extraction
+from ser_memory.extract.sharing import ALONE, Share, claims_folder, complete_together
 from ser_memory.extract.transcripts.files import read_transcripts, texts_of, with_transcripts
 from ser_memory.extract.workers import Encoders, Work, encode_recordings, encode_transcripts
 
@@ -52,7 +57,7 @@ def extract_corpus(extraction: Extraction, encoders: Encoders) -> FeatureCache:
     settings = extraction.settings
     bounds = settings.min_duration, settings.max_duration
     target = cache_path(extraction.cache, extraction.cache_name)
-    with sole_writer(target) as denied:
+    with sole_writer(target, several=settings.worker) as denied:
         turns, name, glimpses, screened = read_corpus(extraction)
         chosen = spread(screened.kept, settings.limit)
         _refuse_nothing(extraction, chosen, screened)
@@ -73,7 +78,7 @@ def extract_corpus(extraction: Extraction, encoders: Encoders) -> FeatureCache:
         )
         info, old = identify(), existing(target, settings.replaces)
         parts = Parts(target, determining, bounds, settings.fresh)
-        if old is not None and not settings.replaces:
+        if old is not None and (not settings.replaces or (settings.worker and _has(old, info))):
             if is_made(old, info, release):
                 report_doubts(screened, chosen, silent_of(old))
                 return old
@@ -85,12 +90,64 @@ def extract_corpus(extraction: Extraction, encoders: Encoders) -> FeatureCache:
         stores = stores_of((None if settings.fresh else old, base), info, release)
         if base is not None and settings.text_only:
             refuse_unheard(base, missing(release, Known(stores), *bounds))
-        known = compute_missing(extraction, release, stores, parts, encoders)
-        utterances = [utterance for utterance, _ in chosen]
-        silent = merge(target, info, utterances, release.recordings, screened, known, without=identify)
-        parts.clear(release.recordings)
+        compute = partial(compute_missing, extraction, release, stores, parts, encoders)
+
+        def write(known: Known) -> list[str]:
+            utterances = [utterance for utterance, _ in chosen]
+            return merge(target, info, utterances, release.recordings, screened, known, without=identify)
+
+        if settings.worker:
+            silent = _together(extraction, target, info, parts, release, compute, write)
+        else:
+            remove_abandoned(parts.folder)
+            silent = write(compute())
+            _clean(target, parts, release)
         report_doubts(screened, chosen, silent)
         return FeatureCache(target)
+
+
+def _together(
+    extraction: Extraction,
+    target: Path,
+    info: CacheInfo,
+    parts: Parts,
+    release: Release,
+    compute: Callable[..., Known],
+    write: Callable[[Known], object],
+) -> list[str]:
+    """Make a cache with other workers; returns the ids of silent recordings."""
+    bounds = info.min_duration, info.max_duration
+
+    def complete(known: Known) -> None:
+        todo = missing(release, known, *bounds)  # such as the rows of a part that was damaged since
+        write(compute() if todo.items or todo.texts else known)
+
+    work = json.dumps([asdict(info), extraction.part_seconds], sort_keys=True, default=str)
+    claims = Claims(claims_folder(target), extraction.settings.claim_timeout)
+    if complete_together(claims, work, parts, partial(_is_there, target, info), compute, complete):
+        _clean(target, parts, release)
+    if not claims.wait_for(target.exists):
+        raise SerError(
+            f"{target} was made and then removed, and what its workers noted in {claims.folder} was not: run the same "
+            "command again."
+        )
+    return silent_of(FeatureCache(target))
+
+
+def _is_there(target: Path, info: CacheInfo) -> bool:
+    cache = existing(target, replaces=True)
+    return cache is not None and _has(cache, info)
+
+
+def _has(cache: FeatureCache, info: CacheInfo) -> bool:
+    return cache.info.fingerprint == info.fingerprint
+
+
+def _clean(target: Path, parts: Parts, release: Release) -> None:
+    """Remove what is beside a cache that is made; nobody else may make it."""
+    parts.clear(release.recordings)
+    remove_partial(target)
+    shutil.rmtree(claims_folder(target), ignore_errors=True)
 
 
 def _refuse_nothing(extraction: Extraction, chosen: Chosen, screened: Screening) -> None:
@@ -131,7 +188,7 @@ def transcribe_missing(
     """Both lists with the texts of the transcriber, if there is one; utterances that it refuses are dropped."""
     if extraction.sources is None or not extraction.transcribes:
         return turns, chosen
-    texts, refused = extraction.sources.fill(chosen)
+    texts, refused = extraction.sources.fill(chosen, only_stored=extraction.settings.worker)
     screened.dropped["no transcript"] += refused
     heard = {each.id: replace(each, transcript=texts[each.id]) for each, _ in chosen if each.id in texts}
     kept = []
@@ -144,13 +201,21 @@ def transcribe_missing(
 
 
 def compute_missing(
-    extraction: Extraction, release: Release, stores: Sequence[Store], parts: Parts, encoders: Encoders
+    extraction: Extraction,
+    release: Release,
+    stores: Sequence[Store],
+    parts: Parts,
+    encoders: Encoders,
+    share: Share = ALONE,
 ) -> Known:
-    """Compute the rows that neither these stores nor finished parts have, recordings first; returns all rows."""
+    """Compute the rows that neither these stores nor finished parts have, recordings first; returns all rows.
+
+    With others to share the work with, it ends once all rows are there.
+    """
     bounds = extraction.settings.min_duration, extraction.settings.max_duration
-    remove_abandoned(parts.folder)
-    known = Known([*stores, *parts.stores()])
-    todo = missing(release, known, *bounds)
+    found = parts.stores()
+    known = Known([*stores, *found])
+    todo = missing(release, Known([*stores, *share.agreed(found, heard=False)]), *bounds)
     if parts.count():
         notice(f"Continuing: {parts.count()} finished parts are in {parts.folder}.")
     if stores or parts.count():
@@ -164,16 +229,20 @@ def compute_missing(
         seconds = [item.seconds for item in todo.items]
         total = sum(seconds for _, seconds in release.chosen)
         work = Work(todo.items, *bounds, extraction.condition, release.glimpses.refuse_changed)
+        planned = plan_parts(seconds, extraction.part_seconds)
+        plan = share.plan(planned, [item.recording for item in todo.items], known.has_heard)
         with progress(title, total, "s of audio", done=total - sum(seconds)) as advance:
-            plan = plan_parts(seconds, extraction.part_seconds)
-            encode_recordings(work, plan, parts, acoustic, advance)
+            encode_recordings(work, plan, parts, acoustic, advance, share)
     encoded = {item.audio for item in todo.items}
     if text:
-        known = Known([*stores, *parts.stores()])
-        texts = missing(release, known, *bounds).texts  # without those of recordings that were refused
+        found = parts.stores()
+        known = Known([*stores, *found])
+        # Without those of recordings that were refused.
+        texts = missing(release, Known([*stores, *share.agreed(found, heard=True)]), *bounds).texts
         parts.expect(len(texts))
+        plan = share.plan(plan_texts(len(texts)), [each.text for each in texts], known.has_read)
         with progress(f"{title} transcripts", len(texts), "transcripts") as advance:
-            encode_transcripts(texts, plan_texts(len(texts)), parts, text, advance)
+            encode_transcripts(texts, plan, parts, text, advance, share)
     # A recording that was not encoded and is another now may deserve a row.
     release.glimpses.refuse_changed(
         turn.audio for turn in release.turns if turn.audio and turn.audio not in encoded

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
+from ser_memory.common.claims import TIMEOUT, WorkerSettings
 from ser_memory.common.errors import UsageError
 from ser_memory.common.manifests import Manifest
 from ser_memory.common.options import Options, option
@@ -190,6 +191,7 @@ class ExtractionSettings(
     UtteranceSettings,
     ConditionSettings,
     OutputSettings,
+    WorkerSettings,
 ):
     """All options of an extraction. Raises UsageError for a value that is not allowed."""
 
@@ -199,6 +201,15 @@ class ExtractionSettings(
             raise UsageError(
                 f"--text-only encodes no recording, so that --condition {self.condition} would have no effect: leave "
                 "one of them out."
+            )
+        if self.worker and self.fresh:
+            raise UsageError(
+                "--fresh computes every row again, and a --worker that starts after the others have ended would do so "
+                "once more: leave out --worker, or remove the cache in place of --fresh."
+            )
+        if self.claim_timeout != TIMEOUT and not self.worker:
+            raise UsageError(
+                f"--claim-timeout {self.claim_timeout:g} has no effect without --worker: add it, or leave this out."
             )
 
 

@@ -43,6 +43,7 @@ from ser_memory.extract.encoding import (
 )
 from ser_memory.extract.parts import Part, Parts
 from ser_memory.extract.settings import EncoderSettings
+from ser_memory.extract.sharing import ALONE, Share
 
 _Part = TypeVar("_Part")
 _Worker = TypeVar("_Worker")
@@ -112,11 +113,20 @@ class Work:
 
 
 def encode_recordings(
-    work: Work, plan: Sequence[Part], parts: Parts, workers: Sequence[AcousticWorker], advance: Advance
+    work: Work,
+    plan: Sequence[Part],
+    parts: Parts,
+    workers: Sequence[AcousticWorker],
+    advance: Advance,
+    share: Share = ALONE,
 ) -> None:
     """Encode and keep parts of the items; `advance` gets the seconds of audio done. Raises as `each_part` does."""
 
     def encode_part(part: Part, worker: AcousticWorker, stop: threading.Event, report: Advance) -> None:
+        report(sum(work.items[place].seconds for place in part.done))
+        if not part.places:
+            share.finish(part)
+            return
         items = [work.items[place] for place in part.places]
         batches: list[Batch] = []
         for batch in encode(items, worker, work.min_duration, work.max_duration, work.condition):
@@ -126,10 +136,11 @@ def encode_recordings(
                 return
         rows = gather(items, batches, worker)
         work.refuse_changed(item.audio for item in items if item.audio is not None)
-        parts.write([item.recording for item in items], rows)
+        share.finish(part, parts.write([item.recording for item in items], rows))
 
-    on_cpu = all(worker.encoder.device.type == "cpu" for worker in workers)
-    each_part(plan, workers, encode_part, on_cpu, advance, lambda: _kept(parts))
+    on_cpu, stop = all(worker.encoder.device.type == "cpu" for worker in workers), threading.Event()
+    pieces = share.pieces(plan, stop.is_set)
+    each_part(pieces, workers, encode_part, on_cpu, advance, parts.kept, stop)
 
 
 def encode_transcripts(
@@ -138,10 +149,15 @@ def encode_transcripts(
     parts: Parts,
     workers: Sequence[TextEncoder],
     advance: Advance,
+    share: Share = ALONE,
 ) -> None:
     """Encode and keep parts of the texts; `advance` gets their number. Raises as `each_part` does."""
 
     def encode_part(part: Part, encoder: TextEncoder, stop: threading.Event, report: Advance) -> None:
+        report(len(part.done))
+        if not part.places:
+            share.finish(part)
+            return
         some = [texts[place] for place in part.places]
         batches = []
         for batch in encode_texts(some, encoder):
@@ -149,16 +165,11 @@ def encode_transcripts(
             report(len(batch[0]))
             if stop.is_set() and sum(len(places) for places, _ in batches) < len(some):
                 return
-        parts.write_texts([text.text for text in some], gather_texts(some, batches))
+        share.finish(part, parts.write_texts([text.text for text in some], gather_texts(some, batches)))
 
-    on_cpu = all(encoder.device.type == "cpu" for encoder in workers)
-    each_part(plan, workers, encode_part, on_cpu, advance, lambda: _kept(parts))
-
-
-def _kept(parts: Parts) -> str:
-    return (
-        f"{parts.count()} finished parts are kept in {parts.folder}; run the same command again to continue."
-    )
+    on_cpu, stop = all(encoder.device.type == "cpu" for encoder in workers), threading.Event()
+    pieces = share.pieces(plan, stop.is_set)
+    each_part(pieces, workers, encode_part, on_cpu, advance, parts.kept, stop)
 
 
 def each_part(
@@ -168,24 +179,26 @@ def each_part(
     on_cpu: bool,
     advance: Advance,
     kept: Callable[[], str],
+    stop: threading.Event | None = None,
 ) -> None:
-    """Give each part to a worker that is free; `encode_part` ends early once its event is set.
+    """Give each part to a worker that is free, and take it from the plan then; `encode_part` ends early once its event,
+    which is `stop` if given, is set.
 
     Raises the first worker's SerError, or InterruptedRunError with the sentence of `kept` on SIGINT and SIGTERM, after
     the others have stopped.
     """
-    todo: queue.SimpleQueue[_Part] = queue.SimpleQueue()
-    for part in plan:
-        todo.put(part)
+    todo, turn = iter(plan), threading.Lock()
     events: _Events = queue.SimpleQueue()
-    stop = threading.Event()
+    stop = stop or threading.Event()
 
     def run(worker: _Worker) -> None:
         try:
             while not stop.is_set():
-                encode_part(todo.get_nowait(), worker, stop, events.put)
-        except queue.Empty:
-            pass
+                with turn:
+                    part = next(todo, None)
+                if part is None:
+                    break
+                encode_part(part, worker, stop, events.put)
         except BaseException as error:
             events.put(error)
         events.put(None)

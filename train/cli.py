@@ -29,6 +29,7 @@ Examples:
   ser-train --strategy experience-replay --sampler random --sampler speaker --sampler coverage
   ser-train --stages msp-podcast,iemocap --strategy experience-replay --memory-size 500 --seed 7
   ser-train --from runs/first/bundles/gem-random-1000 --stages my-clinic --output runs/clinic
+  ser-train --worker --cache shared/cache --output shared/first
   ser-train --search learning-rate=1e-5..1e-3 --search replay-share=0.1..0.9 --seeds 2
 """
 
@@ -76,7 +77,8 @@ def main(dry_run: bool, study: str | None, **options: Any) -> None:
     Reads <cache>/<corpus>.h5 for every stage, trains every strategy with every seed, evaluates all corpora
     after every stage, writes results.csv and the other files of a run, and prints the closing tables. Every
     finished stage is kept: the same command continues after an interruption, and a further seed or strategy costs
-    only itself.
+    only itself. With --worker, any number of processes share the runs of one --output: each trains one run at a time,
+    on one core or one GPU, and one of them writes the results.
     """
     context = click.get_current_context()
     source = context.get_parameter_source

@@ -49,7 +49,7 @@ def print_estimate(settings: Settings) -> None:
     if not todo.untrained:
         say("Everything is finished already: without --dry-run the tables are printed at once.")
         return
-    jobs = jobs_of(settings.machine.jobs) if device.type == "cpu" else 1
+    jobs = jobs_of(settings) if device.type == "cpu" else 1
     sizes = {variant.memory_size for variant in experiment.variants if variant.memory_size}
     lines = estimate(experiment, trainer, todo)
     table(

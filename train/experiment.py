@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 
 from ser_memory.common.cache import FeatureCache
+from ser_memory.common.claims import Claims
 from ser_memory.common.errors import SerError, listing
 from ser_memory.common.interruption import InterruptedRunError, on_signals
 from ser_memory.common.machine import cores, one_core_each, resolve_device
@@ -25,6 +26,8 @@ from ser_memory.train.conditions import Conditions, digests_of, load_conditions
 from ser_memory.train.corpora import Corpus, Source, load_corpora, source_of
 from ser_memory.train.engines import engine_for
 from ser_memory.train.engines.contract import Engine, WorkerKilledError
+from ser_memory.train.engines.ray import OnRay
+from ser_memory.train.engines.shared import Shared
 from ser_memory.train.prediction_writer import write_predictions
 from ser_memory.train.predictions import PREDICTIONS
 from ser_memory.train.results import (
@@ -40,6 +43,7 @@ from ser_memory.train.results import (
 )
 from ser_memory.train.run_folder import RunFolder
 from ser_memory.train.settings import OWN_TRANSCRIPTS, POOLED, Experiment, Run, Settings
+from ser_memory.train.sharing import claims_of, held
 from ser_memory.train.store import Store
 from ser_memory.train.strategies import STRATEGIES
 from ser_memory.train.tracking import refuse_absent, track
@@ -89,33 +93,40 @@ def train(settings: Settings, command: str | None = None) -> TrainedRun:
     refuse_absent(settings.machine.tracker)
     experiment, source, corpora = load(settings)
     conditions = load_conditions(settings.data.conditions, source, corpora)
-    work = work_on(settings, experiment, source, corpora)
+    claims = claims_of(settings)
+    work = work_on(settings, experiment, source, corpora, claims)
     todo, trainer = work.todo, work.trainer
     facts = {**facts_of(source, corpora), **_places(settings), "command": command}
     folder = _run_folder(
         settings, experiment, facts | ({"conditions": digests_of(conditions)} if conditions else {})
     )
-    with folder.alone(), on_signals(work.engine.stop) as received:
-        folder.begin()
+    with (
+        on_signals(work.engine.stop) as received,
+        held(folder, settings, claims, lambda: bool(received)) as once,
+    ):
+        for _ in once("begin"):
+            folder.begin()
         if todo.trained:
             notice(f"{todo.trained} of {todo.trained + len(todo.untrained)} stages are finished already.")
         before = as_they_came(experiment, trainer)
-        outcomes, failures = work.carry_out(
-            "training", folder.path, lambda made: folder.write({**before, **made})
-        )
+
+        def write(made: Outcomes) -> None:
+            if claims is None:  # a worker does not know all that is there so far
+                folder.write({**before, **made})
+
+        outcomes, failures = work.carry_out("training", folder.path, write)
         outcomes |= before
-        outcomes |= pooled(experiment, trainer, outcomes)
-        folder.write(outcomes)
-        measured = in_conditions(experiment, trainer, outcomes, conditions)
-        write_conditions(folder.path / CONDITIONS, experiment, measured)
-        _write_for_reports(settings, folder.path, trainer, source, outcomes)
-        if experiment.origin is not None:
-            write_estimates(folder.path / ESTIMATES, trainer, outcomes)
-        if settings.bundles.bundles:
-            write_bundles(folder.path, settings.bundles, trainer, source, outcomes)
+        for _ in once("results"):
+            outcomes |= pooled(experiment, trainer, outcomes)
+            folder.write(outcomes)
+            measured = in_conditions(experiment, trainer, outcomes, conditions)
+            write_conditions(folder.path / CONDITIONS, experiment, measured)
+            _write_the_rest(settings, folder.path, trainer, source, outcomes)
+            if not received:
+                folder.complete()
         if received:
             raise work.interrupted(received[0], folder.path)
-        folder.complete()
+        outcomes |= pooled(experiment, trainer, outcomes)  # for a worker that did not write them
     results = tabulate(experiment, outcomes)
     for line in (*after_training(results, corpora), *unchanged(experiment, outcomes)):
         notice(line)
@@ -180,14 +191,24 @@ class Work:
         return "no epoch was finished, so nothing is kept"
 
 
-def work_on(settings: Settings, experiment: Experiment, source: Source, corpora: Sequence[Corpus]) -> Work:
-    """The work on an experiment with corpora that are loaded."""
+def work_on(
+    settings: Settings,
+    experiment: Experiment,
+    source: Source,
+    corpora: Sequence[Corpus],
+    claims: Claims | None = None,
+) -> Work:
+    """The work on an experiment with corpora that are loaded; with claims, it is shared with other workers."""
     device, store = torch.device(source.device), Store(settings.trained)
     trainer = Trainer(experiment, corpora, store, device)
-    todo = plan(experiment, trainer, store)
-    return Work(
-        trainer, store, todo, engine_for(experiment, source, store, trainer, jobs_of(settings.machine.jobs))
-    )
+    engine: Engine
+    if claims is not None:
+        engine = Shared(trainer, claims, settings.workers.claim_timeout)
+    elif settings.machine.engine == "ray":
+        engine = OnRay(trainer, source, jobs_of(settings), settings.machine.address)
+    else:
+        engine = engine_for(experiment, source, store, trainer, jobs_of(settings))
+    return Work(trainer, store, plan(experiment, trainer, store), engine)
 
 
 def _places(settings: Settings) -> dict[str, object]:
@@ -196,14 +217,18 @@ def _places(settings: Settings) -> dict[str, object]:
     return {"trained": str(settings.trained), "from": None if origin is None else str(origin)}
 
 
-def _write_for_reports(
+def _write_the_rest(
     settings: Settings, folder: Path, trainer: Trainer, source: Source, outcomes: Outcomes
 ) -> None:
-    """Write costs, predictions and what a tracker takes."""
+    """Write costs, predictions, what a tracker takes, and the estimates and bundles that were asked for."""
     write_costs(folder / COSTS, trainer.experiment, outcomes, trainer.kept_bytes)
     which = settings.machine.predictions
     write_predictions(folder / PREDICTIONS, which, trainer, source, outcomes)
     track(settings.machine.tracker, folder, trainer.experiment, outcomes)
+    if trainer.experiment.origin is not None:
+        write_estimates(folder / ESTIMATES, trainer, outcomes)
+    if settings.bundles.bundles:
+        write_bundles(folder, settings.bundles, trainer, source, outcomes)
 
 
 def load(settings: Settings) -> tuple[Experiment, Source, list[Corpus]]:
@@ -221,7 +246,7 @@ def load(settings: Settings) -> tuple[Experiment, Source, list[Corpus]]:
         first = experiment.seeds[0]
         bundle = read_unchanged(experiment.origin.folder(first), experiment.origin.checksum(first))
         refuse_other_embeddings(source, corpora, bundle)
-    refuse_impossible(experiment, corpora, jobs_of(settings.machine.jobs))
+    refuse_impossible(experiment, corpora, jobs_of(settings))
     for line in before_training(experiment, corpora):
         notice(line)
     digests = tuple(tuple(fold.digests for fold in corpus.each_fold) for corpus in corpora)
@@ -293,8 +318,9 @@ def in_conditions(
     return found
 
 
-def jobs_of(wanted: int | None) -> int:
-    """Processes that train side by side: as asked for, but never more than there are cores."""
+def jobs_of(settings: Settings) -> int:
+    """Runs that this process trains side by side: as asked for, but never more than there are cores."""
+    wanted = 1 if settings.workers.worker else settings.machine.jobs
     if wanted is not None and wanted > cores():
         notice(f"--jobs {wanted} is more than the {cores()} cores of this machine: {cores()} are used.")
     return min(wanted or cores(), cores())

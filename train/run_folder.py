@@ -13,7 +13,7 @@ from typing import Any
 from ser_memory.common import __version__
 from ser_memory.common.errors import SerError, UsageError, listing
 from ser_memory.common.files import write_whole
-from ser_memory.common.locks import is_held, sole_access
+from ser_memory.common.locks import is_held, shared_access, sole_access
 from ser_memory.train.results import (
     EPOCHS,
     MEMORY,
@@ -39,7 +39,7 @@ _FREE = (
 
 
 class RunFolder:
-    """A folder that this process alone writes to."""
+    """A folder for the results of one experiment, which one process writes at a time."""
 
     def __init__(
         self, path: Path, experiment: Experiment, facts: Mapping[str, Any], torch_version: str
@@ -71,10 +71,15 @@ class RunFolder:
             return config.parent
         return None
 
+    @property
+    def identity(self) -> dict[str, Any]:
+        """Everything that determines the results, as JSON can hold it."""
+        return {name: value for name, value in self._config.items() if name not in _FREE}
+
     def _is_same(self, old: dict[str, Any]) -> bool:
         """Whether a configuration is of this experiment, neither more nor less, and not complete."""
         return old.get("complete") is False and all(
-            old.get(name) == value for name, value in self._config.items() if name not in _FREE
+            old.get(name) == value for name, value in self.identity.items()
         )
 
     @contextmanager
@@ -84,24 +89,34 @@ class RunFolder:
         Raises UsageError if another run holds it.
         """
         self.path.mkdir(parents=True, exist_ok=True)
-        busy = UsageError(
-            f"Another ser-train is writing to {self.path}: wait for it, or give another --output."
-        )
-        with sole_access(self.path / _LOCK, busy, "--output"):
+        with sole_access(self.path / _LOCK, self._busy, "--output"):
+            yield
+
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """Keep the folder from a run that wants it alone, where the disk has locks.
+
+        Raises UsageError if there is one.
+        """
+        self.path.mkdir(parents=True, exist_ok=True)
+        with shared_access(self.path / _LOCK, self._busy):
             yield
 
     def begin(self) -> None:
-        """Write config.json, which has everything that is needed to run it again.
+        """Write config.json, which has everything that is needed to run it again; raises as `refuse_other`."""
+        self.refuse_other()
+        self._write_config()
 
-        A folder that holds a run already is continued if the experiment is that run, or more of it. Raises
-        UsageError, which names what differs, if it is another: no result is ever overwritten.
+    def refuse_other(self) -> None:
+        """Raise UsageError, which names what differs, for a folder with another run: no result is ever overwritten.
+
+        A run is continued if the experiment is that run, or more of it.
         """
         old = _read(self.path)
         if old is None and (self.path / RESULTS).exists():
             raise UsageError(f"{self.path} already holds results of another program: give another --output.")
         if old is not None:
-            self._refuse_other(old)
-        self._write_config()
+            self._refuse_differing(old)
 
     def write(self, outcomes: Outcomes) -> None:
         """Write what is there so far."""
@@ -114,10 +129,16 @@ class RunFolder:
         self._config["complete"] = True
         self._write_config()
 
+    @property
+    def _busy(self) -> UsageError:
+        return UsageError(
+            f"Another ser-train is writing to {self.path}: wait for it, or give another --output."
+        )
+
     def _write_config(self) -> None:
         write_whole(self.path / _CONFIG, json.dumps(self._config, indent=2) + "\n")
 
-    def _refuse_other(self, old: dict[str, Any]) -> None:
+    def _refuse_differing(self, old: dict[str, Any]) -> None:
         differing = _differing(old, self._config)
         if differing:
             raise UsageError(

@@ -76,7 +76,7 @@ def search(wanted: Search, command: str | None = None) -> Searched:
     if base.machine.jobs is not None:  # as many as there are cores, with one notice for all trials
         wanted = replace(wanted, values={**wanted.values, "jobs": min(base.machine.jobs, cores())})
     for corner in wanted.corners[1:]:
-        refuse_impossible(_in_folds(corner, experiment), corpora, jobs_of(corner.machine.jobs))
+        refuse_impossible(_in_folds(corner, experiment), corpora, jobs_of(corner))
     _tell_what_is_missed(wanted, experiment)
     output.mkdir(parents=True, exist_ok=True)
     busy = UsageError(f"Another search is writing to {output}: wait for it, or give another --output.")

@@ -160,6 +160,10 @@ def search_of(searching: SearchSettings, values: Mapping[str, Any], given: Colle
     refuse_unknown(values, *GROUPS)
     if not searching.search:
         raise UsageError("There is nothing to search: give --search OPTION=LOW..HIGH or OPTION=A,B,C.")
+    if values.get("worker"):
+        raise UsageError(
+            "--search does not go with --worker, since each trial depends on those before: leave one out."
+        )
     space = tuple(_parsed(text) for text in searching.search)
     names = [each.name for each in space]
     for name in names:

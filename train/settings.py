@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Self
 
+from ser_memory.common.claims import WorkerSettings
 from ser_memory.common.conventions import DIMENSIONS, RATED, cache_folder
 from ser_memory.common.errors import UsageError, listing
 from ser_memory.common.options import Options, flag, names_of, option, refuse_unknown
@@ -354,6 +355,16 @@ class MachineSettings(Options):
     jobs: int | None = option(
         None, minimum=1, unset="one per core", help="Processes that train side by side on a CPU."
     )
+    engine: str = option(
+        "local",
+        choices=("local", "ray"),
+        help="Who trains: local is this machine; ray gives the runs to Ray, whose nodes see the same --cache and --trained.",
+    )
+    address: str | None = option(
+        None,
+        unset="a Ray on this machine alone",
+        help="With --engine ray: the address of a cluster, such as auto or 10.0.0.1:6379.",
+    )
     memory_share: float = option(
         0.5,
         minimum=0,
@@ -365,8 +376,7 @@ class MachineSettings(Options):
 
 GROUPS: tuple[type[Options], ...] = (
     DataSettings, StrategySettings, MemorySettings, TrainingSettings, LaterStageSettings, *option_classes(),
-    BundleSettings,
-    MachineSettings,
+    BundleSettings, MachineSettings, WorkerSettings,
 )  # fmt: skip
 
 
@@ -382,6 +392,7 @@ class Settings:
     options: tuple[Options, ...] = field(default_factory=lambda: tuple(cls() for cls in option_classes()))
     bundles: BundleSettings = field(default_factory=BundleSettings)
     machine: MachineSettings = field(default_factory=MachineSettings)
+    workers: WorkerSettings = field(default_factory=WorkerSettings)
     origin: Origin | None = None  # what is in the bundles of --from
 
     @classmethod
@@ -406,9 +417,12 @@ class Settings:
             tuple(options.take(values) for options in option_classes()),
             BundleSettings.take(values),
             MachineSettings.take(values),
+            WorkerSettings.take(values),
             origin,
         )
         made.refuse_unused(values if given is None else given)
+        if made.workers.worker and made.machine.output is None:
+            raise UsageError("--worker needs --output: the folder for the results, which all workers share.")
         made.experiment.refuse_small_memories()
         return made
 
@@ -489,6 +503,15 @@ class Settings:
             yield ["average_decay"], "only --average ema has it"
         if not self.bundles.bundles:
             yield ["estimate_size", "language"], "only --bundles writes a bundle"
+        if self.machine.engine != "ray":
+            yield ["address"], "only --engine ray has it"
+        elif self.machine.address:
+            yield ["jobs"], "a cluster knows how many cores it has"
+        if self.workers.worker:
+            yield ["jobs"], "a worker trains one run at a time, so start as many workers as should train"
+            yield ["engine"], "a worker trains by itself"
+        else:
+            yield ["claim_timeout"], "only --worker has it"
 
     @property
     def trained(self) -> Path:

@@ -44,7 +44,7 @@ class Trainer:
         self.keys = Fingerprints(experiment, corpora, self.network.architecture, device)
         self.pause: Callable[[], bool] = lambda: False  # asked after each epoch
         self.experiment = experiment
-        self._store = store
+        self.store = store
         self._bench = Workbench(experiment, corpora, self.network, self.keys, store, device)
 
     def corpus(self, runs: Sequence[Run], number: int) -> Corpus:
@@ -59,7 +59,11 @@ class Trainer:
         """(P,) parameters after a finished stage, or of the bundle that a run continues from."""
         if number == self.experiment.begun:
             return self.bundle(run).parameters
-        return self._store.parameters(self._bench.keys_of([run], number))[0]
+        return self.store.parameters(self._bench.keys_of([run], number))[0]
+
+    def untrained(self, run: Run, numbers: Sequence[int]) -> list[int]:
+        """Those of some stages of a run that are not in the store."""
+        return [number for number in numbers if self.store.record(self.keys.of(run, number)) is None]
 
     def stack(self, runs: Sequence[Run]) -> Stack:
         """Runs of one strategy in one fold, or first stages, to be trained together."""
@@ -92,20 +96,20 @@ class Trainer:
     def _results(self, stack: Stack, runs: Sequence[Run], number: int) -> list[StageResult]:
         """The results of a finished stage of a stack; measured here if they do not exist for these corpora."""
         keys, evaluated = [self.keys.of(run, number) for run in runs], self.keys.evaluated(runs[0])
-        found = [self._store.result(key, evaluated) for key in keys]
+        found = [self.store.result(key, evaluated) for key in keys]
         there = [result for result in found if result is not None]
         if len(there) == len(found):
             return there
-        parameters, folds = self._store.parameters(keys), self.experiment.evaluated_in(runs[0])
+        parameters, folds = self.store.parameters(keys), self.experiment.evaluated_in(runs[0])
         measured = evaluate(
             lambda samples: stack.predict(parameters, samples), len(runs), self.corpora, folds
         )
         results = []
         for key, figures in zip(keys, measured, strict=True):
-            self._store.save_figures(key, evaluated, figures)
-            record = self._store.record(key)
+            self.store.save_figures(key, evaluated, figures)
+            record = self.store.record(key)
             if record is None:
-                raise self._store.removed(key)
+                raise self.store.removed(key)
             results.append(record.result(figures))
         return results
 
@@ -117,7 +121,7 @@ class Trainer:
     def measured_on(self, corpora: Sequence[Corpus], run: Run, number: int) -> StageResult:
         """The figures of a finished stage on these corpora, which have the folds of the experiment's."""
         key, evaluated = self.keys.of(run, number), self.keys.evaluated(run, corpora)
-        figures = self._store.figures(key, evaluated)
+        figures = self.store.figures(key, evaluated)
         if figures is None:
             parameters, stack = self.parameters(run, number)[None], self.stack([run])
             (figures,) = evaluate(
@@ -126,7 +130,7 @@ class Trainer:
                 corpora,
                 self.experiment.evaluated_in(run),
             )
-            self._store.save_figures(key, evaluated, figures)
+            self.store.save_figures(key, evaluated, figures)
         return StageResult([], [], figures)
 
     def pooled(
@@ -137,11 +141,11 @@ class Trainer:
         They are on the corpora of the experiment, or on others.
         """
         key, evaluated = self.keys.pooled(runs, number), self.keys.evaluated(Run(None, runs[0].seed), corpora)
-        figures = self._store.figures(key, evaluated)
+        figures = self.store.figures(key, evaluated)
         if figures is None:
             chosen = self.corpora if corpora is None else corpora
             figures = evaluate_pooled([self.predictor(run, number) for run in runs], chosen)
-            self._store.save_figures(key, evaluated, figures)
+            self.store.save_figures(key, evaluated, figures)
         return StageResult([], [], figures)
 
     def predictor(self, run: Run, number: int) -> Callable[[Samples], npt.NDArray[np.float32]]:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from ser_memory.common.errors import UsageError, listing
+from ser_memory.common.errors import SerError, UsageError, listing
 from ser_memory.common.reporting import progress
 from ser_memory.extract.corpora import Utterance
 from ser_memory.extract.corpora.names import by_id
@@ -77,12 +78,14 @@ class Sources:
 
         return [replace(utterance, transcript=text(utterance)) for utterance in utterances]
 
-    def fill(self, chosen: list[tuple[Utterance, float]]) -> tuple[dict[str, str], dict[str, str]]:
+    def fill(
+        self, chosen: list[tuple[Utterance, float]], only_stored: bool = False
+    ) -> tuple[dict[str, str], dict[str, str]]:
         """Transcribe those of the (utterance, seconds) pairs that have no text and are not in the engine's store.
 
         Returns id -> text for all without a text, and id -> reason for those that the engine refused; recordings
         that cannot be decoded are in neither. Raises SerError as `transcribe.transcribe` and `Spending.agree` do,
-        or if the store is of another version of the engine.
+        if the store is of another version of the engine, or, with `only_stored`, if there is something to transcribe.
         """
         lacking = [(each, seconds) for each, seconds in chosen if each.transcript is None]
         if self.engine is None or not lacking:
@@ -94,13 +97,26 @@ class Sources:
         records |= earlier
         missing = [(each, seconds) for each, seconds in lacking if each.id not in records]
         refused: dict[str, str] = {}
-        if missing:
+        if only_stored:
+            self._refuse_work([each for each, _ in missing])
+        if missing and not only_stored:
             made, refused = self._transcribe(missing, path, records)
             records |= made
         else:
             # Nothing to transcribe, but the stored texts must still be those of this model.
             refuse_other_version(path, records, VERSIONS[self.engine](self.options))
         return {each.id: records[each.id].text for each, _ in lacking if each.id in records}, refused
+
+    def _refuse_work(self, missing: Sequence[Utterance]) -> None:
+        """Raise SerError if one of these recordings can be transcribed."""
+        from ser_memory.extract import audio
+
+        ids = [each.id for each in missing if audio.reason_against(each.audio) is None]
+        if ids:
+            raise SerError(
+                f"{len(ids)} recordings have no transcript of {self.engine} yet ({listing(ids, most=3)}), and workers "
+                f"cannot transcribe together: run ser-transcribe --corpus {self.corpus} --transcriber {self.engine} first."
+            )
 
     def description(self, file: str | None = None) -> str:
         """The text for the cache, such as `release, whisper (whisper-base.en ...)`; `file` replaces the release."""

@@ -52,3 +52,10 @@ def test_only_abandoned_partial_files_are_removed(tmp_path: Path) -> None:
         assert running.exists()
         assert not killed.exists()
         killed.write_text("")  # so that the block can end
+
+
+def test_partial_files_of_one_file_are_removed(tmp_path: Path) -> None:
+    for name in ("a[1].csv.0123.partial", "a1.csv.0123.partial", "a[1].csv"):
+        (tmp_path / name).touch()
+    files.remove_partial(tmp_path / "a[1].csv")
+    assert names(tmp_path) == ["a1.csv.0123.partial", "a[1].csv"]

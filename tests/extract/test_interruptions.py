@@ -8,6 +8,7 @@ import resource
 import signal
 import sys
 import time
+import uuid
 from collections.abc import Callable
 from pathlib import Path
 
@@ -30,6 +31,7 @@ from tests.models import save_acoustic, save_text
 
 TURNS = 60
 PART_SECONDS = 1.5
+TIMEOUT = 3.0  # seconds without a sign of life of a worker
 
 
 class Slow(AcousticEncoder):
@@ -69,9 +71,12 @@ def extract(
     precision: str = "float32",
     fresh: bool = False,
     limit: int | None = None,
+    worker: bool = False,
 ) -> FeatureCache:
     """Extract the world's corpus in small parts."""
     settings = ExtractionSettings(
+        worker=worker,
+        claim_timeout=TIMEOUT if worker else 60.0,
         min_duration=0.0,
         overwrite=overwrite,
         fresh=fresh,
@@ -133,21 +138,29 @@ class Life:
         overwrite: bool = False,
         fresh: bool = False,
         largest: int = 0,
+        worker: bool = False,
     ) -> None:
-        self._said = cache.with_name(f"{cache.name}-said-{time.monotonic_ns()}")
-        arguments = (world, cache, pause, overwrite, fresh, largest)
+        self._said = cache.with_name(f"{cache.name}-said-{uuid.uuid4().hex}")
+        arguments = (world, cache, pause, overwrite, fresh, largest, worker)
         self._process = multiprocessing.get_context("fork").Process(target=self._live, args=arguments)
         self._process.start()
 
     def _live(
-        self, world: Path, cache: Path, pause: float, overwrite: bool, fresh: bool, largest: int
+        self,
+        world: Path,
+        cache: Path,
+        pause: float,
+        overwrite: bool,
+        fresh: bool,
+        largest: int,
+        worker: bool,
     ) -> None:
         sys.stderr = self._said.open("w", buffering=1)
         if largest:  # bytes: a file that grows beyond fails as on a full disk
             signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
             resource.setrlimit(resource.RLIMIT_FSIZE, (largest, resource.RLIM_INFINITY))
         try:
-            extract(world, cache, pause, overwrite, fresh=fresh)
+            extract(world, cache, pause, overwrite, fresh=fresh, worker=worker)
         except SerError as error:
             print(error, file=sys.stderr)
             sys.exit(error.exit_code)

@@ -1,5 +1,6 @@
 #!/bin/sh
-# Installs what the integration tests need from Debian, and only what is absent: a browser, its driver, and LaTeX.
+# Installs what the integration tests need from Debian, and only what is absent: a browser, its driver, LaTeX, and
+# mounts that see files late.
 set -eu
 
 wanted=""
@@ -7,6 +8,7 @@ command -v chromium >/dev/null || wanted="$wanted chromium"
 command -v chromedriver >/dev/null || wanted="$wanted chromium-driver"
 command -v pdflatex >/dev/null || wanted="$wanted texlive-latex-base"
 { command -v kpsewhich >/dev/null && kpsewhich booktabs.sty >/dev/null; } || wanted="$wanted texlive-latex-recommended"
+command -v bindfs >/dev/null || wanted="$wanted bindfs"
 [ -n "$wanted" ] || exit 0
 
 command -v apt-get >/dev/null || {

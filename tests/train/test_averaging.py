@@ -236,7 +236,7 @@ def test_what_is_held_out_is_never_trained_on(
             assert current <= seen[run] <= current | memory
     # memory.csv lists the whole memory: the part that is looked at was kept too.
     for own_run in runs:
-        record = trainer._store.record(trainer.keys.of(own_run, 3))
+        record = trainer.store.record(trainer.keys.of(own_run, 3))
         assert record is not None
         assert sum(held.n for held in record.memory) == 2 * 20
         assert trainer.kept_bytes(own_run, 1, 1) == kept[0].size._replace(

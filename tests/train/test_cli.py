@@ -46,6 +46,8 @@ def quick(*arguments: object) -> list[str]:
     without_effect = []
     if strategies and not any(strategy is None or strategy.earlier == "memory" for strategy in strategies):
         without_effect.append("--memory-size")
+    if "--worker" in typed:
+        without_effect.append("--jobs")
     if strategies and not any(strategy is None or strategy.by_gradient for strategy in strategies):
         without_effect += ["--epochs", "--batch-size", "--learning-rate"]
     pairs = zip(QUICK[::2], QUICK[1::2], strict=True)

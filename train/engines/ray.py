@@ -1,0 +1,154 @@
+"""Runs as tasks of Ray, on this machine or on a cluster, whose nodes open the same caches and the same store.
+
+Ray starts a task again whose process or node has died; its finished stages are in the store.
+"""
+
+from __future__ import annotations
+
+import logging
+import signal
+import socket
+import threading
+import uuid
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ser_memory.common.errors import SerError, UsageError, system_errors
+from ser_memory.common.machine import one_core_each
+from ser_memory.common.reporting import Advance, spare
+from ser_memory.train.corpora import Source, load_corpora
+from ser_memory.train.engines.contract import WorkerKilledError, ready
+from ser_memory.train.loop import PausedError
+from ser_memory.train.results import Outcome
+from ser_memory.train.settings import Experiment, Run
+from ser_memory.train.store import Store
+from ser_memory.train.strategies import STRATEGIES
+from ser_memory.train.trainer import Trainer
+
+
+class OnRay:
+    """Gives Ray every task that can begin."""
+
+    def __init__(self, trainer: Trainer, source: Source, jobs: int, address: str | None) -> None:
+        """`address`: of a cluster; None starts a Ray with `jobs` cores on this machine, for the time of a run.
+
+        Raises SerError if Ray is not installed, and UsageError for a GPU.
+        """
+        if find_spec("ray") is None:
+            raise SerError("--engine ray needs the package ray: pip install 'ser-memory[ray]'")
+        if source.device != "cpu":
+            raise UsageError(f"--engine ray trains on CPUs, not on {source.device}: give --device cpu.")
+        self._trainer, self._jobs, self._address = trainer, jobs, address
+        store = trainer.store.folder.resolve()
+        # Its presence asks all tasks, on whichever node, to pause.
+        self._stop = store / f"{uuid.uuid4().hex}.stop"
+        self._arguments = trainer.experiment, source, store, self._stop
+        self._stopped = False
+
+    def run(self, tasks: Sequence[Run], advance: Advance) -> Iterator[tuple[Run, Outcome]]:
+        if not tasks:
+            return
+        owners = self._trainer.experiment.owners
+        untrained = {task: self._trainer.untrained(task, owners[task]) for task in tasks}
+        waiting, running = list(tasks), dict[Any, Run]()
+        with self._connected() as ray:
+            train = ray.remote(num_cpus=1)(_train)
+            while waiting or running:
+                begun = [] if self._stopped else ready(waiting, [*waiting, *running.values()])
+                waiting = [task for task in waiting if task not in begun]
+                running |= {train.remote(*self._arguments, task): task for task in begun}
+                if not running:
+                    return
+                done, _ = ray.wait(list(running), timeout=1)
+                for reference in done:
+                    task, outcome = running.pop(reference), _result(ray, reference)
+                    if outcome is None:
+                        continue
+                    if outcome.failed:
+                        waiting = [each for each in waiting if not each.follows(task)]
+                    self._count(outcome, untrained[task], advance, task)
+                    yield task, outcome
+
+    def stop(self) -> None:
+        self._stopped = True
+        self._stop.touch()
+
+    def _count(self, outcome: Outcome, numbers: Sequence[int], advance: Advance, task: Run) -> None:
+        """Report the epochs of a task at its end."""
+        most = self._trainer.experiment.training.epochs if STRATEGIES[task.strategy].by_gradient else 1
+        for number in numbers:
+            done = min(len(outcome.stages[number].scores), most) if number in outcome.stages else 0
+            advance(done)
+            spare(advance, most - done)
+
+    @contextmanager
+    def _connected(self) -> Iterator[Any]:
+        """Ray, whose handlers of signals are not wanted."""
+        ray: Any = import_module("ray")
+        where = {"address": self._address} if self._address else {"address": "local", "num_cpus": self._jobs}
+        own = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            _refuse_unreachable(self._address or "")
+            ray.init(**where, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+        except (OSError, RuntimeError, ValueError) as error:
+            raise SerError(
+                f"Ray cannot be reached at --address {self._address or 'local'} ({str(error).splitlines()[0]}): start it "
+                "with ray start --head and name its address, or leave --address out."
+            ) from None
+        if threading.current_thread() is threading.main_thread():
+            for number, handler in own.items():
+                signal.signal(number, handler)
+        try:
+            yield ray
+        finally:
+            ray.shutdown()
+            self._stop.unlink(missing_ok=True)
+
+
+def _refuse_unreachable(address: str) -> None:
+    """Raise OSError if nothing answers at `host:port`: Ray itself would try for minutes."""
+    host, _, port = address.rpartition(":")
+    if port.isdigit() and host:
+        socket.create_connection((host, int(port)), timeout=10).close()
+
+
+def _result(ray: Any, reference: Any) -> Outcome | None:
+    """What `_train` gave. Raises SerError, or what else the task raised."""
+    try:
+        outcome: Outcome | SerError | None = ray.get(reference)
+    except ray.exceptions.RayTaskError:
+        raise
+    except ray.exceptions.RayError as error:
+        reason = str(error).splitlines()[0]
+        raise WorkerKilledError(f"Ray gave a task up after several tries: {reason}") from None
+    if isinstance(outcome, SerError):
+        raise outcome
+    return outcome
+
+
+_TRAINERS: dict[Path, Trainer] = {}  # of this process of Ray, which gets one task after the other
+
+
+def _train(
+    experiment: Experiment, source: Source, store: Path, stop: Path, task: Run
+) -> Outcome | SerError | None:
+    """A task in a process of Ray: its outcome, None if it was paused, or an error that the user can solve."""
+    try:
+        with system_errors(), one_core_each():
+            if stop not in _TRAINERS:
+                _TRAINERS.clear()
+                corpora = load_corpora(source)
+                _TRAINERS[stop] = Trainer(experiment, corpora, Store(store), torch.device(source.device))
+            trainer = _TRAINERS[stop]
+            trainer.pause = stop.exists
+            return None if stop.exists() else trainer.carry_out([task], lambda _: None)[0]
+    except PausedError:
+        return None
+    except SerError as error:
+        return error
