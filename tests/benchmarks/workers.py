@@ -103,7 +103,6 @@ def encode(root: Path) -> None:
         with reporting_to(Silent()):
             extract_corpus(extraction, Encoders(settings))
 
-    work(root / "warm", False)  # imports what a forked process then has
     local = rate(1, lambda: work(root / "local", False), RECORDINGS)
     print(f"ser-extract without --worker: {local:6.1f} parts/s")
     for number in (1, 2, 4):
