@@ -459,6 +459,10 @@ class Settings:
 
     def _unused(self) -> Iterator[tuple[list[str], str]]:
         """Names of options that nothing uses, and why."""
+        yield from self._unused_by_strategies()
+        yield from self._unused_by_machines()
+
+    def _unused_by_strategies(self) -> Iterator[tuple[list[str], str]]:
         named = [item.partition(":") for item in self.strategies.strategy]
         used = {name: STRATEGIES[name] for name, _, _ in named}
         trained = f"this run trains {listing(used)}"
@@ -501,6 +505,8 @@ class Settings:
             yield ["average_share"], "only --average interpolate without a memory has it"
         if self.later.average != "ema":
             yield ["average_decay"], "only --average ema has it"
+
+    def _unused_by_machines(self) -> Iterator[tuple[list[str], str]]:
         if not self.bundles.bundles:
             yield ["estimate_size", "language"], "only --bundles writes a bundle"
         if self.machine.engine != "ray":
