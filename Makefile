@@ -30,7 +30,7 @@ unit: $(READY)
 	$(VENV)/bin/python -m pytest --numprocesses logical
 
 integration: $(VENV)/.integration ## the tests that need Debian's Chromium and LaTeX, which it installs
-	$(VENV)/bin/python -m pytest tests/integration
+	$(VENV)/bin/python -m pytest --numprocesses logical --dist loadfile tests/integration
 
 # Beside the extra `dev`, in the same environment.
 $(VENV)/.integration: $(READY) tests/integration/packages.sh
