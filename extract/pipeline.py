@@ -25,6 +25,7 @@ from ser_memory.extract.reuse import (
     existing,
     is_made,
     missing,
+    refuse_other_encoders,
     refuse_unasked,
     refuse_unheard,
     silent_of,
@@ -71,6 +72,8 @@ def extract_corpus(extraction: Extraction, encoders: Encoders) -> FeatureCache:
         base = base_of(extraction.cache, extraction.manifest.name, settings)
         compared = word_errors_against(base, chosen) if base and settings.text_only else {}
         determining = encoders.attributes()
+        if extraction.condition is not None and base is not None:
+            refuse_other_encoders(base, determining)
         if extraction.condition is not None:
             determining["condition"] = str(extraction.condition)
         identify = partial(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -108,6 +108,18 @@ def existing(target: Path, replaces: bool) -> FeatureCache | None:
             raise
         notice(f"{target} cannot be read, so that none of its rows is reused.")
         return None
+
+
+def refuse_other_encoders(base: FeatureCache, determining: Mapping[str, str]) -> None:
+    """Raise SerError if a cache beside the corpus's own would be by other encoders: no model could read both."""
+    for kind in ("acoustic", "text"):
+        for what in ("revision", "pooling"):
+            there, here = getattr(base.info, f"{kind}_{what}"), determining[f"{kind}_{what}"]
+            if there != here:
+                raise SerError(
+                    f"{base.path} was made by another {kind} encoder ({what} {there} instead of {here}): give "
+                    f"--{kind}-encoder {getattr(base.info, f'{kind}_encoder')}, which it was made by."
+                )
 
 
 def heard_before(folder: Path, corpus: str) -> FeatureCache:

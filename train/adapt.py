@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import shlex
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,6 +14,7 @@ import click
 
 from ser_memory.common import __version__
 from ser_memory.common.console import Command, say
+from ser_memory.common.errors import UsageError
 from ser_memory.common.options import Options, names_of, option, options_of
 from ser_memory.extract.settings import EngineSettings, ProtocolSettings, ReleaseSettings
 
@@ -50,8 +53,11 @@ class AdaptSettings(Options):
         None, minimum=0, above=True, unset="that of the bundle", help="Learning rate of Adam."
     )
     epochs: int | None = option(None, minimum=1, unset="that of the bundle", help="At most this many.")
-    estimate_size: int = option(
-        0, minimum=0, help="Test utterances that the new bundle also holds, see ser-train."
+    estimate_size: int | None = option(
+        None,
+        minimum=0,
+        unset="as many as the bundle has of others",
+        help="Test utterances of the new corpus that the new bundle also holds, see ser-train.",
     )
     seed: tuple[int, ...] = option(
         (), minimum=0, unset="all that the bundles have", help="Adapt the bundle of this seed; repeatable."
@@ -130,8 +136,9 @@ def adapt(
     from ser_memory.train.experiment import train
 
     source, wanted = SourceSettings.take(options), AdaptSettings.take(options)
-    info = read_seeds(bundle)[0].info
-    changed = {name: value for name, value in asdict(wanted).items() if value}
+    first = read_seeds(bundle)[0]
+    info = first.info
+    changed = {name: value for name, value in asdict(wanted).items() if value not in (None, ())}
     settings = settings_of(
         {
             **changed,
@@ -144,8 +151,9 @@ def adapt(
             "jobs": source.jobs,
         }
     )
+    _refuse_other_output(output, settings.experiment.stages)
     encoders = encoder_settings(
-        info, source.acoustic_encoder, source.text_encoder, source.device, source.jobs
+        first, source.acoustic_encoder, source.text_encoder, source.device, source.jobs
     )
     found = Encoders(encoders).attributes()
     for kind in ("acoustic", "text"):
@@ -164,6 +172,14 @@ def adapt(
         )
     )
     return train(settings, command)
+
+
+def _refuse_other_output(output: Path, stages: Sequence[str]) -> None:
+    """Raise UsageError, before anything is encoded, if a folder has the run of other corpora."""
+    with suppress(OSError, ValueError, KeyError, TypeError):
+        there = json.loads((output / "config.json").read_text(encoding="utf-8"))["experiment"]["stages"]
+        if list(there) != list(stages):
+            raise UsageError(f"{output} has the adaptation to {there[-1]} already: give another --output.")
 
 
 def _typed(bundle: Path, corpus: str, output: Path) -> str:

@@ -200,10 +200,13 @@ def bundles_in(path: Path) -> list[Path]:
 
     Raises SerError if there is none, or if there are several models, such as those of a whole run.
     """
-    if (path / CONFIG).is_file() and (path / MODEL).is_file():
+    if _looks_like_one(path):
         return [path]
     last: dict[Path, tuple[int, Path]] = {}
-    for config in sorted(path.rglob(MODEL)) if path.is_dir() else []:
+    found_here = (
+        [each for each in sorted(path.rglob(CONFIG)) if _looks_like_one(each.parent)] if path.is_dir() else []
+    )
+    for config in found_here:
         stage = _STAGE.fullmatch(config.parent.name)
         group = config.parent.parent if stage else config.parent
         found = (int(stage[1]) if stage else 0, config.parent)
@@ -219,6 +222,11 @@ def bundles_in(path: Path) -> list[Path]:
             f"{path} has the bundles of {len(models)} models: give one of {listing(models, most=6)}."
         )
     return [folder for _, folder in last.values()]
+
+
+def _looks_like_one(folder: Path) -> bool:
+    """Whether a folder has a file that only bundles have."""
+    return (folder / CONFIG).is_file() and (folder / MEMORY).is_file()
 
 
 def write_bundle(folder: Path, bundle: Bundle, card: str) -> None:
@@ -262,6 +270,14 @@ def read_bundle(folder: Path) -> Bundle:
             f"The bundle {folder} is not what this program writes ({why}): copy it again."
         ) from None
     return replace(bundle, folder=folder, checksum=content["checksum"])
+
+
+def read_one(path: Path) -> Bundle:
+    """The bundle of a folder with one; see `bundles_in`. Raises SerError as `read_bundle` does, and for several."""
+    found = bundles_in(path)
+    if len(found) > 1:
+        raise SerError(f"{path} has {len(found)} bundles: name one of them, such as {found[0]}.")
+    return read_bundle(found[0])
 
 
 def read_seeds(path: Path) -> list[Bundle]:

@@ -36,6 +36,7 @@ from ser_memory.train.bundle import (
     write_bundle,
 )
 from ser_memory.train.bundles.cli import main as ser_bundle
+from ser_memory.train.bundles.encoders import place_of
 from ser_memory.train.bundles.writing import statistics
 from ser_memory.train.predictions import Predictions
 from ser_memory.train.strategies import STRATEGIES
@@ -474,3 +475,57 @@ def test_what_a_bundle_describes_is_what_it_is(told: Told) -> None:
     assert replace(bundle.info, seen=bundle.info.seen) == bundle.info
     assert asdict(bundle.info)["training"]["epochs"] == 1
     assert set(bundle.info.seen[1].rated) <= set(RATED)
+
+
+def test_paths_of_encoders_stay_where_they_are(tmp_path: Path) -> None:
+    encoder = tmp_path / "jane.doe" / "wav2vec2"
+    encoder.mkdir(parents=True)
+    write_caches(
+        tmp_path / "caches", acoustic_encoder=str(encoder), text_encoder="google-bert/bert-base-uncased"
+    )
+    made = ["--cache", tmp_path / "caches", "--strategy", "finetune", "--seed", 0, "--epochs", 1, "--bundles"]
+    result = run(*made, "--stages", "msp-podcast", "--output", tmp_path / "run")
+    assert result.exit_code == 0, result.output
+    (folder,) = bundles_in(tmp_path / "run")
+    assert not [path for path in folder.iterdir() if b"jane.doe" in path.read_bytes()]
+    bundle = read_bundle(folder)
+    assert bundle.info.encoders["acoustic_encoder"] == "wav2vec2"
+    assert (place_of(bundle, "acoustic"), place_of(bundle, "text")) == (
+        str(encoder),
+        "google-bert/bert-base-uncased",
+    )
+    moved = read_bundle(Path(shutil.copytree(folder, tmp_path / "elsewhere" / "model")))
+    assert place_of(moved, "acoustic") == "wav2vec2"
+
+
+def test_export_of_a_run_whose_corpus_lacks_a_split_of_its_protocol(tmp_path: Path) -> None:
+    """Early releases of MSP-Podcast have no Test3, which the protocol of its manifest names."""
+    write_caches(tmp_path / "caches", protocol="release")
+    made = ["--cache", tmp_path / "caches", "--strategy", "gem", "--seed", 0, "--epochs", 1, "--bundles"]
+    result = run(*made, "--output", tmp_path / "run", trained=tmp_path / "trained")
+    assert result.exit_code == 0, result.output
+    before = {path: path.read_bytes() for path in (tmp_path / "run" / "bundles").rglob("*.json")}
+    shutil.rmtree(tmp_path / "run" / "bundles")
+    result = CliRunner().invoke(ser_bundle, ["export", str(tmp_path / "run")])
+    assert result.exit_code == 0, result.output
+    assert before == {path: path.read_bytes() for path in before}
+
+
+def test_a_folder_of_an_encoder_is_no_bundle(told: Told, tmp_path: Path) -> None:
+    (tmp_path / "encoder").mkdir()
+    (tmp_path / "encoder" / "config.json").write_text("{}")
+    (tmp_path / "encoder" / "model.safetensors").write_bytes(b"")
+    with pytest.raises(SerError, match="There is no bundle in"):
+        bundles_in(tmp_path)
+    message = refused(CliRunner().invoke(ser_bundle, ["export", str(told.bundle("gem"))]), 2)
+    assert "is a bundle already" in message
+
+
+def test_what_cannot_be_estimated_is_named(told: Told, tmp_path: Path) -> None:
+    result = adapt(told.last, told.bundles("gem"), tmp_path / "run", "--seed", 0)
+    assert "cannot be estimated" not in result.stderr
+    bundle = read_bundle(told.bundle("gem"))
+    write_bundle(tmp_path / "bundle", replace(bundle, estimates=(None, bundle.estimates[1])), "")
+    result = adapt(told.last, tmp_path / "bundle", tmp_path / "other")
+    assert result.exit_code == 0, result.output
+    assert "What is forgotten of msp-podcast cannot be estimated" in result.stderr

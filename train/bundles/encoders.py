@@ -1,27 +1,70 @@
-"""The encoders of a bundle: where they are, and whether what is there is what the model was trained on."""
+"""The encoders of a bundle: where they are, and whether what is there is what the model was trained on.
+
+A bundle names an encoder of the hub, or the last part of a folder's path: the whole path may name people. Where a folder
+is on this machine stands beside the bundles of a run, in RUN/bundles/encoders.json, by kind and revision.
+"""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
 
 from ser_memory.common.errors import SerError
+from ser_memory.common.files import write_whole
 from ser_memory.extract.settings import LAST, EncoderSettings
-from ser_memory.train.bundle import BundleInfo
+from ser_memory.train.bundle import Bundle, BundleInfo
+
+_KINDS = ("acoustic", "text")
+
+
+PLACES = "encoders.json"
+
+
+def named(encoder: str) -> str:
+    """How a bundle names an encoder: as the hub does, or by the last part of its path."""
+    of_the_hub = (
+        encoder.count("/") <= 1 and not encoder.startswith(("/", ".", "~")) and not Path(encoder).is_dir()
+    )
+    return encoder if of_the_hub else Path(encoder).name
+
+
+def note_places(folder: Path, encoders: Mapping[str, str]) -> None:
+    """Note in a folder of bundles where the encoders are that are folders; `encoders` are attributes of a cache."""
+    found = {
+        f"{kind} {encoders[f'{kind}_revision']}": str(Path(encoders[f"{kind}_encoder"]).resolve())
+        for kind in _KINDS
+        if Path(encoders[f"{kind}_encoder"]).is_dir()
+    }
+    if found:
+        write_whole(folder / PLACES, json.dumps(found, indent=2) + "\n")
+
+
+def place_of(bundle: Bundle, kind: str) -> str:
+    """Where the acoustic or text encoder of a bundle was when it was written, or else its name."""
+    key = f"{kind} {bundle.info.encoders[f'{kind}_revision']}"
+    for parent in bundle.folder.resolve().parents:
+        with suppress(OSError, ValueError, AttributeError):
+            place = json.loads((parent / PLACES).read_text(encoding="utf-8")).get(key)
+            if isinstance(place, str):
+                return place
+    return bundle.info.encoders[f"{kind}_encoder"]
 
 
 def encoder_settings(
-    info: BundleInfo,
+    bundle: Bundle,
     acoustic_encoder: str | None = None,
     text_encoder: str | None = None,
     device: str = "auto",
     workers: int | None = None,
 ) -> EncoderSettings:
     """The settings with which stage 1 makes rows for a bundle; the encoders may be in other places than the bundle says."""
-    told = info.encoders
+    info, told = bundle.info, bundle.info.encoders
     one_layer = info.layer is not None and info.layer.isdigit()
     return EncoderSettings(
-        acoustic_encoder=acoustic_encoder or told["acoustic_encoder"],
-        text_encoder=text_encoder or told["text_encoder"],
+        acoustic_encoder=acoustic_encoder or place_of(bundle, "acoustic"),
+        text_encoder=text_encoder or place_of(bundle, "text"),
         layers=str(info.layer) if one_layer else told.get("acoustic_layers", LAST),
         pooling=told["acoustic_pooling"],
         precision=info.precision,

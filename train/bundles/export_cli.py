@@ -43,6 +43,8 @@ def export(
     """
     _refuse_in_vain(context, _OF_RUNS if onnx else _OF_ONNX, "without" if onnx else "with")
     if not onnx:
+        if (folder / "memory.safetensors").exists():
+            raise UsageError(f"{folder} is a bundle already: give the folder of a run, or add --onnx.")
         from ser_memory.train.bundles.exporting import export_run
 
         for made in export_run(folder, estimate_size, language):
@@ -50,13 +52,10 @@ def export(
         return
     if output is None:
         raise UsageError("--onnx needs --output DIR: a folder for the files.")
-    from ser_memory.train.bundle import bundles_in, read_bundle
+    from ser_memory.train.bundle import read_one
     from ser_memory.train.bundles.onnx_export import export_onnx
 
-    found = bundles_in(folder)
-    if len(found) > 1:
-        raise UsageError(f"{folder} has {len(found)} bundles: name one of them, such as {found[0]}.")
-    bundle = read_bundle(found[0])
+    bundle = read_one(folder)
     _report(export_onnx(bundle, output, acoustic_encoder=acoustic_encoder, head_only=head_only))
     say(f"{output}: {bundle.info.title} as ONNX files.")
 

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from ser_memory.common.cache import FeatureCache, cache_path
 from ser_memory.common.errors import SerError, UsageError
 from ser_memory.train.bundles.origin import settings_of
 from ser_memory.train.bundles.writing import write_bundles
@@ -44,6 +45,11 @@ def export_run(run: Path, estimate_size: int = 0, language: str = "en") -> list[
     return write_bundles(run, settings.bundles, work.trainer, source, work.todo.finished)
 
 
+def _own_protocol(config: dict[str, Any], corpus: str) -> str:
+    """The protocol of a corpus's cache: a run that did not choose another one did not name it."""
+    return FeatureCache(cache_path(Path(config["cache"]), corpus)).info.protocol
+
+
 def _values(config: dict[str, Any]) -> dict[str, Any]:
     """The options of a run by their names."""
     experiment = config["experiment"]
@@ -69,6 +75,10 @@ def _values(config: dict[str, Any]) -> dict[str, Any]:
         "layer": config["layer"],
         "label_scale": config["label_scale"],
         "transcripts": None if transcripts == OWN_TRANSCRIPTS else transcripts,
-        "protocol": [f"{corpus}={name}" for corpus, name in config["protocols"].items() if name],
+        "protocol": [
+            f"{corpus}={name}"
+            for corpus, name in config["protocols"].items()
+            if name and name != _own_protocol(config, corpus)
+        ],
         "device": config["device"],
     }

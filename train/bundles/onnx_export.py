@@ -71,7 +71,7 @@ def export_onnx(
             be exported, or ONNX Runtime does not compute what PyTorch does.
     """
     require_onnx()
-    encoder = None if head_only else _encoder_of(bundle.info, acoustic_encoder)
+    encoder = None if head_only else _encoder_of(bundle, acoustic_encoder)
     head, notes = head_of(bundle), _notes(bundle)
     with _all_or_none(output) as folder:
         written = [write_head(head, bundle.predict, _rows(bundle), folder / HEAD, notes)]
@@ -171,14 +171,14 @@ def _write_whole(
     return write_model(whole, reference, (info.min_duration, info.max_duration), path, notes)
 
 
-def _encoder_of(info: BundleInfo, place: str | None) -> AcousticEncoder:
+def _encoder_of(bundle: Bundle, place: str | None) -> AcousticEncoder:
     """The acoustic encoder of the training, on the CPU and in float32.
 
     Raises SerError if it cannot be loaded or exported, or is another one.
     """
     from ser_memory.extract.encoders import EncoderOptions, load_acoustic
 
-    wanted = encoder_settings(info, place)
+    info, wanted = bundle.info, encoder_settings(bundle, place)
     options = EncoderOptions(wanted.layers, wanted.pooling)
     encoder = load_acoustic(wanted.acoustic_encoder, options=options)
     refuse_other_encoder(info, "acoustic", encoder.attributes())

@@ -11,6 +11,7 @@ from ser_memory.common.errors import SerError, UsageError, listing
 from ser_memory.common.manifests import extraction_of
 from ser_memory.common.options import flag, names_of
 from ser_memory.train.bundle import Bundle, BundleInfo, read_seeds
+from ser_memory.train.bundles.encoders import place_of
 from ser_memory.train.corpora import Corpus, Source
 from ser_memory.train.settings import LaterStageSettings, MemorySettings, Origin, Settings, TrainingSettings
 from ser_memory.train.strategies import STRATEGIES
@@ -64,8 +65,8 @@ def refuse_other_embeddings(source: Source, corpora: Sequence[Corpus], bundle: B
         if differing:
             which = differing[0]
             command = (
-                f"{extraction_of(name)} --acoustic-encoder {info.encoders['acoustic_encoder']} --text-encoder "
-                f"{info.encoders['text_encoder']}{_layers(info)} --overwrite"
+                f"{extraction_of(name)} --acoustic-encoder {place_of(bundle, 'acoustic')} --text-encoder "
+                f"{place_of(bundle, 'text')}{_layers(info)} --overwrite"
             )
             raise SerError(
                 f"{source.path(name)} was made by another encoder than the bundle's ({which}: {getattr(cache, which)} "
@@ -90,11 +91,13 @@ def _defaults(bundles: Sequence[Bundle]) -> dict[str, Any]:
     known = names_of(TrainingSettings, LaterStageSettings, MemorySettings, *STRATEGIES[info.strategy].options)
     told = {**info.training, **info.later, **info.options, **info.memory}
     memory = {"sampler": [info.sampler], "memory_size": [info.memory_size]} if info.memory_size else {}
+    measured = max((len(rows) for rows in bundles[0].estimates if rows is not None), default=0)
     return {
         "strategy": [info.strategy],
         **memory,
         "seed": [each.info.seed for each in bundles],
         "seeds": None,
+        "estimate_size": measured,
         "dimensions": list(info.dimensions),
         "layer": info.layer,
         "label_scale": info.label_scale,
@@ -106,12 +109,12 @@ def _refuse_contradictions(settings: Settings, bundles: Sequence[Bundle]) -> Non
     info = bundles[0].info
     again = [name for name in settings.data.stages if name in [seen.name for seen in info.seen]]
     if again:
-        raise UsageError(f"The bundle has learned {listing(again)} already: leave it out of --stages.")
+        raise UsageError(f"The bundle has learned {listing(again)} already: name a corpus that is new to it.")
     seeds = {each.info.seed for each in bundles}
     unknown = [seed for seed in settings.strategies.chosen_seeds if seed not in seeds]
     if unknown:
         raise UsageError(
-            f"There is no bundle of seed {listing(unknown)}: --from has the seeds {listing(sorted(seeds))}."
+            f"There is no bundle of seed {listing(unknown)}: there are those of {listing(sorted(seeds))}."
         )
     for name, here, there in (
         ("dimensions", settings.training.dimensions, info.dimensions),

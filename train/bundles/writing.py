@@ -17,6 +17,7 @@ from ser_memory.common.manifests import stage_name
 from ser_memory.common.reporting import notice, progress
 from ser_memory.train.bundle import Bundle, BundleInfo, Floats, Seen, distances_from, write_bundle
 from ser_memory.train.bundles.card import card_of
+from ser_memory.train.bundles.encoders import named, note_places
 from ser_memory.train.corpora import Corpus, Source
 from ser_memory.train.gradient import GradientStack
 from ser_memory.train.members import HELD_OUT, MEASURED, MEMBERS, TRAINED_ON, Chosen, write_members
@@ -64,6 +65,7 @@ def write_bundles(
         if (experiment.owner(run, number), number) in outcomes
     ]
     writer = _Writer(settings, trainer, source, outcomes)
+    note_places(output / FOLDER, writer.encoders)
     made = []
     chosen: list[Chosen] = []
     # On one core each, as the stages were trained: what is kept has the same bits then.
@@ -119,7 +121,7 @@ class _Writer:
             )  # fmt: skip
 
     def _info(self, run: Run, number: int, seen: tuple[Seen, ...]) -> BundleInfo:
-        experiment, cache = self._trainer.experiment, self._cache
+        experiment, cache, encoders = self._trainer.experiment, self._cache, self.encoders
         assert run.variant is not None
         options = {
             name: value
@@ -129,7 +131,7 @@ class _Writer:
         training = asdict(experiment.training)
         del training["dimensions"]  # the architecture has them
         return BundleInfo(
-            {name: str(getattr(cache, name)) for name in ENCODER_ATTRIBUTES},
+            {**encoders, **{name: named(encoders[name]) for name in ("acoustic_encoder", "text_encoder")}},
             cache.precision, int(cache.sampling_rate), float(cache.min_duration), float(cache.max_duration),
             self._source.label_scale, self._source.layer, self._trainer.network.architecture,
             **asdict(run.variant), seed=run.seed, fold=run.fold,
@@ -138,6 +140,11 @@ class _Writer:
             memory=experiment.memory_of(run.variant).described,
             seen=seen, figures=(), language=self._settings.language, created_by=f"ser-memory {__version__}",
         )  # fmt: skip
+
+    @property
+    def encoders(self) -> dict[str, str]:
+        """The attributes of the caches that tell which encoders made them."""
+        return {name: str(getattr(self._cache, name)) for name in ENCODER_ATTRIBUTES}
 
     @property
     def _cache(self) -> CacheInfo:

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
 from ser_memory.common import __version__
 from ser_memory.common.console import Command, say, table
 from ser_memory.common.errors import SerError, UsageError
 from ser_memory.common.files import write_whole
-from ser_memory.common.options import options_of
+from ser_memory.common.options import flag, names_of, options_of
 from ser_memory.common.reporting import notice
+from ser_memory.extract.settings import EngineSettings
 from ser_memory.train.predict.formats import WRITERS, table_rows
 from ser_memory.train.predict.inputs import find_inputs, with_texts
 from ser_memory.train.predict.ratings import Rating
@@ -55,6 +57,7 @@ def main(bundle: Path, audio: Sequence[str], **options: Any) -> None:
     Flags: short (below the durations of the training), silent (no 0.1 s above -60 dB), clipped, and far (farther
     from the training data than 99 % of them).
     """
+    _refuse_unused(options)
     output = OutputSettings.take(options)
     texts = TranscriptFile.take(options)
     inputs = find_inputs(audio, sys.stdin)
@@ -70,6 +73,14 @@ def main(bundle: Path, audio: Sequence[str], **options: Any) -> None:
     if rated:
         _give(rated, predictor.dimensions, output, len(made))
     _report_failures([rating.error for rating in made if rating.error], len(made))
+
+
+def _refuse_unused(options: Mapping[str, Any]) -> None:
+    """Raise UsageError for options of engines that transcribe, where none does."""
+    source = click.get_current_context().get_parameter_source
+    for name in names_of(EngineSettings) if options["transcriber"] is None else ():
+        if source(name) is ParameterSource.COMMANDLINE:
+            raise UsageError(f"{flag(name)} has no effect without --transcriber: add it, or leave this out.")
 
 
 def _refuse_in_vain(output: OutputSettings, number: int) -> None:

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ser_memory.common.conventions import SAMPLING_RATE, cache_folder
-from ser_memory.common.errors import SerError, UsageError, system_errors
+from ser_memory.common.errors import SerError, UsageError, listing, system_errors
 from ser_memory.common.reporting import Reporter, notice, progress, reporting_to
 from ser_memory.extract.encoding import AcousticWorker
 from ser_memory.extract.recordings import (
@@ -64,16 +64,26 @@ class Predictor:
         self.dimensions = self.info.architecture.dimensions
         self.bounds = Bounds(self.info.min_duration, self.info.max_duration)
         encoders = settings.acoustic_encoder, settings.text_encoder
-        self._encoders = Encoders(encoder_settings(self.info, *encoders, settings.device, settings.workers))
+        self._encoders = Encoders(
+            encoder_settings(self.bundles[0], *encoders, settings.device, settings.workers)
+        )
         refuse_other_encoder(self.info, "acoustic", self._encoders.acoustic_identity.attributes())
         if settings.transcriber is not None and not self.info.architecture.reads_text:
             raise UsageError(f"--transcriber has no effect: {path} reads no text. Leave it out.")
         self._transcriber = _transcriber(settings)
         self._alone = threading.Lock()
 
+    @property
+    def title(self) -> str:
+        """What the model is, such as `gem of seeds 0, 1 after P+M`."""
+        seeds = [bundle.info.seed for bundle in self.bundles]
+        if len(seeds) == 1:
+            return self.info.title
+        return f"{self.info.strategy} of seeds {listing(seeds)} after {self.info.stage_name}"
+
     def predict(
         self,
-        recordings: Iterable[Sound],
+        recordings: Iterable[Sound] | str | Path,
         texts: Sequence[str | None] | None = None,
         *,
         reporter: Reporter | None = None,
@@ -81,8 +91,8 @@ class Predictor:
         """Rate recordings; those longer than the bundle's `max_duration` window by window.
 
         Args:
-            recordings: paths of files of any format, rate and number of channels; or (samples,) arrays at 16 kHz, of
-                full scale 1.
+            recordings: one path, or paths of files of any format, rate and number of channels; or (samples,) arrays at
+                16 kHz, of full scale 1.
             texts: what is said in each, None where that is not known; a text stands for the whole recording.
             reporter: where progress and notices go; standard error if None, `common.reporting.Silent()` for nowhere.
 
@@ -93,7 +103,8 @@ class Predictor:
             SerError: an encoder or the transcriber cannot be loaded or fails; or an array is none of sound.
             InterruptedRunError: SIGINT or SIGTERM, in the main thread.
         """
-        sounds = [_recording(place, sound) for place, sound in enumerate(recordings)]
+        several = [recordings] if isinstance(recordings, (str, Path)) else recordings
+        sounds = [_recording(place, sound) for place, sound in enumerate(several)]
         given = [None] * len(sounds) if texts is None else list(texts)
         if len(given) != len(sounds):
             raise SerError(

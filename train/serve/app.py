@@ -77,7 +77,7 @@ def make_app(predictor: Predictor, settings: ServeSettings) -> FastAPI:
         """What the server is, and how much it has to do."""
         return HealthAnswer(
             status="ok",
-            model=predictor.info.title,
+            model=predictor.title,
             dimensions=list(predictor.dimensions),
             uploads=places.taken,
             max_megabytes=settings.max_megabytes,

@@ -82,7 +82,7 @@ def _serve(bundle: Path, settings: ServeSettings, model: PredictSettings, listen
     )
     host, port = listener.getsockname()[:2]
     place = f"[{host}]" if ":" in host else host
-    say(f"{predictor.info.title} at http://{place}:{port}/ (Ctrl-C ends it)")
+    say(f"{predictor.title} at http://{place}:{port}/ (Ctrl-C ends it)")
     with suppress(KeyboardInterrupt):  # uvicorn sends it again once it has stopped
         uvicorn.Server(config).run(sockets=[listener])
 
