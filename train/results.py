@@ -207,6 +207,12 @@ def _read(path: Path, name: str, kind: type[_Row]) -> list[_Row]:
         raise SerError(f"{path} cannot be read as results of ser-train: {error}.") from None
 
 
+def read_estimates(folder: Path) -> list[Result]:
+    """The rows of a run's estimates.csv; none if it has no such file. Raises SerError as `read_results` does."""
+    path = folder / ESTIMATES
+    return read_results(path) if path.exists() else []
+
+
 def write_memory(path: Path, experiment: Experiment, outcomes: Outcomes) -> None:
     """Write memory.csv: how many utterances of each cell and speaker every memory of the last stage holds.
 

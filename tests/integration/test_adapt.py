@@ -15,6 +15,7 @@ from ser_memory.extract.api import extract
 from ser_memory.train.adapt import main
 from ser_memory.train.api import train
 from ser_memory.train.bundle import bundles_in, read_bundle
+from ser_memory.train.report.cli import main as ser_report
 from tests.train.predict.world import World, make_world
 from tests.train.test_cli import refused
 
@@ -65,6 +66,14 @@ def test_it_is_both_commands_one_after_the_other(world: World, tmp_path: Path) -
     again = adapt(world, tmp_path / "adapted")
     assert again.exit_code == 0, again.output
     assert "nothing to do" in again.stderr
+
+
+def test_a_report_has_what_was_forgotten(world: World, tmp_path: Path) -> None:
+    assert adapt(world, tmp_path / "adapted").exit_code == 0
+    result = CliRunner().invoke(ser_report, [str(tmp_path / "adapted")])
+    assert result.exit_code == 0, result.output
+    assert "n = 4 (noises): estimated" in result.stdout
+    assert "Corpora that are not here" in (tmp_path / "adapted" / "report" / "index.html").read_text()
 
 
 def test_a_contradiction_is_found_before_a_recording_is_encoded(world: World, tmp_path: Path) -> None:

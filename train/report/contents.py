@@ -19,6 +19,7 @@ from ser_memory.train.report.summary import Row, Runs
 from ser_memory.train.report.tables import Named
 from ser_memory.train.report.transcripts import courses
 from ser_memory.train.report.variants import variant_of
+from ser_memory.train.results import overall
 from ser_memory.train.settings import Variant
 
 SLOPES = (
@@ -28,6 +29,10 @@ SLOPES = (
 CONDITIONS = (
     "The same models and utterances; only the test recordings were put into another condition before they were encoded. "
     "Drop: the clean figure minus that in the condition, for each seed."
+)
+ESTIMATES = (
+    "These runs continue from bundles. Figures of the corpora that the bundles have learned are estimates, from the few "
+    "test utterances that the bundles hold; n says how many. The first stage is the model as it came."
 )
 NO_TESTS = "Fewer than three seeds: a test over seeds would say next to nothing, so there is none. Train with --seeds 5."
 FOLDS = (
@@ -71,6 +76,7 @@ def chapters(
     found = [
         Chapter("What was run", [line for label, run in runs.items() for line in _described(label, run)]),
         _results(reduced, split),
+        _estimated(runs, split),
         _by_fold(runs, split),
         _samplers(reduced, split),
         _transfer(reduced, split),
@@ -137,7 +143,7 @@ def _unfinished(run: RunData) -> str:
         (Variant(**variant), seed, stage)
         for variant in experiment.get("variants", ())
         for seed in experiment.get("seeds", ())
-        for stage in range(1, len(experiment.get("stages", ())) + 1)
+        for stage in range(max(run.begun, 1), len(experiment.get("stages", ())) + 1)
     ]
     there = {(variant_of(row), row.seed, row.stage) for row in run.results}
     lacking = [each for each in planned if each not in there]
@@ -159,6 +165,19 @@ def _results(runs: Runs, split: str) -> Chapter:
         tables.matrices("strategies", rows, "against finetune", notes),
         ["stages", "heat"],
         _tests(rows, "strategies", "each strategy against finetune", ["forest"]),
+    )
+
+
+def _estimated(runs: Mapping[str, RunData], split: str) -> Chapter | None:
+    """What is estimated for corpora that are not here."""
+    estimated = {label: overall(run.estimates) for label, run in runs.items() if run.estimates}
+    if not estimated:
+        return None
+    rows = summary.comparisons(estimated, split)
+    return Chapter(
+        "Corpora that are not here",
+        [ESTIMATES],
+        tables.matrices("estimates", rows, "estimated", _marks(rows)),
     )
 
 

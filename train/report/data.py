@@ -23,6 +23,7 @@ from ser_memory.train.results import (
     Result,
     overall,
     read_conditions,
+    read_estimates,
     read_results,
 )
 
@@ -101,6 +102,13 @@ class RunData:
     predictions: Predictions | None = None
     conditions: list[ConditionResult] = field(default_factory=list)  # in other acoustic conditions
     missing: tuple[str, ...] = ()  # names of files that this folder does not have
+    estimates: list[Result] = field(default_factory=list)  # for corpora that are no longer there
+
+    @property
+    def begun(self) -> int:
+        """The number of stages that were over in the bundles that it continued from."""
+        stages = self.config.get("experiment", {}).get("stages", ())
+        return len(stages) - len(self.config.get("digests", stages))
 
     @cached_property
     def overall(self) -> list[Result]:
@@ -161,6 +169,7 @@ def load_run(folder: Path) -> RunData:
         _predictions(folder, results),
         read_conditions(folder),
         tuple(name for name in (MEMORY, COSTS, EPOCHS, CONFIG, PREDICTIONS) if not (folder / name).exists()),
+        read_estimates(folder),
     )
 
 

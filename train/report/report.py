@@ -26,7 +26,16 @@ if TYPE_CHECKING:  # they load matplotlib, which waits until the first figure is
     from ser_memory.train.report.figures.forest import Difference
 
 PAGE = "index.html"
-_PRINTED = ("strategies-", "samplers-", "forgetting-", "backward-", "conditions-", "costs", "published")
+_PRINTED = (
+    "strategies-",
+    "estimates-",
+    "samplers-",
+    "forgetting-",
+    "backward-",
+    "conditions-",
+    "costs",
+    "published",
+)
 _WRITERS = {"md": markdown, "tex": latex, "csv": comma_separated}
 
 

@@ -12,7 +12,7 @@ from ser_memory.common.console import say, table
 from ser_memory.common.errors import listing
 from ser_memory.train.report.statistics import SIGNIFICANT, differs
 from ser_memory.train.report.variants import SHARED, owner_at, owner_of, variant_of
-from ser_memory.train.results import ESTIMATES, Result, overall, read_results
+from ser_memory.train.results import Result, overall, read_estimates
 from ser_memory.train.settings import NO_SAMPLER, POOLED, Variant
 
 BASELINE = "finetune"
@@ -69,9 +69,7 @@ def print_tables(results: Sequence[Result]) -> None:
 
 def print_estimates(folder: Path) -> None:
     """The estimates of a run for corpora that are no longer there, if it has any: mean and standard deviation over seeds."""
-    if not (folder / ESTIMATES).exists():
-        return
-    estimated = [result for result in read_results(folder / ESTIMATES) if result.metric == "ccc"]
+    estimated = [result for result in read_estimates(folder) if result.metric == "ccc"]
     for dimension in dict.fromkeys(result.dimension for result in estimated):
         part = [result for result in estimated if result.dimension == dimension]
         corpora = {result.corpus: result.n for result in part}
