@@ -75,14 +75,14 @@ def adapted(caches: Path, strategy: str, ways: Sequence[str], seeds: int, output
         cache=first, stages=f"clean{learned}", strategy=strategy, seeds=seeds, bundles=True, output=output / "first",
         predictions="none", reporter=Silent(), **own, **memory,
     )  # fmt: skip
-    (before,) = (output / "first/bundles").iterdir()
+    (before,) = (output / "first/bundles").glob("*/")
     second = alone(caches, f"calls{met}", output / "second-cache")
     shutil.rmtree(first)  # the bundle is all that is left
     train(
         cache=second, stages=f"calls{met}", from_=before, bundles=True, output=output / "second", predictions="none",
         reporter=Silent(),
     )  # fmt: skip
-    (after,) = (output / "second/bundles").iterdir()
+    (after,) = (output / "second/bundles").glob("*/")
     tests = [FeatureCache(cache_path(caches, f"{channel}{tested}")) for channel in CHANNELS]
     for seed in range(seeds):
         models = [read_bundle(*bundles_in(folder / f"seed-{seed}")) for folder in (before, after)]

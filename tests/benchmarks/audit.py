@@ -95,7 +95,7 @@ class Bench:
         )  # fmt: skip
         findings: dict[tuple[str, str, str], list[Finding]] = defaultdict(list)
         sizes = []
-        for path in bundles_in(next((folder / "bundles").iterdir())):
+        for path in bundles_in(folder / "bundles"):
             bundle = read_bundle(path)
             for corpus in self.stages:
                 caches = {name: each / f"{corpus}.h5" for name, each in self.variants.items()}
