@@ -8,6 +8,7 @@ cache.read("acoustic")  # (N, 768) float32
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -69,4 +70,8 @@ def _run(extraction: Extraction) -> FeatureCache:
     from ser_memory.extract.pipeline import extract_corpus
     from ser_memory.extract.workers import Encoders
 
-    return extract_corpus(extraction, Encoders(extraction.settings))
+    settings = extraction.settings
+    # With Ray, this process only identifies the encoders, and needs no GPU.
+    return extract_corpus(
+        extraction, Encoders(replace(settings, device="cpu") if settings.engine == "ray" else settings)
+    )
