@@ -40,7 +40,7 @@ def connected(address: str | None, cores: int) -> Iterator[Any]:
     try:
         _refuse_unreachable(address or "")
         ray.init(**where, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
-    except (OSError, RuntimeError, ValueError) as error:
+    except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
         if "ersion mismatch" in str(error):
             raise SerError(
                 f"The cluster at --address {address} has another version of Ray or Python than this machine: install "
