@@ -9,7 +9,7 @@ import sys
 import threading
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, redirect_stdout
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
@@ -54,7 +54,8 @@ def connected(address: str | None, cores: int) -> Iterator[Any]:
         for number, handler in own.items():
             signal.signal(number, handler)
     try:
-        yield ray
+        with redirect_stdout(sys.stderr):  # Ray prints there that a node died
+            yield ray
     finally:
         ray.shutdown()
 

@@ -18,7 +18,7 @@ from ser_memory.common.cluster import connected, living, refuse_different_nodes,
 from ser_memory.common.errors import SerError, UsageError, listing, system_errors
 from ser_memory.common.interruption import InterruptedRunError, on_signals
 from ser_memory.common.machine import cores, one_core_each
-from ser_memory.common.reporting import Advance
+from ser_memory.common.reporting import Advance, notice
 from ser_memory.extract.encoding import Rows, Text
 from ser_memory.extract.parts import Part, Parts
 from ser_memory.extract.settings import Extraction, ExtractionSettings
@@ -122,6 +122,7 @@ class OnRay:
                         if lost[given] >= _TRIES * (1 if given else self._size):
                             raise SerError(f"Ray lost the same work {lost[given]} times: {reason}") from None
                         if given:
+                            notice("A process of Ray was lost; its part is done again.")
                             waiting.appendleft(given)
                         self._begin()
                         continue

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -10,7 +11,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -26,6 +27,10 @@ assert world
 assert whole  # fixtures
 RAY = Path(sys.executable).with_name("ray")
 HEAD = "10.77.0.1"
+# A dead node is noticed after two seconds.
+QUICK = json.dumps(
+    {"health_check_period_ms": 500, "health_check_timeout_ms": 1000, "health_check_failure_threshold": 2}
+)
 ADDRESS = ["--engine", "ray", "--address", f"{HEAD}:6379"]
 
 
@@ -34,6 +39,16 @@ def ip(*arguments: str) -> str:
     if made.returncode:
         pytest.skip(f"ip {' '.join(arguments)} is not permitted here: {made.stderr}")
     return made.stdout
+
+
+def pids_of(space: str, name: bytes) -> list[int]:
+    """The processes in a node whose command has this name."""
+    found = []
+    for pid in ip("netns", "pids", space).split():
+        with suppress(OSError):
+            if Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")[0].rpartition(b"/")[2].startswith(name):
+                found.append(int(pid))
+    return found
 
 
 class Cluster:
@@ -46,26 +61,55 @@ class Cluster:
         ip("-n", self.head, "link", "add", "bridge", "type", "bridge")
         ip("-n", self.head, "addr", "add", f"{HEAD}/24", "dev", "bridge")
         ip("-n", self.head, "link", "set", "bridge", "up")
-        self._ray(self.head, HEAD, "--head", "--port", "6379", "--include-dashboard", "false")
+        self._ray(
+            self.head,
+            HEAD,
+            "--head",
+            "--port",
+            "6379",
+            "--include-dashboard",
+            "false",
+            "--system-config",
+            QUICK,
+        )
 
     def inside(self) -> list[str]:
         """What comes before a command on the head."""
         return ["ip", "netns", "exec", self.head]
 
     @contextmanager
-    def node(self, address: str, first: str = "true") -> Iterator[str]:
-        """A further node, and the name of its namespace; `first` is a shell command that changes what it sees."""
+    def node(self, address: str) -> Iterator[str]:
+        """A further node, and the name of its namespace."""
         space = self._space(address)
-        ip("-n", self.head, "link", "add", f"to-{space}"[:15], "type", "veth", "peer", "name", "eth0", "netns", space)
+        ip(
+            "-n",
+            self.head,
+            "link",
+            "add",
+            f"to-{space}"[:15],
+            "type",
+            "veth",
+            "peer",
+            "name",
+            "eth0",
+            "netns",
+            space,
+        )
         ip("-n", self.head, "link", "set", f"to-{space}"[:15], "master", "bridge", "up")
         ip("-n", space, "addr", "add", f"{address}/24", "dev", "eth0")
         ip("-n", space, "link", "set", "eth0", "up")
-        self._ray(space, address, "--address", f"{HEAD}:6379", first=first)
+        self._ray(space, address, "--address", f"{HEAD}:6379")
         try:
             yield space
         finally:
             self.kill(space)
             self._wait_until_dead(address)
+
+    def mount(self, space: str, *arguments: object) -> None:
+        """Change what the processes of a node see."""
+        (raylet, *_) = pids_of(space, b"raylet")
+        mount = ["nsenter", "--target", str(raylet), "--mount", "mount", *map(str, arguments)]
+        subprocess.run(mount, check=True)
 
     def kill(self, space: str) -> None:
         """SIGKILL for all processes of a node."""
@@ -89,16 +133,17 @@ class Cluster:
         ip("-n", name, "link", "set", "lo", "up")
         return name
 
-    def _ray(self, space: str, address: str, *options: str, first: str = "true") -> None:
+    def _ray(self, space: str, address: str, *options: str) -> None:
         self._folders.append(tempfile.mkdtemp(prefix="ray"))  # short, because sockets are there
         command = [
             str(RAY), "start", "--node-ip-address", address, "--num-cpus", "1", "--temp-dir", self._folders[-1],
             "--disable-usage-stats", *options,
         ]  # fmt: skip
-        shell = ["ip", "netns", "exec", space, "sh", "-c", f'{first} && exec "$@"', "sh"]
         log = Path(self._folders[-1]) / "start.log"
         with log.open("w") as said:
-            made = subprocess.run([*shell, *command], stdout=said, stderr=said, check=False)
+            made = subprocess.run(
+                ["ip", "netns", "exec", space, *command], stdout=said, stderr=said, check=False
+            )
         assert made.returncode == 0, log.read_text()
 
     def _wait_until_dead(self, address: str) -> None:
@@ -128,17 +173,6 @@ def cluster() -> Iterator[Cluster]:
             made.end()
 
 
-def works(space: str, actor: bytes) -> bool:
-    """Whether a process of Ray in this node computes something."""
-    for pid in ip("netns", "pids", space).split():
-        try:
-            if Path(f"/proc/{pid}/cmdline").read_bytes().startswith(actor):
-                return True
-        except OSError:
-            continue
-    return False
-
-
 def wait_for(happened: Callable[[], bool], process: subprocess.Popen[str]) -> None:
     deadline = time.monotonic() + 60
     while not happened():
@@ -152,48 +186,47 @@ def test_an_extraction_loses_a_node(
 ) -> None:
     with cluster.node("10.77.0.2") as node:
         process = start(world, tmp_path, *ADDRESS, before=cluster.inside(), workers=None)
-        wait_for(lambda: finished(tmp_path) >= 4 and works(node, b"ray::_Actor.encode"), process)
+        wait_for(lambda: finished(tmp_path) >= 4 and bool(pids_of(node, b"ray::_Actor.encode")), process)
         cluster.kill(node)
         assert not (tmp_path / "noises.h5").exists()
         said, errors = process.communicate(timeout=120)
     assert process.returncode == 0, errors
     assert (tmp_path / "noises.h5").read_bytes() == whole[0]
     assert said.replace(str(tmp_path), "CACHE") == whole[1]
+    assert errors.count("A process of Ray was lost; its part is done again.") == 1
     assert sorted(path.name for path in tmp_path.iterdir()) == [".noises.lock", "noises.h5"]
 
 
-def test_a_node_that_does_not_see_the_cache(
+def test_a_node_that_sees_other_files(
     cluster: Cluster, world: Path, whole: tuple[bytes, str], tmp_path: Path
 ) -> None:
-    hidden = tmp_path / "hidden"
-    hidden.mkdir()
-    with cluster.node("10.77.0.3", f"mount -t tmpfs none {hidden}"):
-        process = start(world, hidden, *ADDRESS, before=cluster.inside(), workers=None)
-        _, errors = process.communicate(timeout=120)
-        assert process.returncode == 1
-        assert errors.splitlines()[-1] == (
-            f"Error: The node 10.77.0.3 does not see the folder {hidden} of --cache: give one that all nodes share."
-        )
-        process = start(world, hidden, *ADDRESS, "--collect", before=cluster.inside(), workers=None)
-        _, errors = process.communicate(timeout=120)
-        assert process.returncode == 0, errors
-        assert (hidden / "noises.h5").read_bytes() == whole[0]
-
-
-def test_a_node_that_has_other_files(cluster: Cluster, world: Path, tmp_path: Path) -> None:
-    """Another source file of ser-memory, then another release."""
-    source, other = Path(labels.__file__).resolve(), tmp_path / "labels.py"
+    """Another cache folder, which --collect does not need; another release; and another ser-memory."""
+    other, recording = tmp_path / "other", world / "release/clips/n00.flac"
+    source = Path(labels.__file__).resolve()
     other.write_text(source.read_text() + "\n# another one\n")
-    recording = world / "release/clips/n00.flac"
-    for number, first, wrong in (
-        (4, f"mount --bind {other} {source}", "has other source files of ser-memory"),
-        (5, f"mount --bind {other} {recording}", f"sees another release than this one, or none ({recording})"),
-    ):
-        with cluster.node(f"10.77.0.{number}", first):
-            process = start(world, tmp_path / "cache", *ADDRESS, before=cluster.inside(), workers=None)
-            _, errors = process.communicate(timeout=120)
-            assert process.returncode == 1
-            assert f"Error: The node 10.77.0.{number} {wrong}" in errors
+    cache = tmp_path / "cache"
+    cache.mkdir()
+
+    def outcome(*options: str) -> str:
+        process = start(world, cache, *ADDRESS, *options, before=cluster.inside(), workers=None)
+        errors = process.communicate(timeout=120)[1]
+        return errors.splitlines()[-1] if process.returncode else ""
+
+    with cluster.node("10.77.0.3") as node:
+        cluster.mount(node, "-t", "tmpfs", "none", cache)
+        assert outcome() == (
+            f"Error: The node 10.77.0.3 does not see the folder {cache} of --cache: give one that all nodes share."
+        )
+        assert not outcome("--collect")
+        assert (cache / "noises.h5").read_bytes() == whole[0]
+        (cache / "noises.h5").unlink()
+        cluster.mount(node, "--bind", other, recording)
+        assert outcome("--collect") == (
+            f"Error: The node 10.77.0.3 sees another release than this one, or none ({recording}): give one that all "
+            "nodes share."
+        )
+        cluster.mount(node, "--bind", other, source)
+        assert "Error: The node 10.77.0.3 has other source files of ser-memory" in outcome("--collect")
 
 
 def test_a_training_loses_a_node(cluster: Cluster, caches: Path, tmp_path: Path) -> None:
@@ -206,7 +239,8 @@ def test_a_training_loses_a_node(cluster: Cluster, caches: Path, tmp_path: Path)
             stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         )  # fmt: skip
         wait_for(
-            lambda: len(list(store.glob("*.safetensors"))) >= 2 and works(node, b"ray::_train"), process
+            lambda: len(list(store.glob("*.safetensors"))) >= 2 and bool(pids_of(node, b"ray::_train")),
+            process,
         )
         cluster.kill(node)
         _, errors = process.communicate(timeout=120)
