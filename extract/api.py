@@ -14,6 +14,7 @@ from typing import Any
 
 from ser_memory.common import manifests
 from ser_memory.common.cache import FeatureCache
+from ser_memory.common.cluster import refuse_no_ray
 from ser_memory.common.conventions import cache_folder
 from ser_memory.common.errors import system_errors
 from ser_memory.common.options import refuse_unknown
@@ -58,6 +59,8 @@ def extract(corpus: str | Path, *, reporter: Reporter | None = None, **options: 
 
 def _prepare(corpus: str, settings: ExtractionSettings) -> Extraction:
     """Everything that can be found wrong at once: it needs no torch."""
+    if settings.engine == "ray":
+        refuse_no_ray()
     manifest = manifests.load(corpus, settings.protocol)
     root, cache = release_root(settings.root, manifest.name), cache_folder(settings.cache)
     sources = Sources.of(

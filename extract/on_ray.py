@@ -14,8 +14,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
-from ser_memory.common.cluster import connected, living, refuse_different_nodes, refuse_no_ray
-from ser_memory.common.errors import SerError, UsageError, listing, system_errors
+from ser_memory.common.cluster import connected, living, refuse_different_nodes
+from ser_memory.common.errors import SerError, UsageError, system_errors
 from ser_memory.common.interruption import InterruptedRunError, on_signals
 from ser_memory.common.machine import cores, one_core_each
 from ser_memory.common.reporting import Advance, notice
@@ -24,7 +24,6 @@ from ser_memory.extract.parts import Part, Parts
 from ser_memory.extract.settings import Extraction, ExtractionSettings
 from ser_memory.extract.workers import Encoders, Vectors, Work, hear, read, texts_of
 
-_DEVICES = ("auto", "cpu", "cuda")
 _TRIES = 4  # of a part whose actors are lost: its recordings may not fit into memory
 _FILES = 20  # of the release, looked at on each node
 
@@ -36,14 +35,9 @@ def on_ray(
     """Actors that can encode, once the nodes are found to be alike.
 
     `todo` says whether there are recordings and texts to encode, and `paths` are the recordings of the release.
-    Raises SerError in one sentence, UsageError for a device that is not a kind.
+    Raises SerError in one sentence.
     """
-    refuse_no_ray()
     settings = extraction.settings
-    if settings.device not in _DEVICES:
-        raise UsageError(
-            f"--engine ray chooses the cards itself, not {settings.device}: give --device {listing(_DEVICES)}."
-        )
     with connected(settings.address, settings.workers or cores()) as ray:
         if settings.address:
             folders = {} if settings.collect else {"--cache": extraction.cache}

@@ -19,6 +19,7 @@ LAST = "last"
 WHISPER_MODEL = "openai/whisper-base.en"
 POOLINGS = ("mean", "mean+std")
 PRECISIONS = ("float32", "bfloat16")
+_KINDS = ("auto", "cpu", "cuda")  # of devices, for Ray
 TRANSCRIBER_HELP = (
     "Where transcripts come from: release, whisper, faster-whisper, azure, the name of a store in the cache, or a "
     "list such as release,whisper: each name provides the texts that the names before it lack."
@@ -228,6 +229,10 @@ class ExtractionSettings(
             raise UsageError(
                 "--fresh computes every row again, and a --worker that starts after the others have ended would do so "
                 "once more: leave out --worker, or remove the cache in place of --fresh."
+            )
+        if self.engine == "ray" and self.device not in _KINDS:
+            raise UsageError(
+                f"--engine ray chooses the cards itself, not {self.device}: give --device auto, cpu or cuda."
             )
         if self.worker and self.engine == "ray":
             raise UsageError("Ray shares the work by itself: leave out --worker or --engine ray.")
