@@ -113,12 +113,9 @@ class OnRay:
                         result = self._result(each)
                     except _LostError as reason:
                         lost[given] += 1
-                        if lost[given] >= _TRIES * (1 if given else self._size):
-                            raise SerError(f"Ray lost the same work {lost[given]} times: {reason}") from None
-                        if given:
-                            notice("A process of Ray was lost; its part is done again.")
-                            waiting.appendleft(given)
-                        self._begin()
+                        self._refuse_hopeless(given, lost[given], f"{reason}", parts)
+                        waiting.extendleft([given] if given else [])
+                        self._replace()
                         continue
                     self._idle.append(actor)
                     if given:
@@ -129,13 +126,30 @@ class OnRay:
         if received:
             raise InterruptedRunError(f"Stopped as asked: {parts.kept()}", received[0])
 
+    def _refuse_hopeless(self, part: Part | None, times: int, reason: str, parts: Parts) -> None:
+        """Raise SerError if a part, or what actors do before they get one, was lost too often."""
+        if times >= _TRIES * (1 if part else self._size):
+            raise SerError(
+                f"Ray lost the same work {times} times ({reason}): if its nodes have too little memory, lower "
+                f"--max-duration, or give Ray fewer cores; its logs say more. {parts.kept()}"
+            )
+        if part:
+            notice("A process of Ray was lost; its part is done again.")
+
+    def _replace(self) -> None:
+        """Begin an actor in place of a lost one; those without a part may have been on the same node."""
+        for actor in self._idle:
+            self._running[actor.answer.remote()] = actor, None
+        self._idle.clear()
+        self._begin()
+
     def _result(self, reference: Any) -> Any:
         try:
             result = self._ray.get(reference)
         except self._ray.exceptions.RayTaskError:
             raise
         except self._ray.exceptions.RayError as error:
-            raise _LostError(" ".join(str(error).split())) from None
+            raise _LostError(str(error).strip().splitlines()[0].rstrip(".")) from None
         if isinstance(result, SerError):
             raise result
         return result
@@ -175,6 +189,9 @@ class _Actor:
         except SerError as error:
             return error
         return None
+
+    def answer(self) -> None:
+        """Show that it lives."""
 
     def encode(self, references: list[Any], part: Part, parts: Parts | None) -> Any:
         """The name of the file of a part, or without `parts` its rows; `references` has the work of all parts."""
