@@ -8,11 +8,13 @@ cache.read("acoustic")  # (N, 768) float32
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from ser_memory.common import manifests
 from ser_memory.common.cache import FeatureCache
+from ser_memory.common.cluster import refuse_no_ray
 from ser_memory.common.conventions import cache_folder
 from ser_memory.common.errors import system_errors
 from ser_memory.common.options import refuse_unknown
@@ -57,6 +59,8 @@ def extract(corpus: str | Path, *, reporter: Reporter | None = None, **options: 
 
 def _prepare(corpus: str, settings: ExtractionSettings) -> Extraction:
     """Everything that can be found wrong at once: it needs no torch."""
+    if settings.engine == "ray":
+        refuse_no_ray()
     manifest = manifests.load(corpus, settings.protocol)
     root, cache = release_root(settings.root, manifest.name), cache_folder(settings.cache)
     sources = Sources.of(
@@ -69,4 +73,8 @@ def _run(extraction: Extraction) -> FeatureCache:
     from ser_memory.extract.pipeline import extract_corpus
     from ser_memory.extract.workers import Encoders
 
-    return extract_corpus(extraction, Encoders(extraction.settings))
+    settings = extraction.settings
+    # With Ray, this process only identifies the encoders, and needs no GPU.
+    return extract_corpus(
+        extraction, Encoders(replace(settings, device="cpu") if settings.engine == "ray" else settings)
+    )

@@ -31,6 +31,7 @@ Examples:
   ser-extract --corpus iemocap --text-only --transcriber whisper
   ser-extract --corpus iemocap --condition noise:10
   ser-extract --corpus msp-podcast --cache /shared/cache --worker
+  ser-extract --corpus msp-podcast --cache /shared/cache --engine ray --address auto
   ser-extract --corpus my-corpus.toml --root recordings --limit 50
 """
 
@@ -57,6 +58,9 @@ def main(corpus: str, **options: Any) -> None:
 
     With --worker, any number of processes share the parts, on hosts that share the folders of the release and of the
     cache, which must exist. One of them writes the cache, the same as a single process would; the others wait for it.
+
+    With --engine ray, each core or GPU of a Ray cluster takes parts; the part of a node that dies is done again. All
+    nodes need the same versions and see the same files under the same paths, which is checked before the work.
 
     With --condition, it writes another cache, of the test recordings by telephone, in noise or in a room.
     """

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
@@ -18,8 +19,10 @@ from ser_memory.extract import audio
 from ser_memory.extract.corpora import Utterance, of_test_splits, read_release
 from ser_memory.extract.identity import Glimpses, describe
 from ser_memory.extract.merge import merge
+from ser_memory.extract.on_ray import on_ray
 from ser_memory.extract.parts import Parts, plan_parts, plan_texts, sole_writer
 from ser_memory.extract.reuse import (
+    Missing,
     Release,
     base_of,
     existing,
@@ -45,7 +48,7 @@ from ser_memory.extract.screening import (
 from ser_memory.extract.settings import Extraction
 from ser_memory.extract.sharing import ALONE, Share, claims_folder, complete_together
 from ser_memory.extract.transcripts.files import read_transcripts, texts_of, with_transcripts
-from ser_memory.extract.workers import Encoders, Work, encode_recordings, encode_transcripts
+from ser_memory.extract.workers import Crew, Encoders, Threads, Work
 
 
 def extract_corpus(extraction: Extraction, encoders: Encoders) -> FeatureCache:
@@ -223,31 +226,43 @@ def compute_missing(
         notice(f"Continuing: {parts.count()} finished parts are in {parts.folder}.")
     if stores or parts.count():
         notice(str(todo))
-    # Both are loaded before the work, so that the second one cannot fail after hours.
-    acoustic = encoders.acoustic() if todo.items else []
-    text = encoders.text() if todo.texts else []
     title = f"{extraction.manifest.title}: encoding"
-    if todo.items:
-        parts.expect(len(todo.items))
-        seconds = [item.seconds for item in todo.items]
-        total = sum(seconds for _, seconds in release.chosen)
-        work = Work(todo.items, *bounds, extraction.condition, release.glimpses.refuse_changed)
-        planned = plan_parts(seconds, extraction.part_seconds)
-        plan = share.plan(planned, [item.recording for item in todo.items], known.has_heard)
-        with progress(title, total, "s of audio", done=total - sum(seconds)) as advance:
-            encode_recordings(work, plan, parts, acoustic, advance, share)
+    with _crew(extraction, release, encoders, todo, share) as crew:
+        if todo.items:
+            parts.expect(len(todo.items))
+            seconds = [item.seconds for item in todo.items]
+            total = sum(seconds for _, seconds in release.chosen)
+            work = Work(todo.items, *bounds, extraction.condition, release.glimpses.refuse_changed)
+            planned = plan_parts(seconds, extraction.part_seconds)
+            plan = share.plan(planned, [item.recording for item in todo.items], known.has_heard)
+            with progress(title, total, "s of audio", done=total - sum(seconds)) as advance:
+                crew.encode_recordings(work, plan, parts, advance)
+        if todo.texts:
+            found = parts.stores()
+            known = Known([*stores, *found])
+            # Without those of recordings that were refused.
+            texts = missing(release, Known([*stores, *share.agreed(found, heard=True)]), *bounds).texts
+            parts.expect(len(texts))
+            plan = share.plan(plan_texts(len(texts)), [each.text for each in texts], known.has_read)
+            with progress(f"{title} transcripts", len(texts), "transcripts") as advance:
+                crew.encode_transcripts(texts, plan, parts, advance)
     encoded = {item.audio for item in todo.items}
-    if text:
-        found = parts.stores()
-        known = Known([*stores, *found])
-        # Without those of recordings that were refused.
-        texts = missing(release, Known([*stores, *share.agreed(found, heard=True)]), *bounds).texts
-        parts.expect(len(texts))
-        plan = share.plan(plan_texts(len(texts)), [each.text for each in texts], known.has_read)
-        with progress(f"{title} transcripts", len(texts), "transcripts") as advance:
-            encode_transcripts(texts, plan, parts, text, advance, share)
     # A recording that was not encoded and is another now may deserve a row.
     release.glimpses.refuse_changed(
         turn.audio for turn in release.turns if turn.audio and turn.audio not in encoded
     )
-    return Known([*stores, *parts.stores()]) if encoded or text else known
+    return Known([*stores, *parts.stores()]) if encoded or todo.texts else known
+
+
+@contextmanager
+def _crew(
+    extraction: Extraction, release: Release, encoders: Encoders, todo: Missing, share: Share
+) -> Iterator[Crew]:
+    """Who encodes. Both encoders are loaded before the work, so that the second one cannot fail after hours."""
+    needed = bool(todo.items), bool(todo.texts)
+    if extraction.settings.engine == "ray" and any(needed):
+        recordings = [turn.audio for turn in release.turns if turn.audio is not None]
+        with on_ray(extraction, encoders, needed, recordings) as crew:
+            yield crew
+    else:
+        yield Threads(encoders.acoustic() if needed[0] else [], encoders.text() if needed[1] else [], share)

@@ -19,6 +19,7 @@ LAST = "last"
 WHISPER_MODEL = "openai/whisper-base.en"
 POOLINGS = ("mean", "mean+std")
 PRECISIONS = ("float32", "bfloat16")
+_KINDS = ("auto", "cpu", "cuda")  # of devices, for Ray
 TRANSCRIBER_HELP = (
     "Where transcripts come from: release, whisper, faster-whisper, azure, the name of a store in the cache, or a "
     "list such as release,whisper: each name provides the texts that the names before it lack."
@@ -131,6 +132,27 @@ class EncoderSettings(Options):
 
 
 @dataclass(frozen=True)
+class ClusterSettings(Options):
+    """Who encodes."""
+
+    title = "Encoders"
+    engine: str = option(
+        "local",
+        choices=("local", "ray"),
+        help="Who encodes: local is this machine; ray gives the parts to Ray, whose nodes see the same --root and --cache.",
+    )
+    address: str | None = option(
+        None,
+        unset="a Ray on this machine alone",
+        help="With --engine ray: the address of a cluster, such as auto or 10.0.0.1:6379.",
+    )
+    collect: bool = option(
+        False,
+        help="With --engine ray: rows come back to this process, which writes them; the nodes need not see --cache.",
+    )
+
+
+@dataclass(frozen=True)
 class EngineSettings(Options):
     """What the engines that transcribe need."""
 
@@ -188,6 +210,7 @@ class ExtractionSettings(
     TranscriptSettings,
     EngineSettings,
     EncoderSettings,
+    ClusterSettings,
     UtteranceSettings,
     ConditionSettings,
     OutputSettings,
@@ -207,6 +230,15 @@ class ExtractionSettings(
                 "--fresh computes every row again, and a --worker that starts after the others have ended would do so "
                 "once more: leave out --worker, or remove the cache in place of --fresh."
             )
+        if self.engine == "ray" and self.device not in _KINDS:
+            raise UsageError(
+                f"--engine ray chooses the cards itself, not {self.device}: give --device auto, cpu or cuda."
+            )
+        if self.worker and self.engine == "ray":
+            raise UsageError("Ray shares the work by itself: leave out --worker or --engine ray.")
+        if self.engine != "ray" and (self.address is not None or self.collect):
+            name = "--collect" if self.collect else f"--address {self.address}"
+            raise UsageError(f"{name} has no effect without --engine ray: add it, or leave this out.")
         if self.claim_timeout != TIMEOUT and not self.worker:
             raise UsageError(
                 f"--claim-timeout {self.claim_timeout:g} has no effect without --worker: add it, or leave this out."

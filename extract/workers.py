@@ -13,7 +13,10 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TypeVar
+from typing import Protocol, TypeVar
+
+import numpy as np
+import numpy.typing as npt
 
 from ser_memory.common.errors import SerError
 from ser_memory.common.interruption import InterruptedRunError, on_signals
@@ -35,6 +38,7 @@ from ser_memory.extract.encoding import (
     AcousticWorker,
     Batch,
     Item,
+    Rows,
     Text,
     encode,
     encode_texts,
@@ -45,6 +49,7 @@ from ser_memory.extract.parts import Part, Parts
 from ser_memory.extract.settings import EncoderSettings
 from ser_memory.extract.sharing import ALONE, Share
 
+Vectors = npt.NDArray[np.float32]  # (n, E)
 _Part = TypeVar("_Part")
 _Worker = TypeVar("_Worker")
 _Events = queue.SimpleQueue[float | BaseException | None]  # work done, a failure, the end of a worker
@@ -111,6 +116,45 @@ class Work:
     condition: Condition | None = None  # in which they are heard
     refuse_changed: Callable[[Iterable[Path]], None] = lambda _: None  # raises SerError for these recordings
 
+    def recordings(self, part: Part) -> list[str]:
+        """The digests of the recordings of a part."""
+        return [self.items[place].recording for place in part.places]
+
+
+def hear(
+    work: Work, part: Part, worker: AcousticWorker, stop: threading.Event, report: Advance
+) -> Rows | None:
+    """The rows of a part, None if stopped; `report` gets the seconds of audio done. Raises SerError."""
+    items = [work.items[place] for place in part.places]
+    batches: list[Batch] = []
+    for batch in encode(items, worker, work.min_duration, work.max_duration, work.condition):
+        batches.append(batch)
+        report(sum(items[place].seconds for place in (*batch.places, *batch.refused)))
+        if stop.is_set() and sum(map(len, batches)) < len(items):
+            return None
+    rows = gather(items, batches, worker)
+    work.refuse_changed(item.audio for item in items if item.audio is not None)
+    return rows
+
+
+def read(
+    texts: Sequence[Text], part: Part, encoder: TextEncoder, stop: threading.Event, report: Advance
+) -> Vectors | None:
+    """The (n, E) rows of a part, None if stopped; `report` gets the number of texts done. Raises SerError."""
+    some = [texts[place] for place in part.places]
+    batches = []
+    for batch in encode_texts(some, encoder):
+        batches.append(batch)
+        report(len(batch[0]))
+        if stop.is_set() and sum(len(places) for places, _ in batches) < len(some):
+            return None
+    return gather_texts(some, batches)
+
+
+def texts_of(texts: Sequence[Text], part: Part) -> list[str]:
+    """The texts of a part."""
+    return [texts[place].text for place in part.places]
+
 
 def encode_recordings(
     work: Work,
@@ -126,17 +170,8 @@ def encode_recordings(
         report(sum(work.items[place].seconds for place in part.done))
         if not part.places:
             share.finish(part)
-            return
-        items = [work.items[place] for place in part.places]
-        batches: list[Batch] = []
-        for batch in encode(items, worker, work.min_duration, work.max_duration, work.condition):
-            batches.append(batch)
-            report(sum(items[place].seconds for place in (*batch.places, *batch.refused)))
-            if stop.is_set() and sum(map(len, batches)) < len(items):
-                return
-        rows = gather(items, batches, worker)
-        work.refuse_changed(item.audio for item in items if item.audio is not None)
-        share.finish(part, parts.write([item.recording for item in items], rows))
+        elif (rows := hear(work, part, worker, stop, report)) is not None:
+            share.finish(part, parts.write(work.recordings(part), rows))
 
     on_cpu, stop = all(worker.encoder.device.type == "cpu" for worker in workers), threading.Event()
     pieces = share.pieces(plan, stop.is_set)
@@ -157,19 +192,41 @@ def encode_transcripts(
         report(len(part.done))
         if not part.places:
             share.finish(part)
-            return
-        some = [texts[place] for place in part.places]
-        batches = []
-        for batch in encode_texts(some, encoder):
-            batches.append(batch)
-            report(len(batch[0]))
-            if stop.is_set() and sum(len(places) for places, _ in batches) < len(some):
-                return
-        share.finish(part, parts.write_texts([text.text for text in some], gather_texts(some, batches)))
+        elif (rows := read(texts, part, encoder, stop, report)) is not None:
+            share.finish(part, parts.write_texts(texts_of(texts, part), rows))
 
     on_cpu, stop = all(encoder.device.type == "cpu" for encoder in workers), threading.Event()
     pieces = share.pieces(plan, stop.is_set)
     each_part(pieces, workers, encode_part, on_cpu, advance, parts.kept, stop)
+
+
+class Crew(Protocol):
+    """Who encodes the parts of a plan, and keeps them. Methods raise as `each_part` does."""
+
+    def encode_recordings(self, work: Work, plan: Sequence[Part], parts: Parts, advance: Advance) -> None:
+        """`advance` gets the seconds of audio done."""
+
+    def encode_transcripts(
+        self, texts: Sequence[Text], plan: Sequence[Part], parts: Parts, advance: Advance
+    ) -> None:
+        """`advance` gets the number of texts done."""
+
+
+@dataclass(frozen=True)
+class Threads:
+    """Workers of this process."""
+
+    acoustic: Sequence[AcousticWorker]
+    text: Sequence[TextEncoder]
+    share: Share
+
+    def encode_recordings(self, work: Work, plan: Sequence[Part], parts: Parts, advance: Advance) -> None:
+        encode_recordings(work, plan, parts, self.acoustic, advance, self.share)
+
+    def encode_transcripts(
+        self, texts: Sequence[Text], plan: Sequence[Part], parts: Parts, advance: Advance
+    ) -> None:
+        encode_transcripts(texts, plan, parts, self.text, advance, self.share)
 
 
 def each_part(

@@ -64,12 +64,16 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def start(world: Path, cache: Path, *options: str, before: list[str] | None = None) -> subprocess.Popen[str]:
+def start(
+    world: Path, cache: Path, *options: str, before: list[str] | None = None, workers: int | None = 1
+) -> subprocess.Popen[str]:
     command = [
         *(before or []), sys.executable, "-m", "ser_memory.extract.cli", "--corpus", str(world / "release/noises.toml"),
         "--root", str(world / "release"), "--cache", str(cache), "--acoustic-encoder", str(world / "acoustic"),
-        "--text-encoder", str(world / "text"), "--device", "cpu", "--workers", "1", *options,
+        "--text-encoder", str(world / "text"), "--device", "cpu", *options,
     ]  # fmt: skip
+    if workers is not None:
+        command += ["--workers", str(workers)]
     return subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
     )

@@ -46,7 +46,7 @@ def quick(*arguments: object) -> list[str]:
     without_effect = []
     if strategies and not any(strategy is None or strategy.earlier == "memory" for strategy in strategies):
         without_effect.append("--memory-size")
-    if "--worker" in typed:
+    if "--worker" in typed or "--address" in typed:
         without_effect.append("--jobs")
     if strategies and not any(strategy is None or strategy.by_gradient for strategy in strategies):
         without_effect += ["--epochs", "--batch-size", "--learning-rate"]

@@ -6,14 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from ser_memory.train.engines import ray
+from ser_memory.common import cluster
 from tests.train.test_cli import caches, refused, run
 
 assert caches  # the fixture
 
 
 def test_without_the_package(caches: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ray, "find_spec", lambda _: None)
+    monkeypatch.setattr(cluster, "find_spec", lambda _: None)
     message = refused(run("--cache", caches, "--engine", "ray", "--output", tmp_path / "r"), 1)
     assert message == "--engine ray needs the package ray: pip install 'ser-memory[ray]'"
     assert not (tmp_path / "r").exists()
@@ -23,7 +23,7 @@ def test_without_the_package(caches: Path, tmp_path: Path, monkeypatch: pytest.M
     ("options", "says"),
     [
         (["--address", "auto"], "--address has no effect: only --engine ray has it"),
-        (["--engine", "ray", "--address", "auto"], "--jobs has no effect: a cluster knows"),
+        (["--engine", "ray", "--address", "auto", "--jobs", "2"], "--jobs has no effect: a cluster knows"),
         (["--engine", "ray", "--worker", "--output", "r"], "--engine has no effect: a worker trains by"),
     ],
 )

@@ -5,20 +5,16 @@ Ray starts a task again whose process or node has died; its finished stages are 
 
 from __future__ import annotations
 
-import logging
-import signal
-import socket
-import threading
 import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from importlib import import_module
-from importlib.util import find_spec
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from ser_memory.common.cluster import connected, refuse_different_nodes, refuse_no_ray
 from ser_memory.common.errors import SerError, UsageError, system_errors
 from ser_memory.common.machine import one_core_each
 from ser_memory.common.reporting import Advance, spare
@@ -40,14 +36,14 @@ class OnRay:
 
         Raises SerError if Ray is not installed, and UsageError for a GPU.
         """
-        if find_spec("ray") is None:
-            raise SerError("--engine ray needs the package ray: pip install 'ser-memory[ray]'")
+        refuse_no_ray()
         if source.device != "cpu":
             raise UsageError(f"--engine ray trains on CPUs, not on {source.device}: give --device cpu.")
         self._trainer, self._jobs, self._address = trainer, jobs, address
         store = trainer.store.folder.resolve()
         # Its presence asks all tasks, on whichever node, to pause.
         self._stop = store / f"{uuid.uuid4().hex}.stop"
+        source = replace(source, folder=source.folder.resolve())
         self._arguments = trainer.experiment, source, store, self._stop
         self._stopped = False
 
@@ -89,33 +85,17 @@ class OnRay:
 
     @contextmanager
     def _connected(self) -> Iterator[Any]:
-        """Ray, whose handlers of signals are not wanted."""
-        ray: Any = import_module("ray")
-        where = {"address": self._address} if self._address else {"address": "local", "num_cpus": self._jobs}
-        own = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+        """Ray, whose nodes can do the work."""
         try:
-            _refuse_unreachable(self._address or "")
-            ray.init(**where, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
-        except (OSError, RuntimeError, ValueError) as error:
-            raise SerError(
-                f"Ray cannot be reached at --address {self._address or 'local'} ({str(error).splitlines()[0]}): start it "
-                "with ray start --head and name its address, or leave --address out."
-            ) from None
-        if threading.current_thread() is threading.main_thread():
-            for number, handler in own.items():
-                signal.signal(number, handler)
-        try:
-            yield ray
+            with connected(self._address, self._jobs) as ray:
+                if self._address:
+                    store, source = self._trainer.store.folder, self._arguments[1]
+                    refuse_different_nodes(
+                        ray, {"--trained": store}, {"cache": [source.path(name) for name in source.names]}
+                    )
+                yield ray
         finally:
-            ray.shutdown()
             self._stop.unlink(missing_ok=True)
-
-
-def _refuse_unreachable(address: str) -> None:
-    """Raise OSError if nothing answers at `host:port`: Ray itself would try for minutes."""
-    host, _, port = address.rpartition(":")
-    if port.isdigit() and host:
-        socket.create_connection((host, int(port)), timeout=10).close()
 
 
 def _result(ray: Any, reference: Any) -> Outcome | None:
