@@ -70,7 +70,7 @@ class Common:
 def fault(common: Common) -> str:
     """What this node has not in common with the others, as the rest of a sentence after its name; "" if nothing."""
     for name, there in versions().items():
-        if not there:
+        if not there and common.versions[name]:
             return f"has no {name}: install {common.versions[name]} there."
         if there != common.versions[name]:
             return f"has {name} {there}, and this one has {common.versions[name]}: install the same on all nodes."
