@@ -9,8 +9,8 @@ change places, so that each is learned from, adapted to and tested on once; each
 has the CCC before and after adaptation: means over the three ways and the seeds, with the standard deviation over the
 seeds of the mean over the ways.
 
-The ratings are a stand-in, see real_speech.py: good for comparing strategies only. The text is one of two sentences,
-whatever is felt, so that it tells nothing.
+The ratings are a stand-in, see real_speech.py: good for comparing strategies only. The text is one of two
+sentences, the same for all emotions, so that it tells nothing.
 """
 
 from __future__ import annotations

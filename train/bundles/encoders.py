@@ -1,7 +1,7 @@
 """The encoders of a bundle: where they are, and whether what is there is what the model was trained on.
 
 A bundle names an encoder of the hub, or the last part of a folder's path: the whole path may name people. Where a folder
-is on this machine stands beside the bundles of a run, in RUN/bundles/encoders.json, by kind and revision.
+is on this machine is noted beside the bundles of a run, in RUN/bundles/encoders.json, by kind and revision.
 """
 
 from __future__ import annotations
