@@ -22,6 +22,12 @@ _TYPED = "ser_memory.train.typed"  # in a context: the command line
 
 EXAMPLES = """
 \b
+Several workers, as an array job of Slurm (sbatch FILE):
+  #!/bin/bash
+  #SBATCH --array=1-20 --requeue
+  ser-train --preset paper --cache /shared/cache --output /shared/paper --worker
+
+\b
 Examples:
   ser-train
   ser-train --preset paper --dry-run
