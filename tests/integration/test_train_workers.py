@@ -40,7 +40,7 @@ NAMESPACES = ("unshare", "--pid", "--fork", "--kill-child", "--mount-proc")  # e
 class Folder:
     """A folder that workers share, and what is seen of their work."""
 
-    def __init__(self, caches: Path, path: Path, timeout: float = 2) -> None:
+    def __init__(self, caches: Path, path: Path, timeout: float = 10) -> None:
         self.output, self.store = path / "run", path / "trained"
         self._options = [
             "--cache", caches, *TRAINING, "--worker", "--claim-timeout", timeout, "--output", self.output,
@@ -87,7 +87,7 @@ def whole(caches: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @contextmanager
 def observed(output: Path) -> Iterator[None]:
     """As long as it is there, the claims are not removed."""
-    with Claims(output / ".claims", timeout=2):
+    with Claims(output / ".claims", timeout=10):
         yield
 
 

@@ -19,7 +19,7 @@ from ser_memory.extract.sharing import claims_folder
 from tests.models import save_acoustic, save_text
 from tests.recordings import write_noises
 
-RECORDINGS, TIMEOUT = 240, 4.0
+RECORDINGS, TIMEOUT = 240, 10.0
 NAMESPACE = ["unshare", "--pid", "--fork", "--mount-proc", "--kill-child"]
 
 
