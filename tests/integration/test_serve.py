@@ -158,7 +158,9 @@ def test_many_clients_at_once(bundle: Path, tmp_path: Path) -> None:
     assert (seen[200], seen[422], set(seen) <= {200, 422, 503}) == (40 * _ROUNDS, 10 * _ROUNDS, True)
     assert seen[503] > 0
     assert health["uploads"] == 0
-    assert used[-1] < used[1] + 20
+    # What is not freed would grow with every round; the heap may grow by a step once.
+    assert np.median(np.diff(used[1:])) < 3
+    assert used[-1] < used[1] + 60
     assert max(handles[-2:]) <= handles[1] + 5
     assert list((tmp_path / "uploads").iterdir()) == []
 
