@@ -215,10 +215,23 @@ class GradientStack:
     def _bundled(self) -> list[Kept]:
         """What the bundles of the runs hold of each corpus."""
         bench = self._bench
-        bundles = [bench.bundle(run).kept for run in self.runs]
-        fields = (*self._strategy.keeps, "held_out", "rated")
+        bundles = [bench.bundle(run) for run in self.runs]
+        needed = self._strategy.keeps
+        fields = [name for name in (*needed, "held_out") if name != "rated"]  # every bundle tells it in words
         rows = bench.corpora[0].splits["train"].rows.device
-        return [stacked(each, fields, rows, bench.device) for each in zip(*bundles, strict=True)]
+        found = zip(bundles[0].info.seen, *(bundle.kept for bundle in bundles), strict=True)
+        return [
+            replace(
+                stacked(kept, fields, rows, bench.device),
+                rated=self._rated(seen.rated) if "rated" in needed else None,
+            )
+            for seen, *kept in found
+        ]
+
+    def _rated(self, dimensions: Sequence[str]) -> Tensor:
+        """(K,) bool, of each predicted dimension whether a corpus with ratings of these dimensions has it."""
+        predicted = self._bench.network.architecture.dimensions
+        return torch.tensor([name in dimensions for name in predicted], device=self._bench.device)
 
     def _sizes(self, after: int) -> list[int]:
         """Utterances in the memory of each corpus when stage `after` is over."""
@@ -329,7 +342,7 @@ def stacked(kept: Sequence[Kept], fields: Sequence[str], rows: torch.device, dev
         if isinstance(values[0], Samples):
             made[name] = Samples.concatenate(values).to(rows)
         elif isinstance(values[0], Tensor):
-            made[name] = (values[0] if name == "rated" else torch.cat(values)).to(device)
+            made[name] = torch.cat(values).to(device)
         else:
             made[name] = values[0]  # statistics, which are the same for all runs
     return Kept(**made)

@@ -425,6 +425,12 @@ class TestWhatIsRefused:
         assert result.exit_code == 0, result.output
         assert {row["strategy"] for row in rows(tmp_path / "run")} == {"gem"}
 
+    @pytest.mark.parametrize("strategy", ["finetune", "gem", "ewc"])
+    def test_lwf_finds_what_it_needs_in_every_bundle(self, told: Told, tmp_path: Path, strategy: str) -> None:
+        result = adapt(told.last, told.bundles(strategy), tmp_path / "run", "--strategy", "lwf", "--seed", 0)
+        assert result.exit_code == 0, result.output
+        assert {row["strategy"] for row in rows(tmp_path / "run")} == {"lwf"}
+
     def test_caches_of_other_encoders(self, told: Told, tmp_path: Path) -> None:
         shutil.copytree(told.last, tmp_path / "caches")
         with h5py.File(tmp_path / "caches" / "iemocap.h5", "a") as file:

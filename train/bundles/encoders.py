@@ -16,10 +16,8 @@ from ser_memory.common.files import write_whole
 from ser_memory.extract.settings import LAST, EncoderSettings
 from ser_memory.train.bundle import Bundle, BundleInfo
 
-_KINDS = ("acoustic", "text")
-
-
 PLACES = "encoders.json"
+_KINDS = ("acoustic", "text")
 
 
 def named(encoder: str) -> str:
