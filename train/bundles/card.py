@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ser_memory.common.conventions import in_split_order
@@ -75,8 +74,7 @@ def _body(info: BundleInfo) -> str:
     from ser_memory.train.strategies import STRATEGIES
 
     acoustic, text = (
-        f"{name if _is_of_the_hub(name) else Path(name).name} (revision {info.encoders[f'{kind}_revision']}, "
-        f"{info.encoders[f'{kind}_pooling']})"
+        f"{name} (revision {info.encoders[f'{kind}_revision']}, {info.encoders[f'{kind}_pooling']})"
         for kind, name in zip(("acoustic", "text"), _encoders(info), strict=True)
     )
     keeps = (
