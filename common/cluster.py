@@ -53,11 +53,11 @@ def connected(address: str | None, cores: int) -> Iterator[Any]:
     if threading.current_thread() is threading.main_thread():
         for number, handler in own.items():
             signal.signal(number, handler)
-    try:
-        with redirect_stdout(sys.stderr):  # Ray prints there that a node died
+    with redirect_stdout(sys.stderr):  # Ray prints there that a node died, even while it shuts down
+        try:
             yield ray
-    finally:
-        ray.shutdown()
+        finally:
+            ray.shutdown()
 
 
 def _refuse_unreachable(address: str) -> None:

@@ -40,9 +40,9 @@ def test_killed_at_random_moments_it_ends_as_if_it_had_not_been(caches: Path, tm
         "--strategy",
         "gem",
         "--epochs",
-        10,
+        100,
         "--patience",
-        10,
+        100,
     ]
     assert run(*command, "--output", tmp_path / "whole").exit_code == 0
     chance = random.Random(6)
@@ -68,13 +68,13 @@ def test_killed_at_random_moments_it_ends_as_if_it_had_not_been(caches: Path, tm
 @pytest.mark.parametrize(("number", "jobs"), [(signal.SIGTERM, 1), (signal.SIGINT, 2)])
 def test_a_signal_loses_no_epoch(caches: Path, tmp_path: Path, number: signal.Signals, jobs: int) -> None:
     command = ["--cache", caches, "--seeds", 2, "--strategy", "finetune", "--stages", "msp-podcast,iemocap",
-               "--epochs", 50, "--patience", 50]  # fmt: skip
+               "--epochs", 400, "--patience", 400]  # fmt: skip
     broken = [*command, "--jobs", jobs, "--output", tmp_path / "broken", "--trained", tmp_path / "t"]
     process = start(*broken)
     deadline = time.monotonic() + 60
     while not list((tmp_path / "t").glob("*.safetensors")) and time.monotonic() < deadline:
         time.sleep(0.02)
-    time.sleep(0.3)  # into the next stage
+    time.sleep(0.3)  # into the next stage, which takes seconds
     process.send_signal(number)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 128 + number, errors

@@ -10,12 +10,13 @@ from pathlib import Path
 
 import pytest
 
+from ser_memory.common.cluster import connected
 from tests.train.test_cli import caches, run
 from tests.train.test_resume import start
 
-pytest.importorskip("ray")
+ray = pytest.importorskip("ray")
 assert caches  # the fixture
-TRAINING = ["--seeds", 2, "--strategy", "finetune", "--strategy", "gem", "--epochs", 40, "--patience", 40]
+TRAINING = ["--seeds", 2, "--strategy", "finetune", "--strategy", "gem", "--epochs", 200, "--patience", 200]
 
 
 def training_under(pid: int) -> list[int]:
@@ -39,6 +40,17 @@ def wait_for(store: Path, stages: int) -> None:
     while len(list(store.glob("*.safetensors"))) < stages:
         assert time.monotonic() < deadline
         time.sleep(0.02)
+
+
+def test_what_ray_says_goes_to_standard_error(capsys: pytest.CaptureFixture[str]) -> None:
+    """Also what it keeps back because it has said it already: it says that when it shuts down."""
+    message = {"lines": ["The node is dead."], "pid": "raylet", "is_err": False}
+    with connected(None, cores=1):
+        for _ in range(3):
+            ray._private.worker.print_to_stdstream(message, ignore_prefix=False)
+    printed = capsys.readouterr()
+    assert not printed.out
+    assert printed.err.count("The node is dead.") == 2
 
 
 def test_a_process_of_ray_that_is_killed_costs_its_stage_only(caches: Path, tmp_path: Path) -> None:
