@@ -57,7 +57,8 @@ class TranscriptFile(Options):
 
     title = "Transcripts"
     transcripts: Path | None = option(
-        None, help="CSV, TSV or JSON Lines of id and text; an id is a recording's name without its suffix."
+        None,
+        help="CSV, TSV or JSON Lines of id and text; an id is that of a table, else a recording's name without its suffix.",
     )
 
 
@@ -70,7 +71,8 @@ class OutputSettings(Options):
         None,
         choices=FORMATS,
         unset="by the suffix of --output, else table",
-        help="msp is FileName, EmoAct, EmoVal, EmoDom from 1 to 7; audformat is a CSV for audformat.utils.read_csv.",
+        help="msp is FileName, EmoAct, EmoVal, EmoDom from 1 to 7, without ids and flags; audformat is a CSV for "
+        "audformat.utils.read_csv.",
     )
     output: Path | None = option(None, help="File to write, whole or not at all; else standard output.")
     scale: str | None = option(
