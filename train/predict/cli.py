@@ -51,9 +51,9 @@ def main(bundle: Path, audio: Sequence[str], **options: Any) -> None:
     """Rate recordings with a BUNDLE of ser-train, or with a folder of several seeds' bundles.
 
     AUDIO are files, folders, tables (CSV, TSV, JSON Lines) with the column file and perhaps text and id, or - for a list
-    of paths on standard input. An id stands beside the rating. A recording longer than those of the training is cut where
-    it is quiet; its rating is the mean of its windows, weighted by their durations. With several seeds, a rating is their
-    mean, and its spread their standard deviation.
+    of paths on standard input. Where a table has ids, so has the output. A recording longer than those of the
+    training is cut where it is quiet; its rating is the mean of its windows, weighted by their durations. With several
+    seeds, a rating is their mean, and its spread their standard deviation.
 
     Flags: short (below the durations of the training), silent (no 0.1 s above -60 dB), clipped, and far (farther
     from the training data than 99 % of them).
