@@ -100,10 +100,22 @@ class ConditionSettings(Options):
 
 
 @dataclass(frozen=True)
-class EncoderSettings(Options):
-    """Which encoders, which of their states, and where they run."""
+class DeviceSettings(Options):
+    """Where encoders run."""
 
     title = "Encoders"
+    device: str = option(
+        "auto", help="Where the encoders run: auto, cpu, mps, cuda, or several cards such as cuda:0,cuda:1."
+    )
+    workers: int | None = option(
+        None, minimum=1, unset="one per core", help="Encoders that run at the same time on a CPU."
+    )
+
+
+@dataclass(frozen=True)
+class EncoderSettings(DeviceSettings):
+    """Which encoders, which of their states, and where they run."""
+
     acoustic_encoder: str = option(
         "facebook/wav2vec2-base",
         help="Hugging Face name or local folder of a wav2vec2-family or Whisper model, or log-mel.",
@@ -122,12 +134,6 @@ class EncoderSettings(Options):
         "float32",
         choices=PRECISIONS,
         help="In which the encoders compute; bfloat16 is faster on a GPU and not exact.",
-    )
-    device: str = option(
-        "auto", help="Where the encoders run: auto, cpu, mps, cuda, or several cards such as cuda:0,cuda:1."
-    )
-    workers: int | None = option(
-        None, minimum=1, unset="one per core", help="Encoders that run at the same time on a CPU."
     )
 
 

@@ -1,4 +1,4 @@
-"""Real servers: many clients at once with broken uploads among them, and the page in Debian's Chromium.
+"""Real servers: many clients at once, broken, slow and cut off uploads, and the page in Debian's Chromium.
 
 With SER_SCREENSHOTS set to a folder, pictures of the page go there.
 """
@@ -8,13 +8,15 @@ from __future__ import annotations
 import io
 import os
 import signal
+import socket
 import subprocess
 import sys
+import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -52,6 +54,29 @@ class Server:
     @property
     def handles(self) -> int:
         return len(list(Path(f"/proc/{self.process.pid}/fd").iterdir()))
+
+    @property
+    def held(self) -> int:
+        """Files of uploads, which have no name but take space while they are open."""
+        files = 0
+        for handle in Path(f"/proc/{self.process.pid}/fd").iterdir():
+            with suppress(FileNotFoundError):  # closed meanwhile
+                files += handle.readlink().is_relative_to(self.uploads)
+        return files
+
+    def receiving(self) -> int:
+        return int(httpx.get(f"{self.address}/health").json()["uploads"])
+
+    def begin(self, length: int, sent: int, client: str = "127.0.0.1") -> socket.socket:
+        """A connection from an address with the beginning of an upload: so many bytes of a recording of `length`."""
+        host, port = self.address.removeprefix("http://").split(":")
+        connection = socket.create_connection((host, int(port)), 60, (client, 0))
+        part = b'--x\r\nContent-Disposition: form-data; name="file"; filename="x"\r\n\r\n'
+        connection.sendall(
+            b"POST /ratings HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: multipart/form-data; boundary=x\r\n"
+            b"Content-Length: %d\r\n\r\n" % (len(part) + length) + part + bytes(sent)
+        )
+        return connection
 
 
 @pytest.fixture(scope="module")
@@ -92,6 +117,14 @@ def serving(bundle: Path, uploads: Path, *options: str) -> Iterator[Server]:
             yield server
         finally:
             process.terminate()
+
+
+def eventually(condition: Callable[[], bool]) -> None:
+    for _ in range(600):
+        if condition():
+            return
+        time.sleep(0.05)
+    raise AssertionError
 
 
 def sounds(n: int) -> list[bytes]:
@@ -171,6 +204,59 @@ def test_a_client_that_sends_too_many_is_told_when_to_come_back(bundle: Path, tm
         answers = [httpx.post(f"{server.address}/ratings", files={"file": upload}) for _ in range(3)]
     assert [answer.status_code for answer in answers] == [200, 200, 429]
     assert 0 < int(answers[-1].headers["retry-after"]) <= 60
+
+
+def test_slow_clients_keep_nobody_waiting(bundle: Path, tmp_path: Path) -> None:
+    """Clients that send a byte a second are more than the places; another is served, and they are sent away."""
+    (upload,) = sounds(1)
+    stop = threading.Event()
+
+    def trickle(connections: list[socket.socket]) -> None:
+        while not stop.wait(1):
+            for connection in connections:
+                with suppress(OSError):  # the server has closed it
+                    connection.send(b"0")
+
+    with serving(bundle, tmp_path / "uploads", "--max-waiting", "2") as server, ExitStack() as opened:
+        slow = [opened.enter_context(server.begin(1_000_000, 80_000)) for _ in range(10)]
+        opened.enter_context(ThreadPoolExecutor(1)).submit(trickle, slow)
+        opened.callback(stop.set)
+        eventually(lambda: server.receiving() == len(slow))
+        answer = httpx.post(f"{server.address}/ratings", files={"file": upload}, timeout=60)
+        assert answer.status_code == 200, answer.text
+        for connection in slow:
+            with connection.makefile("rb") as file:
+                said = file.read()  # to the end: the server closes the connection
+            assert b" 408 " in said.split(b"\r\n")[0]
+            assert b"less than 8 kB per second" in said
+        assert (server.receiving(), server.held) == (0, 0)
+
+
+def test_uploads_that_arrive_are_limited_too(bundle: Path, tmp_path: Path) -> None:
+    """One client has room for all that it may send in a minute, and leaves room for others."""
+    limits = ("--max-waiting", "2", "--max-per-minute", "3")
+    clients = ["127.0.0.2"] * 3 + ["127.0.0.3"] * 2
+    with serving(bundle, tmp_path / "uploads", *limits) as server:
+        with ExitStack() as opened:
+            for client in clients:
+                opened.enter_context(server.begin(1_000_000, 400_000, client))
+            eventually(lambda: server.receiving() == len(clients))
+            full = httpx.post(f"{server.address}/ratings", files={"file": b"x"})
+            assert (full.status_code, int(full.headers["retry-after"]) > 0) == (503, True)
+        eventually(lambda: server.receiving() == 0)
+        assert httpx.post(f"{server.address}/ratings", files={"file": b"x"}).status_code == 422
+
+
+def test_nothing_of_a_cut_off_upload_stays(bundle: Path, tmp_path: Path) -> None:
+    """Its file is gone when the connection is, or with the answer to a body that lacks its end."""
+    with serving(bundle, tmp_path / "uploads", "--max-megabytes", "5") as server:
+        with server.begin(4_000_000, 3_000_000):
+            eventually(lambda: server.held == 1)
+        eventually(lambda: server.held == server.receiving() == 0)
+        with server.begin(3_000_000, 3_000_000) as connection:
+            assert b" 422 " in connection.recv(100)
+            eventually(lambda: server.held == server.receiving() == 0)
+        assert list(server.uploads.iterdir()) == []
 
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -50,9 +51,9 @@ def main(bundle: Path, audio: Sequence[str], **options: Any) -> None:
     """Rate recordings with a BUNDLE of ser-train, or with a folder of several seeds' bundles.
 
     AUDIO are files, folders, tables (CSV, TSV, JSON Lines) with the column file and perhaps text and id, or - for a list
-    of paths on standard input. A recording longer than those of the training is cut where it is quiet; its rating is the
-    mean of its windows, weighted by their durations. With several seeds, a rating is their mean, and its spread their
-    standard deviation.
+    of paths on standard input. Where a table has ids, so has the output. A recording longer than those of the
+    training is cut where it is quiet; its rating is the mean of its windows, weighted by their durations. With several
+    seeds, a rating is their mean, and its spread their standard deviation.
 
     Flags: short (below the durations of the training), silent (no 0.1 s above -60 dB), clipped, and far (farther
     from the training data than 99 % of them).
@@ -69,7 +70,11 @@ def main(bundle: Path, audio: Sequence[str], **options: Any) -> None:
 
     predictor = Predictor(bundle, PredictSettings.take(options))
     made = predictor.predict([each.path for each in inputs], [each.text for each in inputs])
-    rated = [rating.on_scale(*output.ends) for rating in made if not rating.error]
+    rated = [
+        replace(rating.on_scale(*output.ends), id=each.id)
+        for each, rating in zip(inputs, made, strict=True)
+        if not rating.error
+    ]
     if rated:
         _give(rated, predictor.dimensions, output, len(made))
     _report_failures([rating.error for rating in made if rating.error], len(made))
@@ -100,10 +105,9 @@ def _refuse_in_vain(output: OutputSettings, number: int) -> None:
 def _give(rated: Sequence[Rating], dimensions: Sequence[str], output: OutputSettings, number: int) -> None:
     """Print or write the ratings, of so many recordings, and draw them."""
     if output.kind == TABLE:
-        headers = ["file", "seconds", *dimensions, "flags"]
+        headers, *rows = table_rows(rated, dimensions, output.track)
         low, high = output.ends
-        title = f"Ratings from {low:g} to {high:g}"
-        table(title, headers, table_rows(rated, dimensions, output.track))
+        table(f"Ratings from {low:g} to {high:g}", headers, rows, left=headers.index("seconds"))
     else:
         text = WRITERS[output.kind](rated, dimensions, output.track)
         if output.output is None:

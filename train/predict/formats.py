@@ -5,14 +5,15 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 from ser_memory.common.conventions import RATED
+from ser_memory.common.errors import listing
 from ser_memory.common.reporting import notice
-from ser_memory.train.predict.ratings import Moment, Rating
+from ser_memory.train.predict.ratings import FLAGS, Moment, Rating
 
 Write = Callable[[Sequence[Rating], Sequence[str], bool], str]
 
@@ -22,11 +23,8 @@ _DECIMALS = 6
 
 
 def as_csv(ratings: Sequence[Rating], dimensions: Sequence[str], track: bool) -> str:
-    """A row per recording, or per window; columns of spread and of text only where there are some."""
-    records = [_record(rating, part) for rating in ratings for part in _parts(rating, track)]
-    names = list(dict.fromkeys(name for record in records for name in record))
-    rows = [[_cell(record.get(name)) for name in names] for record in records]
-    return _separated(names, rows)
+    """A row per recording, or per window; columns of ids, of spread and of text only where there are some."""
+    return _separated([_record(rating, part) for rating in ratings for part in _parts(rating, track)])
 
 
 def as_json_lines(ratings: Sequence[Rating], dimensions: Sequence[str], track: bool) -> str:
@@ -38,25 +36,41 @@ def as_json_lines(ratings: Sequence[Rating], dimensions: Sequence[str], track: b
 def as_msp(ratings: Sequence[Rating], dimensions: Sequence[str], track: bool) -> str:
     """FileName, EmoAct, EmoVal, EmoDom, as the MSP-Podcast challenges want them; ratings are from 1 to 7.
 
-    A notice names the columns that the bundle does not predict.
+    A notice names the columns that the bundle does not predict, and the flags, for which there is no column.
     """
     del track
     shown = [name for name in RATED if name in dimensions]
     for name in RATED:
         if name not in dimensions:
             notice(f"{_MSP[name]} is left out: the bundle does not predict {name}.")
-    rows = [[Path(each.file).name, *(_number(_values(each)[name]) for name in shown)] for each in ratings]
-    return _separated(["FileName", *(_MSP[name] for name in shown)], rows)
+    flagged = [each for each in ratings if each.flags]
+    if flagged:
+        flags = listing(flag for flag in FLAGS if any(flag in each.flags for each in flagged))
+        notice(
+            f"{len(flagged)} of {len(ratings)} recordings have flags ({flags}), which this format has no column for: "
+            "--format csv has one."
+        )
+    return _separated(
+        [
+            {"FileName": Path(each.file).name} | {_MSP[name]: _rounded(_values(each)[name]) for name in shown}
+            for each in ratings
+        ]
+    )
 
 
 def as_audformat(ratings: Sequence[Rating], dimensions: Sequence[str], track: bool) -> str:
-    """A segmented table of audformat: file, start, end, and a column per dimension; activation is called arousal."""
-    rows = [
-        [rating.file, *map(_timedelta, _span(part)), *(_number(_values(part)[name]) for name in dimensions)]
-        for rating in ratings
-        for part in _parts(rating, track)
-    ]
-    return _separated(["file", "start", "end", *(_AUDFORMAT.get(name, name) for name in dimensions)], rows)
+    """A segmented table of audformat: file, start, end, a column per dimension and per flag, and ids where there are some.
+
+    Activation is called arousal, and flags are True or False.
+    """
+
+    def record(rating: Rating, part: Rating | Moment) -> dict[str, Any]:
+        start, end = map(_timedelta, _span(part))
+        values = {_AUDFORMAT.get(name, name): _rounded(_values(part)[name]) for name in dimensions}
+        flags = {flag: flag in part.flags for flag in FLAGS}
+        return {"file": rating.file, "start": start, "end": end, **values, **flags, **_id(rating)}
+
+    return _separated([record(rating, part) for rating in ratings for part in _parts(rating, track)])
 
 
 WRITERS: dict[str, Write] = {
@@ -68,10 +82,15 @@ WRITERS: dict[str, Write] = {
 
 
 def table_rows(ratings: Sequence[Rating], dimensions: Sequence[str], track: bool) -> list[list[str]]:
-    """Rows for a terminal: file, seconds or span, each dimension with its spread, and flags."""
-    return [
+    """Rows for a terminal, after their headers: file, id where there are some, seconds or span, each dimension with its
+    spread, and flags.
+    """
+    ids = any(rating.id is not None for rating in ratings)
+    headers = ["file", *["id"] * ids, "seconds", *dimensions, "flags"]
+    return [headers] + [
         [
             rating.file,
+            *[rating.id or "-"] * ids,
             f"{_span(part)[0]:.1f} to {_span(part)[1]:.1f}" if track else f"{rating.duration:.1f}",
             *(_shown(_values(part)[name], (part.spread or {}).get(name)) for name in dimensions),
             ", ".join(part.flags) or "-",
@@ -98,17 +117,21 @@ def _record(rating: Rating, part: Rating | Moment) -> dict[str, Any]:
     span = {"duration": end} if isinstance(part, Rating) else {"start": start, "end": end}
     spread = {f"{name}_spread": value for name, value in (part.spread or {}).items()}
     numbers = {**span, **_values(part), **spread, "distance": part.distance}
-    rounded = {name: round(value, _DECIMALS) for name, value in numbers.items()}
+    rounded = {name: _rounded(value) for name, value in numbers.items()}
     text = {} if part.text is None else {"text": part.text}
-    return {"file": rating.file, **rounded, "flags": list(part.flags), **text}
+    return {"file": rating.file, **_id(rating), **rounded, "flags": list(part.flags), **text}
+
+
+def _id(rating: Rating) -> dict[str, str]:
+    return {} if rating.id is None else {"id": rating.id}
 
 
 def _cell(value: Any) -> Any:
     return " ".join(value) if isinstance(value, list) else "" if value is None else value
 
 
-def _number(value: float) -> str:
-    return str(round(value, _DECIMALS))
+def _rounded(value: float) -> float:
+    return round(value, _DECIMALS)
 
 
 def _shown(value: float, spread: float | None) -> str:
@@ -122,9 +145,11 @@ def _timedelta(seconds: float) -> str:
     return f"{days} days {int(minutes // 60):02d}:{int(minutes % 60):02d}:{last:09.6f}"
 
 
-def _separated(names: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+def _separated(records: Sequence[Mapping[str, Any]]) -> str:
+    """CSV with the columns that any of the records has."""
+    names = list(dict.fromkeys(name for record in records for name in record))
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(names)
-    writer.writerows(rows)
+    writer.writerows([_cell(record.get(name)) for name in names] for record in records)
     return text.getvalue()

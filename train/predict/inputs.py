@@ -22,19 +22,25 @@ class Input:
     """A recording to rate."""
 
     path: Path
-    id: str  # to find its text
+    id: str | None = None  # None: no table has one
     text: str | None = None  # None: no table has one
+
+    @property
+    def key(self) -> str:
+        """By which a file of id and text names it."""
+        return self.id or self.path.stem
 
 
 def find_inputs(named: Iterable[str], standard_input: Iterable[str]) -> list[Input]:
-    """The recordings that files, folders, tables and `-`, a list of paths on standard input, name; each once.
+    """The recordings that files, folders, tables and `-`, a list of paths on standard input, name.
 
-    Raises UsageError for a folder without recordings, and SerError for a table that cannot be used.
+    Each is there once, or once for every id and text that tables give it. Raises UsageError for a folder without
+    recordings, and SerError for a table that cannot be used.
     """
     found: list[Input] = []
     for name in named:
         if name == STANDARD_INPUT:
-            found += (_of_file(Path(line.strip())) for line in standard_input if line.strip())
+            found += (Input(Path(line.strip())) for line in standard_input if line.strip())
         else:
             found += _named(Path(name))
     if not found:
@@ -51,20 +57,20 @@ def with_texts(inputs: Sequence[Input], file: Path) -> list[Input]:
     """
     paths: dict[str, Path] = {}
     for each in inputs:
-        if paths.setdefault(each.id, each.path) != each.path:
+        if paths.setdefault(each.key, each.path) != each.path:
             raise SerError(
-                f"{paths[each.id]} and {each.path} have the same id {each.id!r}, so that the texts of {file} fit both: "
+                f"{paths[each.key]} and {each.path} have the same id {each.key!r}, so that the texts of {file} fit both: "
                 "give a table with the columns file and text instead."
             )
     texts, unknown = by_id(read_transcripts(file), list(paths), file)
     if unknown:
         notice(f"{len(unknown)} ids of {file} are of no recording here: {listing(sorted(unknown), most=5)}.")
-    return [replace(each, text=texts.get(each.id, each.text)) for each in inputs]
+    return [replace(each, text=texts.get(each.key, each.text)) for each in inputs]
 
 
 def _named(path: Path) -> list[Input]:
     if path.is_dir():
-        recordings = [_of_file(each) for each in walk(path, ["."], RECORDINGS)]
+        recordings = [Input(each) for each in walk(path, ["."], RECORDINGS)]
         if not recordings:
             raise UsageError(
                 f"The folder {path} has no recordings: {listing(sorted(RECORDINGS))} are looked for."
@@ -72,11 +78,7 @@ def _named(path: Path) -> list[Input]:
         return recordings
     if path.suffix.lower() in (*DELIMITERS, *JSON_LINES):
         return list(_of_table(path))
-    return [_of_file(path)]
-
-
-def _of_file(path: Path) -> Input:
-    return Input(path, path.stem)
+    return [Input(path)]
 
 
 def _of_table(path: Path) -> Iterator[Input]:
@@ -94,4 +96,4 @@ def _of_table(path: Path) -> Iterator[Input]:
         if not named:
             raise SerError(f"{path}, row {line}, names no file: every row needs one.")
         found = files.locate(named) or path.parent / as_path(named)
-        yield Input(found, record.get(column.get("id", ""), None) or found.stem, record.get(text or ""))
+        yield Input(found, record.get(column.get("id", "")) or None, record.get(text or ""))

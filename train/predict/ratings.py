@@ -12,7 +12,7 @@ from ser_memory.common.labels import from_unit
 
 Floats = npt.NDArray[np.float64]
 
-SHORT, SILENT, CLIPPED, FAR = "short", "silent", "clipped", "far"
+FLAGS = SHORT, SILENT, CLIPPED, FAR = "short", "silent", "clipped", "far"
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class Moment:
     distance: (
         float  # from what the model has seen: above 1 it is farther than 99 % of the training utterances
     )
-    flags: tuple[str, ...]  # of silent, clipped and far
+    flags: tuple[str, ...]  # of FLAGS; short is about the whole recording
     text: str | None  # None: without a text
 
 
@@ -43,11 +43,13 @@ class Rating:
     values: dict[str, float] | None = None  # by dimension; None if there is no rating
     spread: dict[str, float] | None = None  # as in Moment
     distance: float = 0.0  # as in Moment
-    # short: below the durations of the training; silent: no 0.1 s above -60 dB; clipped: some window; far: distance > 1
+    # Of FLAGS. short: below the durations of the training; silent: no 0.1 s above -60 dB; clipped: some window; far:
+    # distance > 1.
     flags: tuple[str, ...] = ()
     text: str | None = None
     track: tuple[Moment, ...] = ()  # the windows, in order
     error: str = ""  # one sentence, if there is no rating
+    id: str | None = None  # what the user's table calls the recording; None without one
 
     def on_scale(self, low: float, high: float) -> Rating:
         """The same rating on a scale from `low` to `high` in place of -1 to 1."""
@@ -85,13 +87,14 @@ def rating_of(file: str, dimensions: Sequence[str], heard: Heard, min_duration: 
     weights = (heard.ends - heard.starts) / (heard.ends - heard.starts).sum()
     whole = np.einsum("snk,n->sk", heard.predictions, weights)
     distance, duration = float(heard.distances @ weights), float(heard.ends[-1])
+    short = duration < min_duration
     track = tuple(
         Moment(
             float(heard.starts[i]),
             float(heard.ends[i]),
             *_mean_and_spread(dimensions, heard.predictions[:, i]),
             float(heard.distances[i]),
-            _flags(bool(heard.silent[i]), bool(heard.clipped[i]), heard.distances[i]),
+            _flags(short, bool(heard.silent[i]), bool(heard.clipped[i]), heard.distances[i]),
             heard.texts[i],
         )
         for i in range(len(weights))
@@ -103,15 +106,16 @@ def rating_of(file: str, dimensions: Sequence[str], heard: Heard, min_duration: 
         duration,
         *_mean_and_spread(dimensions, whole),
         distance,
-        (SHORT,) * (duration < min_duration)
-        + _flags(bool(heard.silent.all()), bool(heard.clipped.any()), distance),
+        _flags(short, bool(heard.silent.all()), bool(heard.clipped.any()), distance),
         " ".join(texts) if texts else None,
         track,
     )
 
 
-def _flags(silent: bool, clipped: bool, distance: float) -> tuple[str, ...]:
-    return tuple(name for name, is_so in ((SILENT, silent), (CLIPPED, clipped), (FAR, distance > 1)) if is_so)
+def _flags(short: bool, silent: bool, clipped: bool, distance: float) -> tuple[str, ...]:
+    return tuple(
+        name for name, is_so in zip(FLAGS, (short, silent, clipped, distance > 1), strict=True) if is_so
+    )
 
 
 def _mean_and_spread(

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 from ser_memory.common.errors import UsageError
 from ser_memory.common.options import Options, option
-from ser_memory.extract.settings import EngineSettings
+from ser_memory.extract.settings import DeviceSettings, EngineSettings
 
 ENGINES = ("whisper", "faster-whisper", "azure")
 TABLE, MSP = "table", "msp"
@@ -18,10 +19,9 @@ _MSP_SCALE = (1.0, 7.0)
 
 
 @dataclass(frozen=True)
-class ModelSettings(Options):
+class ModelSettings(DeviceSettings):
     """Where the encoders of the bundle are, and where they run."""
 
-    title = "Encoders"
     acoustic_encoder: str | None = option(
         None,
         unset="the bundle's own",
@@ -29,12 +29,6 @@ class ModelSettings(Options):
     )
     text_encoder: str | None = option(
         None, unset="the bundle's own", help="Where the text encoder of the bundle is, in the same way."
-    )
-    device: str = option(
-        "auto", help="Where the encoders run: auto, cpu, mps, cuda, or several cards such as cuda:0,cuda:1."
-    )
-    workers: int | None = option(
-        None, minimum=1, unset="one per core", help="Encoders that run at the same time on a CPU."
     )
 
 
@@ -46,7 +40,7 @@ class TextSettings(Options):
     transcriber: str | None = option(
         None,
         choices=ENGINES,
-        unset="no text, which the bundle knows how to stand for",
+        unset="none; the bundle's neutral text takes its place",
         help="Transcribe recordings that no table has a text for.",
     )
 
@@ -57,7 +51,8 @@ class TranscriptFile(Options):
 
     title = "Transcripts"
     transcripts: Path | None = option(
-        None, help="CSV, TSV or JSON Lines of id and text; an id is a recording's name without its suffix."
+        None,
+        help="CSV, TSV or JSON Lines of id and text; an id is that of a table, else a recording's name without its suffix.",
     )
 
 
@@ -70,7 +65,8 @@ class OutputSettings(Options):
         None,
         choices=FORMATS,
         unset="by the suffix of --output, else table",
-        help="msp is FileName, EmoAct, EmoVal, EmoDom from 1 to 7; audformat is a CSV for audformat.utils.read_csv.",
+        help="msp is FileName, EmoAct, EmoVal, EmoDom from 1 to 7, without ids and flags; audformat is a CSV for "
+        "audformat.utils.read_csv.",
     )
     output: Path | None = option(None, help="File to write, whole or not at all; else standard output.")
     scale: str | None = option(
@@ -122,11 +118,5 @@ class PredictSettings(ModelSettings, TextSettings, EngineSettings):
     """The options of a Predictor."""
 
 
-PREDICTOR: tuple[type[Options], ...] = (ModelSettings, TextSettings, EngineSettings)
-GROUPS = (
-    OutputSettings,
-    TextSettings,
-    TranscriptFile,
-    EngineSettings,
-    ModelSettings,
-)  # in the order of --help
+PREDICTOR = cast("tuple[type[Options], ...]", PredictSettings.__bases__)
+GROUPS = (OutputSettings, TextSettings, TranscriptFile, EngineSettings, ModelSettings)  # as in --help

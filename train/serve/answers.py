@@ -14,7 +14,7 @@ class MomentAnswer(BaseModel):
     end: float = Field(description="seconds")
     values: dict[str, float] = Field(description="by dimension, in about [-1, 1]")
     spread: dict[str, float] = Field(description="standard deviation over the bundle's seeds; empty for one")
-    flags: list[str] = Field(description="of silent, clipped and far")
+    flags: list[str] = Field(description="of short, silent, clipped and far")
 
     @classmethod
     def of(cls, moment: Moment) -> MomentAnswer:

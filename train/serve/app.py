@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from http import HTTPStatus
 from importlib import resources
 from typing import Any, BinaryIO, cast
 
@@ -24,7 +24,6 @@ from ser_memory.train.serve.settings import ServeSettings
 
 LOCAL = ("127.0.0.1", "localhost")
 
-_UPLOAD_SECONDS = 120.0  # that a client may take to send a recording: it has a place meanwhile
 _TEXT = 10_000  # characters of what was said
 _POLICY = (
     "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self'; img-src data:; "
@@ -50,6 +49,9 @@ _BODY = {
 def make_app(predictor: Predictor, settings: ServeSettings) -> FastAPI:
     """The server as an ASGI application."""
     places, rate = Places(settings.max_waiting), Rate(settings.max_per_minute)
+    # An upload takes its place when it is complete, so that slow clients keep nobody waiting. While it arrives it costs
+    # little: there is room for all that one client may begin in a minute, and for others besides.
+    arriving = Places(settings.max_per_minute + settings.max_waiting)
     rater = Rater(predictor, places, settings.max_minutes)
 
     @asynccontextmanager
@@ -79,7 +81,7 @@ def make_app(predictor: Predictor, settings: ServeSettings) -> FastAPI:
             status="ok",
             model=predictor.title,
             dimensions=list(predictor.dimensions),
-            uploads=places.taken,
+            uploads=arriving.taken + places.taken,
             max_megabytes=settings.max_megabytes,
             max_minutes=settings.max_minutes,
         )
@@ -89,28 +91,25 @@ def make_app(predictor: Predictor, settings: ServeSettings) -> FastAPI:
         """Rate a recording of any format and length that the limits allow."""
         rate.take(request.client.host if request.client else "")
         receive = bounded(request.receive, request.headers.get("content-length"), settings.max_megabytes)
-        with places.one():
-            async with _form(Request(request.scope, receive)) as form:
+        places.refuse_if_full()  # before the recording is sent in vain
+        async with _form(Request(request.scope, receive), arriving) as form:
+            with places.one():
                 return RatingAnswer.of(await rater.rate(_file(form), _text(form)))
 
     return app
 
 
 @asynccontextmanager
-async def _form(request: Request) -> AsyncIterator[FormData]:
-    """The body of an upload; its file is gone after the block.
+async def _form(request: Request, arriving: Places) -> AsyncIterator[FormData]:
+    """The body of an upload, once it is complete; its file is gone after the block.
 
-    Raises RefusedError if it is no multipart form, or does not come to an end.
+    Raises RefusedError if it is no multipart form, does not come to an end, or if too many arrive.
     """
     if not request.headers.get("content-type", "").startswith("multipart/form-data"):
         raise RefusedError(415, "The body must be multipart/form-data with a recording in the field file.")
     try:
-        async with asyncio.timeout(_UPLOAD_SECONDS):
+        with arriving.one():
             form = await request.form(max_files=1, max_fields=1)
-    except TimeoutError:
-        raise RefusedError(
-            408, f"The upload took more than {_UPLOAD_SECONDS:g} s: send a shorter one."
-        ) from None
     except ClientDisconnect:
         raise RefusedError(400, "The upload was broken off.") from None
     try:
@@ -142,8 +141,10 @@ def _text(form: FormData) -> str | None:
 
 async def _refused(_: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, RefusedError)
-    after = {} if error.retry_after is None else {"Retry-After": str(error.retry_after)}
-    return JSONResponse({"error": str(error)}, error.status, after)
+    headers = {} if error.retry_after is None else {"Retry-After": str(error.retry_after)}
+    if error.status == HTTPStatus.REQUEST_TIMEOUT:
+        headers["Connection"] = "close"  # else the rest of the body is awaited and ignored
+    return JSONResponse({"error": str(error)}, error.status, headers)
 
 
 async def _failed(_: Request, error: Exception) -> JSONResponse:

@@ -1,7 +1,8 @@
-"""How much a server takes at a time: a rate per client, a number of places, and the size of a request."""
+"""How much a server takes at a time: a rate per client, a number of places, and the size and pace of a request."""
 
 from __future__ import annotations
 
+import asyncio
 import math
 import time
 from collections import deque
@@ -14,6 +15,8 @@ if TYPE_CHECKING:
 
 _FIELDS = 1 << 16  # bytes of a body besides the recording
 _MINUTE = 60.0
+_PACE = 8_000  # bytes per second that a body must reach on average, which is that of speech by telephone
+_PATIENCE = 10.0  # seconds that a body may be late
 _SPAN = 20  # ratings whose mean time says how long a full queue takes
 
 
@@ -55,21 +58,25 @@ class Rate:
 
 
 class Places:
-    """Room for so many uploads: those that are being received, wait, or are rated."""
+    """Room for so many uploads."""
 
     def __init__(self, most: int) -> None:
         self._most = most
         self.taken = 0
         self._seconds: deque[float] = deque(maxlen=_SPAN)  # of the last ratings
 
-    @contextmanager
-    def one(self) -> Iterator[None]:
-        """A place for the block. Raises RefusedError if all are taken."""
+    def refuse_if_full(self) -> None:
+        """Raise RefusedError if all are taken."""
         if self.taken >= self._most:
             mean = sum(self._seconds) / len(self._seconds) if self._seconds else 1.0
             raise RefusedError(
                 503, "The server is busy: send the recording again later.", mean * self.taken / 2
             )
+
+    @contextmanager
+    def one(self) -> Iterator[None]:
+        """A place for the block. Raises RefusedError if all are taken."""
+        self.refuse_if_full()
         self.taken += 1
         try:
             yield
@@ -84,7 +91,8 @@ class Places:
 def bounded(receive: Receive, stated: str | None, megabytes: float) -> Receive:
     """`receive` for the body of an upload; `stated` is the request's Content-Length.
 
-    Raises RefusedError at once if the stated length is larger, else when more has come.
+    Raises RefusedError at once if the stated length is larger, else when more has come; and if the client sends so
+    slowly that it would keep what others need.
     """
     most = megabytes * 1e6 + _FIELDS
 
@@ -95,11 +103,21 @@ def bounded(receive: Receive, stated: str | None, megabytes: float) -> Receive:
 
     if stated is not None and stated.isdigit() and int(stated) > most:
         raise too_large()
-    received = 0
+    received, waited = 0, 0.0  # bytes; seconds for the client alone, not those in which the server is busy
 
     async def limited() -> Message:
-        nonlocal received
-        message = await receive()
+        nonlocal received, waited
+        start = time.monotonic()
+        try:
+            async with asyncio.timeout(_PATIENCE + received / _PACE - waited):
+                message = await receive()
+        except TimeoutError:
+            raise RefusedError(
+                408,
+                f"The upload comes at less than {_PACE / 1000:g} kB per second: use a faster connection, or send a shorter "
+                "or compressed recording.",
+            ) from None
+        waited += time.monotonic() - start
         received += len(message.get("body", b""))
         if received > most:
             raise too_large()

@@ -22,5 +22,5 @@ class ServeSettings(Options):
     max_waiting: int = option(
         32,
         minimum=1,
-        help="Uploads that are received, waiting or rated at the same time; others are asked to come back.",
+        help="Uploads that wait or are rated at the same time; others are asked to come back.",
     )

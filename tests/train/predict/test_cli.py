@@ -77,6 +77,22 @@ def test_the_challenge_table_and_a_table_of_files(world: World, tmp_path: Path) 
         assert float(rows[1][column]) == pytest.approx(4 + 3 * unit[name], abs=1e-5)
 
 
+def test_the_ids_of_a_table_come_back(world: World) -> None:
+    """Also of a file that occurs twice; its ratings are the same."""
+    (world.folder / "ids.csv").write_text(
+        "file,id\ncorpus/clips/n02.flac,007\nbroken.wav,b\nlong.wav,\ncorpus/clips/n02.flac,8\n"
+    )
+    result = run(world, world.folder / "ids.csv", "--format", "csv")
+    assert (result.exit_code, result.stderr.count("broken.wav")) == (1, 1)
+    first, without, second = csv.DictReader(result.stdout.splitlines())
+    assert [each["id"] for each in (first, without, second)] == ["007", "", "8"]
+    assert without["file"].endswith("long.wav")
+    assert {**first, "id": "8"} == second
+    shown = run(world, world.folder / "ids.csv").stdout.splitlines()
+    assert shown[1].split()[:3] == ["file", "id", "seconds"]
+    assert shown[2].split()[1] == "007"
+
+
 def test_windows_and_a_drawing(world: World, tmp_path: Path) -> None:
     plot = tmp_path / "track.svg"
     result = run(

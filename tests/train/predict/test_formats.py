@@ -15,7 +15,7 @@ from ser_memory.common.errors import UsageError
 from ser_memory.common.reporting import Silent, reporting_to
 from ser_memory.train.predict.formats import WRITERS, table_rows
 from ser_memory.train.predict.plot import write_plot
-from ser_memory.train.predict.ratings import Heard, Rating, rating_of
+from ser_memory.train.predict.ratings import FLAGS, Heard, Rating, rating_of
 from ser_memory.train.predict.settings import OutputSettings
 
 DIMENSIONS = ("activation", "valence", "dominance")
@@ -65,7 +65,7 @@ def test_a_row_per_window(ratings: list[Rating]) -> None:
     assert [(row["file"], float(row["start"]), float(row["end"])) for row in rows] == [
         (FILES[0], 0, 29.25), (FILES[0], 29.25, 7150.0625), (FILES[1], 0, 29.25),
     ]  # fmt: skip
-    assert len(table_rows(ratings, DIMENSIONS, True)) == 3
+    assert len(table_rows(ratings, DIMENSIONS, True)) == 1 + 3
 
 
 @pytest.mark.parametrize("track", [False, True])
@@ -75,15 +75,37 @@ def test_audformat_reads_its_table(ratings: list[Rating], track: bool, tmp_path:
     path.write_text(WRITERS["audformat"](ratings, DIMENSIONS, track), encoding="utf-8")
     table = audformat.utils.read_csv(path)
     assert audformat.is_segmented_index(table.index)
-    assert list(table.columns) == ["arousal", "valence", "dominance"]
+    assert list(table.columns) == ["arousal", "valence", "dominance", *FLAGS]
     expected = [part for rating in ratings for part in (rating.track if track else [rating])]
     assert len(table) == len(expected)
-    for (file, start, end), values, part in zip(table.index, table.to_numpy(), expected, strict=True):
+    values_of, flags_of = table[["arousal", "valence", "dominance"]].to_numpy(), table[list(FLAGS)]
+    assert set(flags_of.dtypes) == {np.dtype(bool)}
+    for (file, start, end), values, flags, part in zip(
+        table.index, values_of, flags_of.to_numpy(), expected, strict=True
+    ):
         assert file in FILES
         assert start.total_seconds() == getattr(part, "start", 0.0)
         assert end.total_seconds() == getattr(part, "end", getattr(part, "duration", None))
         assert part.values is not None
         assert values == pytest.approx(list(part.values.values()), abs=1e-6)
+        assert tuple(np.array(FLAGS)[flags]) == part.flags == ("clipped",)
+
+
+def test_ids_of_a_table(ratings: list[Rating], tmp_path: Path) -> None:
+    """Every format that may has them; a recording without an id has an empty cell."""
+    named = [replace(ratings[0], id="ä, 1"), replace(ratings[0], id="2"), ratings[1]]
+    rows = list(csv.DictReader(io.StringIO(WRITERS["csv"](named, DIMENSIONS, False))))
+    assert [(row["file"], row["id"]) for row in rows] == [(FILES[0], "ä, 1"), (FILES[0], "2"), (FILES[1], "")]
+    objects = [json.loads(line) for line in WRITERS["jsonl"](named, DIMENSIONS, True).splitlines()]
+    assert [each.get("id") for each in objects] == ["ä, 1"] * 2 + ["2"] * 2 + [None]
+    headers, *shown = table_rows(named, DIMENSIONS, False)
+    assert [row[headers.index("id")] for row in shown] == ["ä, 1", "2", "-"]
+    assert "id" not in table_rows(ratings, DIMENSIONS, False)[0]
+    assert WRITERS["msp"](named, DIMENSIONS, False).startswith("FileName,EmoAct,EmoVal,EmoDom\n")
+    audformat = pytest.importorskip("audformat")
+    path = tmp_path / "ratings.csv"
+    path.write_text(WRITERS["audformat"](named, DIMENSIONS, False), encoding="utf-8")
+    assert list(audformat.utils.read_csv(path)["id"].fillna("")) == ["ä, 1", "2", ""]
 
 
 def test_the_challenge_table(ratings: list[Rating]) -> None:
@@ -103,7 +125,10 @@ def test_the_challenge_table_without_dominance(ratings: list[Rating]) -> None:
     with reporting_to(notices):
         lines = WRITERS["msp"](two, DIMENSIONS[:2], False).splitlines()
     assert lines[0] == "FileName,EmoAct,EmoVal"
-    assert notices.lines == ["EmoDom is left out: the bundle does not predict dominance."]
+    assert notices.lines == [
+        "EmoDom is left out: the bundle does not predict dominance.",
+        "2 of 2 recordings have flags (clipped), which this format has no column for: --format csv has one.",
+    ]
 
 
 @pytest.mark.parametrize(("suffix", "start"), [(".svg", b"<?xml"), (".pdf", b"%PDF"), (".png", b"\x89PNG")])

@@ -31,19 +31,21 @@ def test_files_folders_and_a_list_each_recording_once(folder: Path) -> None:
     assert [str(each.path) for each in found] == [
         "d.wav", "calls/a.FLAC", "calls/b.wav", "calls/deep/c.mp3", "e f.wav", "absent.wav",
     ]  # fmt: skip
-    assert [each.id for each in found] == ["d", "a", "b", "c", "e f", "absent"]
+    assert [each.key for each in found] == ["d", "a", "b", "c", "e f", "absent"]
+    assert {each.id for each in found} == {None}
 
 
 def test_a_table_is_relative_to_itself_or_to_here(folder: Path) -> None:
     (folder / "calls" / "list.csv").write_text(
-        "ID,File,Transcript\nx,b.wav,so good\n,deep\\c.mp3,\n,d.wav,bad\n,nowhere.wav,\n"
+        "ID,File,Transcript\nx,b.wav,so good\n,deep\\c.mp3,\n,d.wav,bad\n,nowhere.wav,\ny,b.wav,so good\nx,b.wav,so good\n"
     )
     found = find_inputs(["calls/list.csv"], [])
     assert found == [
         Input(Path("calls/b.wav"), "x", "so good"),
-        Input(Path("calls/deep/c.mp3"), "c", None),
-        Input(Path("d.wav"), "d", "bad"),
-        Input(Path("calls/nowhere.wav"), "nowhere", None),
+        Input(Path("calls/deep/c.mp3"), None, None),
+        Input(Path("d.wav"), None, "bad"),
+        Input(Path("calls/nowhere.wav"), None, None),
+        Input(Path("calls/b.wav"), "y", "so good"),
     ]
 
 

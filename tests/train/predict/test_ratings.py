@@ -54,7 +54,8 @@ def test_flags_of_one_short_window() -> None:
         starts=np.zeros(1), ends=np.ones(1), silent=np.ones(1, bool), clipped=np.zeros(1, bool),
         distances=np.array([1.5]), predictions=np.zeros((1, 1, 2)), texts=[None],
     )  # fmt: skip
-    assert rating_of("a.wav", ("activation", "valence"), one, 3.0).flags == ("short", "silent", "far")
+    rating = rating_of("a.wav", ("activation", "valence"), one, 3.0)
+    assert rating.flags == rating.track[0].flags == ("short", "silent", "far")
 
 
 def test_another_scale() -> None:

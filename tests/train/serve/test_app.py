@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import io
-from collections.abc import Callable
+from collections.abc import Callable, MutableMapping
 from pathlib import Path
 from typing import Any
 
@@ -98,6 +99,44 @@ def test_what_is_wrong_is_said_in_a_sentence(
     assert says in answer.json()["error"]
     assert "/dev/" not in answer.text
     assert abs(len(list(Path("/dev/fd").iterdir())) - handles) < 3
+
+
+def test_a_cut_off_upload_is_gone_at_once(predictor: Predictor) -> None:
+    """Its file is closed, and not when the garbage collector comes."""
+    part = b'--x\r\nContent-Disposition: form-data; name="file"; filename="x"\r\n\r\n'
+    messages: list[dict[str, Any]] = [
+        {"type": "http.request", "body": part + bytes(2_000_000), "more_body": True},  # enough for a file
+        {"type": "http.disconnect"},
+    ]
+    scope = {
+        "type": "http", "method": "POST", "path": "/ratings", "query_string": b"",
+        "headers": [(b"host", b"localhost"), (b"content-type", b"multipart/form-data; boundary=x")],
+    }  # fmt: skip
+    answers: list[MutableMapping[str, Any]] = []
+    held: list[int] = []
+
+    async def receive() -> dict[str, Any]:
+        held.append(handles())
+        return messages.pop(0)
+
+    async def send(message: MutableMapping[str, Any]) -> None:
+        answers.append(message)
+
+    def handles() -> int:
+        return len(list(Path("/dev/fd").iterdir()))
+
+    async def talk() -> None:
+        await make_app(predictor, ServeSettings())(scope, receive, send)
+        held.append(handles())
+
+    gc.disable()
+    try:
+        asyncio.run(talk())
+    finally:
+        gc.enable()
+    before, during, after = held
+    assert answers[0]["status"] == 400
+    assert (during, after) == (before + 1, before)
 
 
 def test_other_names_of_this_address_are_refused(ask: Callable[..., httpx.Response]) -> None:

@@ -6,6 +6,7 @@ import asyncio
 
 import pytest
 
+from ser_memory.train.serve import limits
 from ser_memory.train.serve.limits import Places, Rate, RefusedError, bounded
 
 
@@ -59,6 +60,23 @@ def test_a_body_is_cut_off_when_too_much_has_come(stated: str | None) -> None:
             await limited()
 
     asyncio.run(twice())
+
+
+def test_a_body_that_comes_slowly_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What came fast leaves time for a pause; a client that sends nothing more has none."""
+    monkeypatch.setattr(limits, "_PATIENCE", 0.0)
+    monkeypatch.setattr(limits, "_PACE", 1000)
+    messages: asyncio.Queue[dict[str, object]] = asyncio.Queue()
+    limited = bounded(messages.get, None, 1)
+
+    async def body() -> None:
+        messages.put_nowait({"type": "http.request", "body": bytes(200), "more_body": True})
+        assert len((await limited())["body"]) == 200
+        with pytest.raises(RefusedError, match="less than 1 kB per second") as refused:
+            await limited()
+        assert refused.value.status == 408
+
+    asyncio.run(body())
 
 
 def test_a_body_that_says_it_is_too_large_is_not_read() -> None:
