@@ -10,9 +10,10 @@ import numpy as np
 import torch
 
 from ser_memory.extract.encoders import EncoderOptions, identify_text, load_acoustic
-from ser_memory.train.bundle import Bundle, BundleInfo, Seen, model_of, write_bundle
+from ser_memory.train.bundle import Bundle, BundleInfo, Seen, model_of
+from ser_memory.train.bundle_files import write_bundle
 from ser_memory.train.model import Architecture, Network
-from ser_memory.train.settings import NO_SAMPLER
+from ser_memory.train.runs import NO_SAMPLER
 from ser_memory.train.strategies.base import Kept
 
 _CORPORA = ("msp-podcast", "msp-improv")

@@ -130,7 +130,7 @@ def adapt(
     from ser_memory.common import manifests
     from ser_memory.extract.api import extract
     from ser_memory.extract.workers import Encoders
-    from ser_memory.train.bundle import read_seeds
+    from ser_memory.train.bundle_files import read_seeds
     from ser_memory.train.bundles.encoders import encoder_settings, refuse_other_encoder
     from ser_memory.train.bundles.origin import settings_of
     from ser_memory.train.experiment import train

@@ -22,9 +22,9 @@ from ser_memory.common.errors import SerError, system_errors
 from ser_memory.common.options import refuse_unknown
 from ser_memory.common.reporting import Reporter, reporting_to
 from ser_memory.train import results
+from ser_memory.train.configuration import Settings
 from ser_memory.train.results import ConditionResult, Result
 from ser_memory.train.search_space import HELD_OUT, SearchSettings, search_of
-from ser_memory.train.settings import Settings
 
 if TYPE_CHECKING:
     from ser_memory.train.experiment import TrainedRun

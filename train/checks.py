@@ -18,16 +18,9 @@ from ser_memory.train.corpora import Corpus
 from ser_memory.train.gradient import remembered
 from ser_memory.train.memory.samplers import BY_EMOTION, BY_SPEAKER
 from ser_memory.train.objective import SMALLEST_GROUP
+from ser_memory.train.plan import SMALLEST_TO_SPLIT, Experiment, held_out_of
 from ser_memory.train.results import Outcomes, Result
-from ser_memory.train.settings import (
-    NO_SAMPLER,
-    POOLED,
-    SMALLEST_TO_SPLIT,
-    Experiment,
-    Variant,
-    held_out_of,
-    shares_first_stage,
-)
+from ser_memory.train.runs import NO_SAMPLER, POOLED, Variant, shares_first_stage
 from ser_memory.train.strategies import STRATEGIES, ClosedFormStrategy
 from ser_memory.train.strategies.experience_replay import ExperienceReplayOptions
 from ser_memory.train.strategies.mixture import PER_CORPUS, ReplayLossOptions

@@ -15,8 +15,9 @@ from ser_memory.common.console import Command, say
 from ser_memory.common.errors import UsageError
 from ser_memory.common.options import flag, names_of, options_of
 from ser_memory.train import recipes
+from ser_memory.train.configuration import Settings
 from ser_memory.train.search_space import SearchSettings, search_of
-from ser_memory.train.settings import GROUPS, STUDIES, Settings
+from ser_memory.train.settings import GROUPS, STUDIES
 
 _TYPED = "ser_memory.train.typed"  # in a context: the command line
 

@@ -13,8 +13,8 @@ from torch import Tensor
 from ser_memory.common.reporting import Advance
 from ser_memory.train.kept import KeptBytes
 from ser_memory.train.loop import PausedError, mean_ccc
+from ser_memory.train.runs import Run
 from ser_memory.train.samples import Samples
-from ser_memory.train.settings import Run
 from ser_memory.train.store import Record
 from ser_memory.train.strategies import STRATEGIES, ClosedFormStrategy, Kept
 from ser_memory.train.strategies.analytic import joined

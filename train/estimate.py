@@ -12,8 +12,10 @@ from ser_memory.common.console import clock, say, table
 from ser_memory.common.machine import one_core_each
 from ser_memory.common.manifests import stage_name
 from ser_memory.train.closed_form import ClosedFormStack
+from ser_memory.train.configuration import Settings
 from ser_memory.train.experiment import Plan, jobs_of, load, plan
-from ser_memory.train.settings import Experiment, Run, Settings, shares_first_stage
+from ser_memory.train.plan import Experiment
+from ser_memory.train.runs import Run, shares_first_stage
 from ser_memory.train.store import Store
 from ser_memory.train.trainer import Trainer
 

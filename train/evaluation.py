@@ -12,8 +12,8 @@ from ser_memory.common.conventions import in_split_order
 from ser_memory.common.metrics import ccc, uar
 from ser_memory.train.corpora import Corpus
 from ser_memory.train.results import Figure
+from ser_memory.train.runs import POOLED
 from ser_memory.train.samples import Samples
-from ser_memory.train.settings import POOLED
 
 METRICS = {"ccc": ccc, "uar": uar}
 

@@ -23,11 +23,13 @@ from ser_memory.train.bundles.origin import refuse_other_embeddings
 from ser_memory.train.bundles.writing import write_bundles
 from ser_memory.train.checks import after_training, before_training, refuse_impossible, unchanged
 from ser_memory.train.conditions import Conditions, digests_of, load_conditions
+from ser_memory.train.configuration import Settings
 from ser_memory.train.corpora import Corpus, Source, load_corpora, source_of
 from ser_memory.train.engines import engine_for
 from ser_memory.train.engines.contract import Engine, WorkerKilledError
 from ser_memory.train.engines.ray import OnRay
 from ser_memory.train.engines.shared import Shared
+from ser_memory.train.plan import Experiment
 from ser_memory.train.prediction_writer import write_predictions
 from ser_memory.train.predictions import PREDICTIONS
 from ser_memory.train.results import (
@@ -42,7 +44,8 @@ from ser_memory.train.results import (
     write_costs,
 )
 from ser_memory.train.run_folder import RunFolder
-from ser_memory.train.settings import OWN_TRANSCRIPTS, POOLED, Experiment, Run, Settings
+from ser_memory.train.runs import POOLED, Run
+from ser_memory.train.settings import OWN_TRANSCRIPTS
 from ser_memory.train.sharing import claims_of, held
 from ser_memory.train.store import Store
 from ser_memory.train.strategies import STRATEGIES

@@ -13,7 +13,9 @@ from ser_memory.common.options import Options
 from ser_memory.common.protocols import NEEDED
 from ser_memory.train.corpora import Corpus
 from ser_memory.train.model import Architecture
-from ser_memory.train.settings import Experiment, LaterStageSettings, Run
+from ser_memory.train.plan import Experiment
+from ser_memory.train.runs import Run
+from ser_memory.train.settings import LaterStageSettings
 from ser_memory.train.strategies import STRATEGIES, ClosedFormStrategy
 
 _NOTHING = object()

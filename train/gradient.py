@@ -19,9 +19,11 @@ from ser_memory.train.memory.contents import choose, contents
 from ser_memory.train.memory.remedies import Deviations, protected, saved_bytes
 from ser_memory.train.memory.samplers import fair_shares
 from ser_memory.train.objective import OBJECTIVES
+from ser_memory.train.plan import held_out_of
 from ser_memory.train.results import Held
+from ser_memory.train.runs import Run, Variant
 from ser_memory.train.samples import Samples, take
-from ser_memory.train.settings import LaterStageSettings, MemorySettings, Run, Variant, held_out_of
+from ser_memory.train.settings import LaterStageSettings, MemorySettings
 from ser_memory.train.store import Record
 from ser_memory.train.strategies import STRATEGIES, GradientStrategy, Kept, Stage
 from ser_memory.train.workbench import Workbench, generator, stream

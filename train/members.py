@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from ser_memory.common.errors import SerError, listing
 from ser_memory.common.files import replacing
-from ser_memory.train.settings import Run, Variant
+from ser_memory.train.runs import Run, Variant
 
 MEMBERS = "members.csv"
 TRAINED_ON, HELD_OUT, MEASURED = "trained on", "held out", "measured"

@@ -23,9 +23,10 @@ from ser_memory.common.hdf5 import error_number, said
 from ser_memory.common.machine import cores, one_core_each
 from ser_memory.common.protocols import NEEDED
 from ser_memory.common.reporting import progress
+from ser_memory.train.plan import Experiment
 from ser_memory.train.predictions import FORMAT, FORMAT_VERSION
 from ser_memory.train.results import Outcomes
-from ser_memory.train.settings import Experiment, Run
+from ser_memory.train.runs import Run
 
 if TYPE_CHECKING:
     from ser_memory.train.corpora import Corpus, Source

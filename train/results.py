@@ -17,7 +17,8 @@ from ser_memory.common.errors import SerError, listing
 from ser_memory.common.files import write_whole
 from ser_memory.common.manifests import stage_name
 from ser_memory.train.kept import KeptBytes
-from ser_memory.train.settings import NO_SAMPLER, POOLED, Experiment, Run
+from ser_memory.train.plan import Experiment
+from ser_memory.train.runs import NO_SAMPLER, POOLED, Run
 
 RESULTS, MEMORY, COSTS, EPOCHS = "results.csv", "memory.csv", "costs.csv", "epochs.csv"
 CONDITIONS = "conditions.csv"

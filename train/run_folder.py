@@ -14,6 +14,7 @@ from ser_memory.common import __version__
 from ser_memory.common.errors import SerError, UsageError, listing
 from ser_memory.common.files import write_whole
 from ser_memory.common.locks import is_held, shared_access, sole_access
+from ser_memory.train.plan import Experiment
 from ser_memory.train.results import (
     EPOCHS,
     MEMORY,
@@ -24,7 +25,8 @@ from ser_memory.train.results import (
     write_memory,
     write_results,
 )
-from ser_memory.train.settings import NO_SAMPLER, Experiment, MemorySettings
+from ser_memory.train.runs import NO_SAMPLER
+from ser_memory.train.settings import MemorySettings
 
 _CONFIG, _LOCK = "config.json", ".lock"
 _GROWING = ("variants", "seeds")  # may be added to a run, as may conditions

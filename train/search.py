@@ -35,13 +35,15 @@ from ser_memory.common.machine import cores
 from ser_memory.common.reporting import notice
 from ser_memory.train import tracking
 from ser_memory.train.checks import refuse_impossible
+from ser_memory.train.configuration import Settings
 from ser_memory.train.corpora import Corpus, Source
 from ser_memory.train.engines.contract import Engine
 from ser_memory.train.experiment import TrainedRun, facts_of, jobs_of, load, train, work_on
+from ser_memory.train.plan import Experiment
 from ser_memory.train.results import Outcomes, StageResult, stages_of
 from ser_memory.train.search_folder import BEST, BEST_FILE, DIVERGED, SearchFolder, Trial, experiment_file
 from ser_memory.train.search_space import ALL_SEEN, Choice, Range, Search
-from ser_memory.train.settings import DEFAULT_SEEDS, Experiment, Settings
+from ser_memory.train.settings import DEFAULT_SEEDS
 from ser_memory.train.strategies import STRATEGIES
 
 if TYPE_CHECKING:

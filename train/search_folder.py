@@ -18,9 +18,9 @@ from ser_memory.common import __version__
 from ser_memory.common.errors import SerError, UsageError, listing
 from ser_memory.common.files import write_whole
 from ser_memory.common.options import names_of, spelled
+from ser_memory.train.configuration import Settings
 from ser_memory.train.results import RESULTS, write_rows
 from ser_memory.train.search_space import Search
-from ser_memory.train.settings import Settings
 
 BEST, BEST_FILE = "best", "best.toml"
 FINISHED, DIVERGED = "finished", "diverged"

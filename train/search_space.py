@@ -9,11 +9,11 @@ from typing import Any
 
 from ser_memory.common.errors import UsageError, listing
 from ser_memory.common.options import Options, flag, kind_of, names_of, option, refuse_unknown, typed
+from ser_memory.train.configuration import Settings
 from ser_memory.train.settings import (
     GROUPS,
     DataSettings,
     LaterStageSettings,
-    Settings,
     StrategySettings,
     TrainingSettings,
 )

@@ -18,7 +18,7 @@ from ser_memory.common.files import write_whole
 from ser_memory.train.run_folder import RunFolder
 
 if TYPE_CHECKING:
-    from ser_memory.train.settings import Settings
+    from ser_memory.train.configuration import Settings
 
 _CLAIMS = ".claims"  # in the folder of the run
 _MARK = ".workers"

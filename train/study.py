@@ -9,9 +9,10 @@ from pathlib import Path
 
 from ser_memory.common.errors import SerError, UsageError
 from ser_memory.common.files import write_whole
+from ser_memory.train.configuration import Settings
 from ser_memory.train.corpora import transcripts_in
 from ser_memory.train.results import STUDY
-from ser_memory.train.settings import OWN_TRANSCRIPTS, Settings
+from ser_memory.train.settings import OWN_TRANSCRIPTS
 
 JOINT = "joint"  # all dimensions in one network
 

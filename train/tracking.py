@@ -9,8 +9,9 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from ser_memory.common.errors import SerError
+from ser_memory.train.plan import Experiment
 from ser_memory.train.results import Outcomes, stages_of
-from ser_memory.train.settings import NO_SAMPLER, Experiment, Run
+from ser_memory.train.runs import NO_SAMPLER, Run
 
 FOLDER = "tensorboard"  # in the folder of a run
 

@@ -18,9 +18,10 @@ from ser_memory.train.fingerprints import Fingerprints
 from ser_memory.train.gradient import GradientStack
 from ser_memory.train.kept import KeptBytes
 from ser_memory.train.model import HEADS, Architecture, Network
+from ser_memory.train.plan import Experiment
 from ser_memory.train.results import Outcome, StageResult
+from ser_memory.train.runs import Run
 from ser_memory.train.samples import Samples
-from ser_memory.train.settings import Experiment, Run
 from ser_memory.train.store import Store
 from ser_memory.train.strategies import STRATEGIES
 from ser_memory.train.workbench import Workbench

@@ -12,11 +12,13 @@ import numpy as np
 import torch
 
 from ser_memory.common.errors import SerError
-from ser_memory.train.bundle import Bundle, read_bundle
+from ser_memory.train.bundle import Bundle
+from ser_memory.train.bundle_files import read_bundle
 from ser_memory.train.corpora import Corpus
 from ser_memory.train.fingerprints import Fingerprints
 from ser_memory.train.model import Network
-from ser_memory.train.settings import Experiment, Run
+from ser_memory.train.plan import Experiment
+from ser_memory.train.runs import Run
 from ser_memory.train.store import Store
 
 

@@ -31,7 +31,7 @@ from ser_memory.common.metrics import ccc
 from ser_memory.common.reporting import Silent
 from ser_memory.extract.api import extract
 from ser_memory.train.api import train
-from ser_memory.train.bundle import bundles_in, read_bundle
+from ser_memory.train.bundle_files import bundles_in, read_bundle
 from tests.benchmarks.real_speech import BOOTH, RealCorpus, write_releases
 
 PAIRS = ("12", "34", "56")  # actors: a man and a woman each

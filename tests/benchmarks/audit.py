@@ -26,7 +26,7 @@ from ser_memory.common.console import say, table
 from ser_memory.common.reporting import Silent
 from ser_memory.train.api import train
 from ser_memory.train.audit.audit import Finding, audit
-from ser_memory.train.bundle import bundles_in, read_bundle
+from ser_memory.train.bundle_files import bundles_in, read_bundle
 from ser_memory.train.results import Result
 from ser_memory.train.strategies import STRATEGIES
 

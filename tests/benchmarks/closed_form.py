@@ -20,7 +20,8 @@ from ser_memory.common.console import say, table
 from ser_memory.train.corpora import Source, load_corpora
 from ser_memory.train.engines.inline import Inline
 from ser_memory.train.experiment import plan
-from ser_memory.train.settings import Experiment, StrategySettings
+from ser_memory.train.plan import Experiment
+from ser_memory.train.settings import StrategySettings
 from ser_memory.train.store import Store
 from ser_memory.train.trainer import Trainer
 from tests.benchmarks.training import NAMES, fine_tuning, write_caches

@@ -38,7 +38,9 @@ from ser_memory.train.engines import engine_for
 from ser_memory.train.experiment import plan
 from ser_memory.train.gradient import GradientStack
 from ser_memory.train.model import Architecture, Network
-from ser_memory.train.settings import Experiment, Run, StrategySettings, TrainingSettings
+from ser_memory.train.plan import Experiment
+from ser_memory.train.runs import Run
+from ser_memory.train.settings import StrategySettings, TrainingSettings
 from ser_memory.train.store import Store
 from ser_memory.train.trainer import Trainer
 from tests.train.reference import PlainModel, plain_ccc_loss

@@ -16,6 +16,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 from unittest import mock
 
 import numpy as np
@@ -93,7 +94,12 @@ def encode(root: Path) -> None:
     """ser-extract with a Wav2Vec2 of 256 features and 6 layers, 24 s of audio per part, start and merge included."""
     texts = {f"n{i:02d}": "a good day" for i in range(RECORDINGS)}
     write_noises(root / "release", RECORDINGS, texts, seconds=12.0)
-    size = {"hidden_size": 256, "num_hidden_layers": 6, "intermediate_size": 1024, "conv_dim": (128,) * 7}
+    size: dict[str, Any] = {
+        "hidden_size": 256,
+        "num_hidden_layers": 6,
+        "intermediate_size": 1024,
+        "conv_dim": (128,) * 7,
+    }
     acoustic, text = str(root / "acoustic"), str(root / "text")
 
     def save() -> None:

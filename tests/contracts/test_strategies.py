@@ -23,9 +23,11 @@ from ser_memory.train.experiment import plan
 from ser_memory.train.fingerprints import Fingerprints
 from ser_memory.train.loop import Trained
 from ser_memory.train.memory.samplers import SAMPLERS
+from ser_memory.train.plan import Experiment
 from ser_memory.train.results import tabulate
+from ser_memory.train.runs import Run
 from ser_memory.train.samples import Samples
-from ser_memory.train.settings import Experiment, LaterStageSettings, Run, StrategySettings, TrainingSettings
+from ser_memory.train.settings import LaterStageSettings, StrategySettings, TrainingSettings
 from ser_memory.train.store import Store
 from ser_memory.train.strategies import STRATEGIES, ClosedFormStrategy, option_classes
 from ser_memory.train.strategies.analytic import joined

@@ -14,7 +14,7 @@ from ser_memory.common.reporting import Silent
 from ser_memory.extract.api import extract
 from ser_memory.train.adapt import main
 from ser_memory.train.api import train
-from ser_memory.train.bundle import bundles_in, read_bundle
+from ser_memory.train.bundle_files import bundles_in, read_bundle
 from ser_memory.train.report.cli import main as ser_report
 from tests.train.predict.world import World, make_world
 from tests.train.test_cli import refused

@@ -19,7 +19,9 @@ from filelock import FileLock
 from ser_memory.train.corpora import Source, load_corpora
 from ser_memory.train.engines import processes
 from ser_memory.train.engines.inline import Inline
-from ser_memory.train.settings import Experiment, Run, StrategySettings, TrainingSettings
+from ser_memory.train.plan import Experiment
+from ser_memory.train.runs import Run
+from ser_memory.train.settings import StrategySettings, TrainingSettings
 from ser_memory.train.store import Store
 from ser_memory.train.trainer import Trainer
 from tests.train.test_cli import caches, quick, run

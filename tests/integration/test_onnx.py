@@ -14,7 +14,7 @@ import torch
 from click.testing import CliRunner
 
 from ser_memory.extract.encoders import EncoderOptions, load_acoustic, relative_error
-from ser_memory.train.bundle import read_bundle
+from ser_memory.train.bundle_files import read_bundle
 from ser_memory.train.bundles import onnx_graphs
 from ser_memory.train.bundles.cli import main as ser_bundle
 from ser_memory.train.bundles.onnx_export import AUDONNX, HEAD, MODEL

@@ -17,7 +17,7 @@ from ser_memory.common.metrics import ccc
 from ser_memory.common.reporting import Silent
 from ser_memory.extract.api import extract
 from ser_memory.train.api import load, read_results, train
-from ser_memory.train.bundle import bundles_in
+from ser_memory.train.bundle_files import bundles_in
 from ser_memory.train.predictions import Predictions
 from tests.models import save_acoustic, save_text
 from tests.releases import BUILDERS

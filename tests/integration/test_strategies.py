@@ -12,8 +12,9 @@ import torch
 from ser_memory.train.corpora import Corpus
 from ser_memory.train.engines.inline import Inline
 from ser_memory.train.experiment import plan, pooled
+from ser_memory.train.plan import Experiment
 from ser_memory.train.results import tabulate, write_results
-from ser_memory.train.settings import Experiment, StrategySettings
+from ser_memory.train.settings import StrategySettings
 from ser_memory.train.store import Store
 from ser_memory.train.strategies import STRATEGIES
 from ser_memory.train.trainer import Trainer

@@ -18,9 +18,11 @@ from ser_memory.train.experiment import plan
 from ser_memory.train.gradient import GradientStack
 from ser_memory.train.loop import PausedError, Trained, Training
 from ser_memory.train.model import Network
+from ser_memory.train.plan import Experiment
 from ser_memory.train.results import StageResult
+from ser_memory.train.runs import Run
 from ser_memory.train.samples import Samples
-from ser_memory.train.settings import Experiment, LaterStageSettings, Run, StrategySettings, TrainingSettings
+from ser_memory.train.settings import LaterStageSettings, StrategySettings, TrainingSettings
 from ser_memory.train.store import Store
 from ser_memory.train.strategies import STRATEGIES
 from ser_memory.train.trainer import Trainer

@@ -23,13 +23,13 @@ from safetensors.torch import load, save
 from ser_memory.common.cache import FeatureCache, write_cache
 from ser_memory.common.conventions import RATED
 from ser_memory.common.errors import SerError
-from ser_memory.train.bundle import (
+from ser_memory.train.bundle import Bundle
+from ser_memory.train.bundle_files import (
     CARD,
     CONFIG,
     FORMAT_VERSION,
     MEMORY,
     MODEL,
-    Bundle,
     bundles_in,
     read_bundle,
     read_info,

@@ -20,17 +20,13 @@ from ser_memory.common.errors import SerError, UsageError
 from ser_memory.extract.cli import report
 from ser_memory.train.checks import after_training, before_training, unchanged
 from ser_memory.train.cli import main
+from ser_memory.train.configuration import Settings
 from ser_memory.train.engines import processes
 from ser_memory.train.engines.contract import WorkerKilledError
+from ser_memory.train.plan import Experiment
 from ser_memory.train.results import Result, StageResult
-from ser_memory.train.settings import (
-    Experiment,
-    LaterStageSettings,
-    Run,
-    Settings,
-    StrategySettings,
-    TrainingSettings,
-)
+from ser_memory.train.runs import Run
+from ser_memory.train.settings import LaterStageSettings, StrategySettings, TrainingSettings
 from ser_memory.train.store import Record, Store
 from ser_memory.train.strategies.experience_replay import ExperienceReplayOptions
 from ser_memory.train.strategies.mixture import ReplayLossOptions

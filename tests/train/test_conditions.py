@@ -19,12 +19,13 @@ from ser_memory.common.cache import CacheInfo, FeatureCache, write_cache
 from ser_memory.common.errors import UsageError
 from ser_memory.common.reporting import Silent
 from ser_memory.train.api import read_conditions, train
-from ser_memory.train.bundle import bundles_in, read_bundle
+from ser_memory.train.bundle_files import bundles_in, read_bundle
 from ser_memory.train.cli import main
+from ser_memory.train.configuration import Settings
 from ser_memory.train.corpora import transcripts_in
 from ser_memory.train.experiment import load
 from ser_memory.train.results import Result, read_results
-from ser_memory.train.settings import Run, Settings
+from ser_memory.train.runs import Run
 from ser_memory.train.store import Store
 from ser_memory.train.trainer import Trainer
 from tests.train.reference import plain

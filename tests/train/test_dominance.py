@@ -15,8 +15,9 @@ import torch
 
 from ser_memory.train.checks import before_training
 from ser_memory.train.model import HEADS
+from ser_memory.train.plan import Experiment
 from ser_memory.train.predictions import Predictions
-from ser_memory.train.settings import Experiment, StrategySettings, TrainingSettings
+from ser_memory.train.settings import StrategySettings, TrainingSettings
 from ser_memory.train.store import Store
 from ser_memory.train.strategies.ewc import fisher
 from tests.train.reference import flat_gradient, plain, plain_ccc_loss

@@ -8,7 +8,7 @@ import pytest
 
 from ser_memory.train.estimate import Line, duration
 from ser_memory.train.experiment import Plan
-from ser_memory.train.settings import Run, Variant
+from ser_memory.train.runs import Run, Variant
 
 GEM, FINETUNE = Variant("gem", "random", 10), Variant("finetune")
 

@@ -20,21 +20,16 @@ from hypothesis import strategies as st
 
 from ser_memory.extract.settings import EncoderSettings, TranscriptSettings, UtteranceSettings
 from ser_memory.train.cli import main
+from ser_memory.train.configuration import Settings
 from ser_memory.train.corpora import load_corpora, source_of
 from ser_memory.train.engines.inline import Inline
 from ser_memory.train.engines.stacked import Stacked
 from ser_memory.train.experiment import load, plan, pooled
 from ser_memory.train.gradient import GradientStack
+from ser_memory.train.plan import Experiment
 from ser_memory.train.results import Result, overall, read_results, tabulate
-from ser_memory.train.settings import (
-    POOLED,
-    DataSettings,
-    Experiment,
-    Run,
-    Settings,
-    StrategySettings,
-    TrainingSettings,
-)
+from ser_memory.train.runs import POOLED, Run
+from ser_memory.train.settings import DataSettings, StrategySettings, TrainingSettings
 from ser_memory.train.splits import EXTRACTION
 from ser_memory.train.store import Store
 from ser_memory.train.trainer import Trainer
@@ -526,7 +521,7 @@ class TestSizes:
 
     def test_daggers_compare_with_random_of_the_same_size(self) -> None:
         from ser_memory.train.report.terminal import _cell
-        from ser_memory.train.settings import Variant
+        from ser_memory.train.runs import Variant
 
         low, high = ({seed: base + 0.01 * seed * seed for seed in range(5)} for base in (0.1, 0.5))
         higher = {seed: value + 0.2 + 0.001 * seed for seed, value in low.items()}

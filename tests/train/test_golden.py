@@ -18,7 +18,8 @@ import torch
 from ser_memory.train.engines.inline import Inline
 from ser_memory.train.experiment import plan
 from ser_memory.train.fingerprints import METHOD
-from ser_memory.train.settings import Experiment, StrategySettings, TrainingSettings
+from ser_memory.train.plan import Experiment
+from ser_memory.train.settings import StrategySettings, TrainingSettings
 from ser_memory.train.store import Store
 from ser_memory.train.strategies import STRATEGIES
 from ser_memory.train.trainer import Trainer

@@ -11,8 +11,10 @@ import torch
 
 from ser_memory.train.corpora import Source, load_corpora
 from ser_memory.train.fingerprints import Fingerprints
+from ser_memory.train.plan import Experiment
 from ser_memory.train.predictions import Predictions
-from ser_memory.train.settings import Experiment, Run, StrategySettings, TrainingSettings
+from ser_memory.train.runs import Run
+from ser_memory.train.settings import StrategySettings, TrainingSettings
 from ser_memory.train.trainer import network_for
 from tests.train.test_cli import caches, refused, rows, run
 from tests.train.test_predictions import recomputed

@@ -17,8 +17,10 @@ from safetensors.torch import save
 from ser_memory.common.errors import SerError
 from ser_memory.train.gradient import GradientStack
 from ser_memory.train.kept import KeptBytes
+from ser_memory.train.plan import Experiment
 from ser_memory.train.predictions import PredictedRun, Predictions
-from ser_memory.train.settings import Experiment, Run, StrategySettings, TrainingSettings
+from ser_memory.train.runs import Run
+from ser_memory.train.settings import StrategySettings, TrainingSettings
 from ser_memory.train.store import Store
 from ser_memory.train.trainer import Trainer
 from tests.train.test_cli import refused, rows, run

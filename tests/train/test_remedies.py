@@ -13,13 +13,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ser_memory.common.errors import UsageError
+from ser_memory.train.configuration import Settings
 from ser_memory.train.engines.inline import Inline
 from ser_memory.train.experiment import plan
 from ser_memory.train.fingerprints import Fingerprints
 from ser_memory.train.gradient import GradientStack
 from ser_memory.train.memory.remedies import Deviations, from_bytes, protected, saved_bytes, to_bytes
+from ser_memory.train.plan import Experiment
+from ser_memory.train.runs import Run, Variant
 from ser_memory.train.samples import UNKNOWN_SPEAKER
-from ser_memory.train.settings import Experiment, MemorySettings, Run, Settings, TrainingSettings, Variant
+from ser_memory.train.settings import MemorySettings, TrainingSettings
 from ser_memory.train.store import Store
 from ser_memory.train.trainer import Trainer
 from tests.train.worlds import STAGES, corpora, network, part, samples

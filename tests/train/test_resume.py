@@ -24,8 +24,10 @@ from ser_memory.train.engines.stacked import Stacked
 from ser_memory.train.experiment import plan
 from ser_memory.train.gradient import GradientStack
 from ser_memory.train.loop import Training
+from ser_memory.train.plan import Experiment
 from ser_memory.train.results import Outcome, tabulate
-from ser_memory.train.settings import DataSettings, Experiment, Run, StrategySettings, TrainingSettings
+from ser_memory.train.runs import Run
+from ser_memory.train.settings import DataSettings, StrategySettings, TrainingSettings
 from ser_memory.train.store import Store
 from ser_memory.train.strategies import Kept
 from ser_memory.train.trainer import Trainer

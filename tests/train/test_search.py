@@ -17,10 +17,11 @@ from ser_memory.common.errors import SerError, UsageError
 from ser_memory.common.reporting import Silent
 from ser_memory.train import api
 from ser_memory.train.cli import main
+from ser_memory.train.configuration import Settings
 from ser_memory.train.report.data import load_run
 from ser_memory.train.search_folder import Trial
 from ser_memory.train.search_space import Choice, Range, SearchSettings, search_of
-from ser_memory.train.settings import Settings, StrategySettings
+from ser_memory.train.settings import StrategySettings
 from tests.train.test_cli import refused, rows
 from tests.train.test_folds import caches
 from tests.train.test_predictions import table

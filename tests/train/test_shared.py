@@ -21,8 +21,10 @@ from ser_memory.train.engines.inline import Inline
 from ser_memory.train.engines.shared import Shared, name_of
 from ser_memory.train.experiment import plan
 from ser_memory.train.loop import Training
+from ser_memory.train.plan import Experiment
 from ser_memory.train.results import Outcome
-from ser_memory.train.settings import Experiment, Run, StrategySettings, TrainingSettings
+from ser_memory.train.runs import Run
+from ser_memory.train.settings import StrategySettings, TrainingSettings
 from ser_memory.train.store import Store
 from ser_memory.train.trainer import Trainer
 from tests.train.test_cli import caches, refused, run

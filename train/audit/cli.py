@@ -60,7 +60,7 @@ def audit(
         raise UsageError("--variant gives a name twice: each has a name of its own.")
     from ser_memory.train.audit.audit import audit as audited
     from ser_memory.train.audit.output import as_csv, as_json, show
-    from ser_memory.train.bundle import read_one
+    from ser_memory.train.bundle_files import read_one
 
     earlier = None if before is None else read_one(before)
     found = audited(read_one(bundle), cache, members, before=earlier, variants=variants, protocol=protocol)

@@ -16,8 +16,8 @@ from ser_memory.train.audit import attacks
 from ser_memory.train.audit.rows import Corpus, Heard, known_ids
 from ser_memory.train.bundle import Bundle, Seen, distances_from, model_of
 from ser_memory.train.members import HELD_OUT, MEASURED, TRAINED_ON, read_members
+from ser_memory.train.runs import Variant
 from ser_memory.train.samples import Batch, Samples
-from ser_memory.train.settings import Variant
 from ser_memory.train.strategies import Kept
 from ser_memory.train.strategies.analytic import Analytic
 

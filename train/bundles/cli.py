@@ -36,7 +36,7 @@ main.add_command(export)
 @click.argument("bundle", type=click.Path(path_type=Path))
 def describe(bundle: Path) -> None:
     """Check a bundle, and print what it is, what it keeps and how large that is."""
-    from ser_memory.train.bundle import MEMORY, MODEL, bundles_in, read_bundle
+    from ser_memory.train.bundle_files import MEMORY, MODEL, bundles_in, read_bundle
 
     for folder in bundles_in(bundle):
         whole = read_bundle(folder)

@@ -52,7 +52,7 @@ def export(
         return
     if output is None:
         raise UsageError("--onnx needs --output DIR: a folder for the files.")
-    from ser_memory.train.bundle import read_one
+    from ser_memory.train.bundle_files import read_one
     from ser_memory.train.bundles.onnx_export import export_onnx
 
     bundle = read_one(folder)

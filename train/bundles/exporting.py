@@ -11,7 +11,8 @@ from ser_memory.common.errors import SerError, UsageError
 from ser_memory.train.bundles.origin import settings_of
 from ser_memory.train.bundles.writing import write_bundles
 from ser_memory.train.experiment import load, work_on
-from ser_memory.train.settings import NO_SAMPLER, OWN_TRANSCRIPTS
+from ser_memory.train.runs import NO_SAMPLER
+from ser_memory.train.settings import OWN_TRANSCRIPTS
 
 
 def export_run(run: Path, estimate_size: int = 0, language: str = "en") -> list[Path]:

@@ -10,10 +10,13 @@ from ser_memory.common.cache import ENCODER_ATTRIBUTES, FeatureCache
 from ser_memory.common.errors import SerError, UsageError, listing
 from ser_memory.common.manifests import extraction_of
 from ser_memory.common.options import flag, names_of
-from ser_memory.train.bundle import Bundle, BundleInfo, read_seeds
+from ser_memory.train.bundle import Bundle, BundleInfo
+from ser_memory.train.bundle_files import read_seeds
 from ser_memory.train.bundles.encoders import place_of
+from ser_memory.train.configuration import Settings
 from ser_memory.train.corpora import Corpus, Source
-from ser_memory.train.settings import LaterStageSettings, MemorySettings, Origin, Settings, TrainingSettings
+from ser_memory.train.runs import Origin
+from ser_memory.train.settings import LaterStageSettings, MemorySettings, TrainingSettings
 from ser_memory.train.strategies import STRATEGIES
 from ser_memory.train.trainer import network_for
 

@@ -15,7 +15,8 @@ from ser_memory.common.cache import ENCODER_ATTRIBUTES, CacheInfo, FeatureCache
 from ser_memory.common.machine import one_core_each
 from ser_memory.common.manifests import stage_name
 from ser_memory.common.reporting import notice, progress
-from ser_memory.train.bundle import Bundle, BundleInfo, Floats, Seen, distances_from, write_bundle
+from ser_memory.train.bundle import Bundle, BundleInfo, Floats, Seen, distances_from
+from ser_memory.train.bundle_files import write_bundle
 from ser_memory.train.bundles.card import card_of
 from ser_memory.train.bundles.encoders import named, note_places
 from ser_memory.train.corpora import Corpus, Source
@@ -23,8 +24,9 @@ from ser_memory.train.gradient import GradientStack
 from ser_memory.train.members import HELD_OUT, MEASURED, MEMBERS, TRAINED_ON, Chosen, write_members
 from ser_memory.train.memory.samplers import BY_SPEAKER
 from ser_memory.train.results import Outcomes
+from ser_memory.train.runs import Run
 from ser_memory.train.samples import UNKNOWN_SPEAKER, Samples
-from ser_memory.train.settings import BundleSettings, Run
+from ser_memory.train.settings import BundleSettings
 from ser_memory.train.strategies import STRATEGIES, Kept
 from ser_memory.train.trainer import Stack, Trainer
 from ser_memory.train.workbench import generator

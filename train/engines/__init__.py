@@ -8,7 +8,7 @@ from ser_memory.train.engines.contract import Engine
 
 if TYPE_CHECKING:
     from ser_memory.train.corpora import Source
-    from ser_memory.train.settings import Experiment
+    from ser_memory.train.plan import Experiment
     from ser_memory.train.store import Store
     from ser_memory.train.trainer import Trainer
 

@@ -8,7 +8,7 @@ from typing import Protocol
 from ser_memory.common.errors import SerError
 from ser_memory.common.reporting import Advance
 from ser_memory.train.results import Outcome
-from ser_memory.train.settings import Run
+from ser_memory.train.runs import Run
 
 
 class WorkerKilledError(SerError):

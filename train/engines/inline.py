@@ -8,7 +8,7 @@ from ser_memory.common.machine import one_core_each
 from ser_memory.common.reporting import Advance
 from ser_memory.train.loop import PausedError
 from ser_memory.train.results import Outcome
-from ser_memory.train.settings import Run
+from ser_memory.train.runs import Run
 from ser_memory.train.trainer import Trainer
 
 

@@ -21,8 +21,9 @@ from ser_memory.common.reporting import Advance, spare
 from ser_memory.train.corpora import Source, load_corpora
 from ser_memory.train.engines.contract import WorkerKilledError, ready
 from ser_memory.train.loop import PausedError
+from ser_memory.train.plan import Experiment
 from ser_memory.train.results import Outcome
-from ser_memory.train.settings import Experiment, Run
+from ser_memory.train.runs import Run
 from ser_memory.train.store import Store
 from ser_memory.train.strategies import STRATEGIES
 from ser_memory.train.trainer import Trainer

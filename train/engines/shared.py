@@ -13,7 +13,7 @@ from ser_memory.common.errors import SerError
 from ser_memory.common.reporting import Advance, spare
 from ser_memory.train.engines.inline import Inline
 from ser_memory.train.results import Outcome
-from ser_memory.train.settings import Run
+from ser_memory.train.runs import Run
 from ser_memory.train.strategies import STRATEGIES
 from ser_memory.train.trainer import Trainer
 

@@ -26,7 +26,7 @@ from ser_memory.extract.recordings import (
 from ser_memory.extract.transcripts.recordings import WindowTranscriber
 from ser_memory.extract.transcripts.sources import Sources
 from ser_memory.extract.workers import Encoders
-from ser_memory.train.bundle import read_seeds
+from ser_memory.train.bundle_files import read_seeds
 from ser_memory.train.bundles.encoders import encoder_settings, refuse_other_encoder
 from ser_memory.train.predict.ratings import Floats, Heard, Rating, rating_of
 from ser_memory.train.predict.settings import PredictSettings

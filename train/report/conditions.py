@@ -9,7 +9,7 @@ from ser_memory.common.protocols import in_natural_order
 from ser_memory.train.report.data import RunData
 from ser_memory.train.report.variants import variant_of
 from ser_memory.train.results import Result, overall
-from ser_memory.train.settings import Variant
+from ser_memory.train.runs import Variant
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from ser_memory.train.report.tables import Named
 from ser_memory.train.report.transcripts import courses
 from ser_memory.train.report.variants import variant_of
 from ser_memory.train.results import overall
-from ser_memory.train.settings import Variant
+from ser_memory.train.runs import Variant
 
 SLOPES = (
     "Each model was trained and tested on transcripts of its own word error rate. Slope: the change of the figure when the "

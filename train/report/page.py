@@ -16,7 +16,7 @@ from markupsafe import Markup
 from ser_memory.common import __version__
 from ser_memory.common.errors import listing
 from ser_memory.train.report.data import RunData
-from ser_memory.train.settings import NO_SAMPLER
+from ser_memory.train.runs import NO_SAMPLER
 
 _SVG, _XLINK = "http://www.w3.org/2000/svg", "http://www.w3.org/1999/xlink"
 _REFERENCE = re.compile(r"#([A-Za-z0-9_.-]+)")

@@ -19,7 +19,7 @@ from ser_memory.common.errors import SerError, listing
 from ser_memory.train.report.summary import TEST, Runs
 from ser_memory.train.report.variants import variant_of
 from ser_memory.train.results import Result
-from ser_memory.train.settings import Variant
+from ser_memory.train.runs import Variant
 
 NEEDED = ("strategy", "stage_name", "corpus", "dimension", "metric", "value")
 OPTIONAL = ("sampler", "split", "note")

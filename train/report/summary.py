@@ -32,7 +32,7 @@ from ser_memory.train.report.statistics import (
 )
 from ser_memory.train.report.variants import SHARED, owner_at, owner_of, variant_of
 from ser_memory.train.results import Result
-from ser_memory.train.settings import NO_SAMPLER, POOLED, Variant
+from ser_memory.train.runs import NO_SAMPLER, POOLED, Variant
 
 TEST = "test"
 FINETUNE = Variant("finetune")  # the baseline of strategies

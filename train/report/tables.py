@@ -16,7 +16,7 @@ from ser_memory.train.report.published import Beside
 from ser_memory.train.report.statistics import SIGNIFICANT, Interval
 from ser_memory.train.report.summary import CURRENT, SEEN, Cost, Group, OverFolds, Row, Sampled
 from ser_memory.train.report.transcripts import Course, Slope
-from ser_memory.train.settings import NO_SAMPLER, Variant
+from ser_memory.train.runs import NO_SAMPLER, Variant
 
 _Measured = TypeVar("_Measured", Row, OverFolds)
 

@@ -13,7 +13,7 @@ from ser_memory.common.errors import listing
 from ser_memory.train.report.statistics import SIGNIFICANT, differs
 from ser_memory.train.report.variants import SHARED, owner_at, owner_of, variant_of
 from ser_memory.train.results import Result, overall, read_estimates
-from ser_memory.train.settings import NO_SAMPLER, POOLED, Variant
+from ser_memory.train.runs import NO_SAMPLER, POOLED, Variant
 
 BASELINE = "finetune"
 RANDOM = "random"

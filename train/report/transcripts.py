@@ -11,7 +11,8 @@ from scipy.stats import t
 from ser_memory.train.report.data import RunData
 from ser_memory.train.report.statistics import CONFIDENCE, FEWEST_SEEDS
 from ser_memory.train.report.variants import variant_of
-from ser_memory.train.settings import OWN_TRANSCRIPTS, Variant
+from ser_memory.train.runs import Variant
+from ser_memory.train.settings import OWN_TRANSCRIPTS
 
 _ROUNDING = 1e-12  # of slopes that are equal
 

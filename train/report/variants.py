@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from ser_memory.train.settings import Variant, shares_first_stage
+from ser_memory.train.runs import Variant, shares_first_stage
 
 SHARED = Variant(
     "all"

@@ -18,11 +18,11 @@ from ser_memory.common.errors import SerError, UsageError
 from ser_memory.common.reporting import Silent
 from ser_memory.train.api import train
 from ser_memory.train.audit.audit import Finding, audit
-from ser_memory.train.bundle import bundles_in, read_bundle
+from ser_memory.train.bundle_files import bundles_in, read_bundle
 from ser_memory.train.bundles.cli import main
 from ser_memory.train.members import TRAINED_ON, Chosen, read_members, write_members
+from ser_memory.train.runs import Run, Variant
 from ser_memory.train.samples import Samples
-from ser_memory.train.settings import Run, Variant
 from ser_memory.train.strategies import Kept
 from tests.train.worlds import write_caches
 

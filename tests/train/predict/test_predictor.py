@@ -17,7 +17,7 @@ from ser_memory.extract.audio import load as load_audio
 from ser_memory.extract.encoders import load_acoustic, load_text
 from ser_memory.extract.transcripts.engines import TRANSCRIBERS, TranscriberOptions
 from ser_memory.train.api import load, read_results
-from ser_memory.train.bundle import bundles_in, read_bundle
+from ser_memory.train.bundle_files import bundles_in, read_bundle
 from ser_memory.train.predict.predictor import Predictor
 from ser_memory.train.predictions import Predictions
 from tests.models import save_acoustic, save_text, save_whisper

@@ -23,7 +23,7 @@ from ser_memory.common.conventions import RATED
 from ser_memory.common.labels import to_bins, to_unit
 from ser_memory.common.metrics import ccc, uar
 from ser_memory.train.memory.samplers import SAMPLERS
-from ser_memory.train.settings import Variant
+from ser_memory.train.runs import Variant
 
 Floats = npt.NDArray[np.float32]
 

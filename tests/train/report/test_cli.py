@@ -20,7 +20,7 @@ from ser_memory.train.report.figures.gallery import figures_of
 from ser_memory.train.report.formats import Table
 from ser_memory.train.report.together import labelled
 from ser_memory.train.results import overall, read_results
-from ser_memory.train.settings import Variant
+from ser_memory.train.runs import Variant
 from tests.train.report.runs import ANALYTIC, build_run
 
 VARIANTS = (Variant("finetune"), Variant("gem", "random", 30), Variant("gem", "speaker", 30))

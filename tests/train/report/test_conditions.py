@@ -18,7 +18,7 @@ from ser_memory.train.report.figures.gallery import figures_of
 from ser_memory.train.report.formats import Table, comma_separated, latex, markdown
 from ser_memory.train.report.together import labelled
 from ser_memory.train.results import ConditionResult, read_results
-from ser_memory.train.settings import Variant
+from ser_memory.train.runs import Variant
 from tests.train.report.runs import build_run
 
 COSTS = {"telephone": 0.1, "noise:10": 0.25, "noise:5": 0.3}

@@ -15,7 +15,7 @@ import pytest
 from ser_memory.common.errors import SerError
 from ser_memory.common.metrics import ccc
 from ser_memory.train.report.data import load_run
-from ser_memory.train.settings import Variant
+from ser_memory.train.runs import Variant
 from tests.train.report.runs import STAGES, build_run
 
 _VARIANTS = (Variant("finetune"), Variant("gem", "speaker", 20))

@@ -29,7 +29,7 @@ from ser_memory.train.report.figures.stages import along_stages
 from ser_memory.train.report.figures.transcripts import against_word_errors
 from ser_memory.train.report.transcripts import Course
 from ser_memory.train.results import Result
-from ser_memory.train.settings import Variant
+from ser_memory.train.runs import Variant
 from tests.train.report.runs import ANALYTIC, STAGES, build_run
 
 _VARIANTS = (Variant("finetune"), Variant("gem", "random", 20), Variant("gem", "speaker", 20))

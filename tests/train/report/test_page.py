@@ -16,7 +16,7 @@ from ser_memory.train.report.figures.base import Saved, save
 from ser_memory.train.report.figures.forest import Difference, forest
 from ser_memory.train.report.formats import Cell, Table
 from ser_memory.train.report.page import Section, inline_svg, page, reproduction
-from ser_memory.train.settings import Variant
+from ser_memory.train.runs import Variant
 from tests.train.report.runs import build_run
 
 _HTML, _SVG, _XLINK = (

@@ -39,7 +39,7 @@ from ser_memory.train.report.summary import (
 )
 from ser_memory.train.report.variants import SHARED
 from ser_memory.train.results import Result
-from ser_memory.train.settings import Variant
+from ser_memory.train.runs import Variant
 
 CORPORA = ["msp-podcast", "msp-improv", "iemocap"]
 GEM, SPEAKER = Variant("gem", "random", 100), Variant("gem", "speaker", 100)

@@ -8,7 +8,7 @@ from ser_memory.train.report.statistics import differs
 from ser_memory.train.report.summary import FINETUNE
 from ser_memory.train.report.terminal import print_tables
 from ser_memory.train.results import Result
-from ser_memory.train.settings import Variant
+from ser_memory.train.runs import Variant
 from tests.train.report.test_summary import OWN, SEEDS, own_world, seeds_of, world
 
 

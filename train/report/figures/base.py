@@ -22,7 +22,7 @@ from matplotlib.figure import Figure
 from ser_memory.common.files import write_whole
 from ser_memory.train.report.variants import OfVariant, variant_of
 from ser_memory.train.results import Result
-from ser_memory.train.settings import NO_SAMPLER, Variant
+from ser_memory.train.runs import NO_SAMPLER, Variant
 
 Floats = npt.NDArray[np.float64]
 

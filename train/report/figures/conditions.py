@@ -18,7 +18,7 @@ from ser_memory.train.report.figures.base import (
     panels,
     sheet,
 )
-from ser_memory.train.settings import Variant
+from ser_memory.train.runs import Variant
 
 _COLUMNS = 3
 _BETWEEN = 0.6  # of the distance of two conditions: what the points of all variants fill

@@ -22,7 +22,7 @@ from ser_memory.train.report.figures.memory import memory_cells
 from ser_memory.train.report.figures.stages import along_stages
 from ser_memory.train.report.variants import variant_of
 from ser_memory.train.results import Result
-from ser_memory.train.settings import shares_first_stage
+from ser_memory.train.runs import shares_first_stage
 
 _METRIC = "ccc"
 

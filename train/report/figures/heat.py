@@ -24,7 +24,7 @@ from ser_memory.train.report.figures.base import (
 )
 from ser_memory.train.report.variants import variant_of
 from ser_memory.train.results import Result
-from ser_memory.train.settings import Variant
+from ser_memory.train.runs import Variant
 
 _COLUMNS = 3
 _COLOURS = "cividis"  # rises in lightness, so that it can be read in grey

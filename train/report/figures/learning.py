@@ -23,7 +23,7 @@ from ser_memory.train.report.figures.base import (
     sheet,
 )
 from ser_memory.train.report.variants import SHARED, owner_of, variant_of
-from ser_memory.train.settings import Variant, shares_first_stage
+from ser_memory.train.runs import Variant, shares_first_stage
 
 _ALL = SHARED.strategy
 _Curves = dict[int, dict[str, list[dict[int, float]]]]  # stage -> name -> for each run: epoch -> value

@@ -29,7 +29,7 @@ from ser_memory.train.report.figures.base import (
 )
 from ser_memory.train.report.variants import variant_of
 from ser_memory.train.results import Result
-from ser_memory.train.settings import Variant, shares_first_stage
+from ser_memory.train.runs import Variant, shares_first_stage
 
 _COLUMNS = 3
 _SHADE = "0.92"

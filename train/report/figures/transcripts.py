@@ -16,7 +16,7 @@ from ser_memory.train.report.figures.base import (
     sheet,
 )
 from ser_memory.train.report.transcripts import Course
-from ser_memory.train.settings import Variant
+from ser_memory.train.runs import Variant
 
 _COLUMNS = 3
 
