@@ -102,11 +102,12 @@ def main(bundle: Path, corpus: str, output: Path, **options: Any) -> None:
     Extracts the recordings with the encoders of the bundle to OUTPUT/cache, trains one stage more, and writes the
     figures to OUTPUT and the adapted models to OUTPUT/bundles. After a stop, the same command continues.
     """
-    from ser_memory.extract.cli import report
+    from ser_memory.extract.cli import report_kept
     from ser_memory.train.report.terminal import print_estimates, print_tables
 
+    # What is wrong with its splits is reported by the training, for the dimensions that it trains.
     adapted = adapt(
-        bundle, corpus, output, on_cache=report, command=_typed(bundle, corpus, output), **options
+        bundle, corpus, output, on_cache=report_kept, command=_typed(bundle, corpus, output), **options
     )
     if adapted.results:
         print_tables(adapted.results)

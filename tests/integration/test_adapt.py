@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -30,11 +31,28 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
     return made
 
 
+def edit(clinic: Path, change: Callable[[dict[str, str]], object]) -> None:
+    """Change every row of the table of a release."""
+    with (clinic / "labels.csv").open() as file:
+        table = list(csv.DictReader(file))
+    for row in table:
+        change(row)
+    with (clinic / "labels.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(table[0]))
+        writer.writeheader()
+        writer.writerows(table)
+
+
+def adapt_to(clinic: Path, bundles: Path, output: Path, *options: object) -> Any:
+    arguments = [bundles, "--corpus", clinic / "clinic.toml", "--root", clinic, "--output", output]
+    return CliRunner().invoke(main, [str(each) for each in (*arguments, "--device", "cpu", *options)])
+
+
 def adapt(world: World, output: Path, *options: object) -> Any:
-    clinic = world.folder / "clinic"
-    arguments = [world.bundles, "--corpus", clinic / "clinic.toml", "--root", clinic, "--output", output]
-    arguments += ["--transcripts", world.folder / "texts.jsonl", "--device", "cpu", "--jobs", 1, *options]
-    return CliRunner().invoke(main, [str(each) for each in arguments])
+    texts = world.folder / "texts.jsonl"
+    return adapt_to(
+        world.folder / "clinic", world.bundles, output, "--transcripts", texts, "--jobs", 1, *options
+    )
 
 
 def rows(folder: Path) -> list[dict[str, str]]:
@@ -97,3 +115,16 @@ def test_encoders_may_be_elsewhere(world: World, tmp_path: Path) -> None:
         assert result.exit_code == 0, result.output
     finally:
         moved.rename(world.folder / "acoustic")
+
+
+def test_each_notice_is_printed_once(world: World, tmp_path: Path) -> None:
+    """What the extraction and the training both notice, and what the training notices twice."""
+    clinic = shutil.copytree(world.folder / "clinic", tmp_path / "clinic")
+    edit(clinic, lambda row: row.update(activation="3") if row["split"] == "validation" else None)
+    texts = ("--transcripts", world.folder / "texts.jsonl", "--seed", 0)
+    result = adapt_to(clinic, world.bundles, tmp_path / "a", "--jobs", 64, *texts)
+    assert result.exit_code == 0, result.output
+    said = [line.strip() for line in (result.stdout + result.stderr).splitlines() if line.endswith(".")]
+    for beginning in ("The validation split of clinic has the same activation", "--jobs 64 is more than the"):
+        assert sum(line.startswith(beginning) for line in said) == 1, said
+    assert len(said) == len(set(said))
