@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shlex
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
@@ -13,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ser_memory.common import __version__
-from ser_memory.common.console import Command, say
+from ser_memory.common.console import TYPED, Command, say
 from ser_memory.common.errors import SerError, UsageError
 from ser_memory.common.options import Options, names_of, option, options_of
 from ser_memory.extract.settings import EngineSettings, ProtocolSettings, ReleaseSettings
@@ -123,9 +122,8 @@ def main(bundle: Path, corpus: str, output: Path, **options: Any) -> None:
     from ser_memory.train.report.terminal import print_estimates, print_tables
 
     # What is wrong with its splits is reported by the training, for the dimensions that it trains.
-    adapted = adapt(
-        bundle, corpus, output, on_cache=report_kept, command=_typed(bundle, corpus, output), **options
-    )
+    typed = click.get_current_context().meta[TYPED]
+    adapted = adapt(bundle, corpus, output, on_cache=report_kept, command=typed, **options)
     if adapted.results:
         print_tables(adapted.results)
         print_estimates(adapted.folder)
@@ -214,10 +212,6 @@ def _refuse_other_output(output: Path, stages: Sequence[str]) -> None:
         there = json.loads((output / "config.json").read_text(encoding="utf-8"))["experiment"]["stages"]
         if list(there) != list(stages):
             raise UsageError(f"{output} has the adaptation to {there[-1]} already: give another --output.")
-
-
-def _typed(bundle: Path, corpus: str, output: Path) -> str:
-    return shlex.join(["ser-adapt", str(bundle), "--corpus", corpus, "--output", str(output)])
 
 
 if __name__ == "__main__":

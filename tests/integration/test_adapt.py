@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import multiprocessing
 import os
 import shutil
@@ -157,6 +158,9 @@ def test_without_texts_it_learns_from_voices(world: World, tmp_path: Path) -> No
     finally:
         away.rename(world.folder / "text")
     assert result.stderr.count("clinic.h5 has no texts: one neutral text stands for all of them") == 1
+    command = json.loads((tmp_path / "adapted" / "config.json").read_text())["command"]
+    assert command.startswith(f"ser-adapt {world.bundles} --corpus ")
+    assert command.endswith(" --transcriber none")
     # Nobody is left to think that there were texts: neither who trains on the cache, nor who reads the card.
     assert cache.info.transcriber.startswith("none: neutral text ")
     assert f"| {cache.info.transcriber} |" in (new.folder / "README.md").read_text()
