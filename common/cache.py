@@ -33,6 +33,8 @@ from ser_memory.common.protocols import SPLIT_NAME
 FORMAT = "ser-feature-cache"
 FORMAT_VERSION = 1
 SUFFIX = ".h5"
+# How the attribute transcriber begins where no texts are known, and one row stands for all of them; its digest follows.
+NEUTRAL = "none: neutral text "
 
 TEXT_COLUMNS = ("id", "speaker", "gender", "split", "transcript")  # (N,) UTF-8
 NUMBER_COLUMNS = ("duration", *RATED)  # (N,) float32
@@ -103,6 +105,11 @@ class CacheInfo:
     compared: dict[str, Any] = field(default_factory=dict)
     # In which the test recordings were encoded, such as noise:10; "" for all recordings as they are.
     condition: str = ""
+
+    @property
+    def has_texts(self) -> bool:
+        """Whether the text rows are of texts, and not one neutral row in place of all."""
+        return not self.transcriber.startswith(NEUTRAL)
 
 
 class Version(NamedTuple):

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import re
+import shlex
 import shutil
 import sys
 import threading
@@ -21,6 +22,8 @@ import click
 from ser_memory.common.errors import SerError, system_errors
 from ser_memory.common.reporting import Advance
 
+TYPED = "ser_memory.typed"  # in the `meta` of a command's context: the command line
+
 _PLAIN_INTERVAL = 10.0  # seconds between progress lines where there is no terminal
 _PLAIN_FIRST = 3.0  # seconds before the first
 _LIST = re.compile(r"comma|\blist\b|\w,\w")  # in the help of an option whose value is a list
@@ -32,7 +35,11 @@ class Command(click.Command):
     """A click command whose SerErrors and system errors end in one sentence and an exit code."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Refuse an option of one value that is typed twice: click would use the last without a word."""
+        """Refuse an option of one value that is typed twice: click would use the last without a word.
+
+        What was typed is in the context then, as `ctx.meta[TYPED]`.
+        """
+        ctx.meta[TYPED] = shlex.join([str(self.name), *args])
         if not ctx.resilient_parsing:
             _, _, typed = self.make_parser(ctx).parse_args(args=list(args))
             for option, times in Counter(typed).items():

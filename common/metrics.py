@@ -29,7 +29,8 @@ def ccc(truth: npt.ArrayLike, prediction: npt.ArrayLike) -> float:
     # Scaled by the larger spread, so that tiny or huge values neither vanish nor overflow when squared.
     unit = max(np.abs(dx).max(), np.abs(dy).max(), abs(x.mean() - y.mean()))
     dx, dy, shift = dx / unit, dy / unit, (x.mean() - y.mean()) / unit
-    return float(2.0 * np.mean(dx * dy) / (np.mean(dx * dx) + np.mean(dy * dy) + shift * shift))
+    concordance = 2.0 * np.mean(dx * dy) / (np.mean(dx * dx) + np.mean(dy * dy) + shift * shift)
+    return float(np.clip(concordance, -1.0, 1.0))  # rounding may lead beyond
 
 
 def uar(truth: npt.ArrayLike, prediction: npt.ArrayLike, n_bins: int = N_BINS) -> float:

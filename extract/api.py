@@ -10,23 +10,32 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ser_memory.common import manifests
 from ser_memory.common.cache import FeatureCache
 from ser_memory.common.cluster import refuse_no_ray
 from ser_memory.common.conventions import cache_folder
-from ser_memory.common.errors import system_errors
+from ser_memory.common.errors import UsageError, system_errors
 from ser_memory.common.options import refuse_unknown
 from ser_memory.common.reporting import Reporter, reporting_to
 from ser_memory.extract.folders import release_root
 from ser_memory.extract.settings import GROUPS, Extraction, ExtractionSettings
-from ser_memory.extract.transcripts.sources import Sources
+from ser_memory.extract.transcripts.sources import RELEASE, Sources
+
+if TYPE_CHECKING:
+    from ser_memory.extract.neutral import NeutralText
 
 __all__ = ["extract"]
 
 
-def extract(corpus: str | Path, *, reporter: Reporter | None = None, **options: Any) -> FeatureCache:
+def extract(
+    corpus: str | Path,
+    *,
+    reporter: Reporter | None = None,
+    neutral: NeutralText | None = None,
+    **options: Any,
+) -> FeatureCache:
     """Extract pooled embeddings of a corpus into a feature cache, once, as the command ser-extract does.
 
     A cache that already has this content is returned as it is. With `overwrite`, rows of the old cache whose recording,
@@ -38,6 +47,7 @@ def extract(corpus: str | Path, *, reporter: Reporter | None = None, **options: 
         corpus: the name of a corpus, or the path of a manifest (.toml) of your own.
         reporter: where progress and notices go; standard error if None,
             `ser_memory.common.reporting.Silent()` for nowhere.
+        neutral: a text row for every utterance, in place of all transcripts. The text encoder is not needed then.
         **options: the options of ser-extract, with underscores in place of dashes (see `ser-extract --help`, or
             `ser_memory.extract.settings`, which declares them).
 
@@ -54,27 +64,40 @@ def extract(corpus: str | Path, *, reporter: Reporter | None = None, **options: 
     refuse_unknown(options, *GROUPS)
     settings = ExtractionSettings.take(options)
     with reporting_to(reporter), system_errors():
-        return _run(_prepare(str(corpus), settings))
+        return _run(_prepare(str(corpus), settings, neutral))
 
 
-def _prepare(corpus: str, settings: ExtractionSettings) -> Extraction:
+def _prepare(corpus: str, settings: ExtractionSettings, neutral: NeutralText | None) -> Extraction:
     """Everything that can be found wrong at once: it needs no torch."""
     if settings.engine == "ray":
         refuse_no_ray()
     manifest = manifests.load(corpus, settings.protocol)
     root, cache = release_root(settings.root, manifest.name), cache_folder(settings.cache)
+    if neutral is not None:
+        _refuse_texts(settings)
+        return Extraction(manifest, root, cache, settings, Sources(cache, manifest.name, ()), neutral=neutral)
     sources = Sources.of(
         settings.transcriber, settings, manifest.name, cache, settings.device, settings.transcripts
     )
     return Extraction(manifest, root, cache, settings, sources)
 
 
+def _refuse_texts(settings: ExtractionSettings) -> None:
+    """Raise UsageError for options about texts, of which there are none."""
+    given = {
+        f"--transcriber {settings.transcriber}": settings.transcriber != RELEASE,
+        f"--transcripts {settings.transcripts}": settings.transcripts is not None,
+        "--text-only": settings.text_only,
+    }
+    for option in (option for option, is_given in given.items() if is_given):
+        raise UsageError(f"No text is used here, so that {option} would have no effect: leave it out.")
+
+
 def _run(extraction: Extraction) -> FeatureCache:
     from ser_memory.extract.pipeline import extract_corpus
     from ser_memory.extract.workers import Encoders
 
-    settings = extraction.settings
+    settings, neutral = extraction.settings, extraction.neutral
     # With Ray, this process only identifies the encoders, and needs no GPU.
-    return extract_corpus(
-        extraction, Encoders(replace(settings, device="cpu") if settings.engine == "ray" else settings)
-    )
+    here = replace(settings, device="cpu") if settings.engine == "ray" else settings
+    return extract_corpus(extraction, Encoders(here, None if neutral is None else neutral.encoder))

@@ -68,6 +68,13 @@ def main(corpus: str, **options: Any) -> None:
 
 
 def report(cache: FeatureCache) -> None:
+    """Print what was kept, what was dropped by reason, and the splits from which nothing can be learned."""
+    report_kept(cache)
+    for line in flat_splits_of(cache):
+        say(f"  {line}")
+
+
+def report_kept(cache: FeatureCache) -> None:
     """Print what was kept, and what was dropped by reason."""
     splits = ", ".join(f"{split} {count}" for split, count in cache.describe().items())
     hours = float(cache.read("duration").sum()) / 3600
@@ -78,8 +85,6 @@ def report(cache: FeatureCache) -> None:
         rate = told["word_error_rate"]
         shown = "is not defined: the reference has no words" if rate is None else f"is {rate:.3f}"
         say(f"  word error rate against {told['reference']} {shown} ({told['words']:,} words).")
-    for line in flat_splits_of(cache):
-        say(f"  {line}")
 
 
 if __name__ == "__main__":

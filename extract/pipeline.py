@@ -89,7 +89,7 @@ def extract_corpus(extraction: Extraction, encoders: Encoders) -> FeatureCache:
                 report_doubts(screened, chosen, silent_of(old))
                 return old
             stores = stores_of((old, base), info, release, trusted=True)
-            known = Known([*stores, *parts.stores()])
+            known = Known([*_neutral(extraction), *stores, *parts.stores()])
             refuse_unasked(old, info, release, missing(release, known, *bounds))
         if denied is not None:
             raise denied
@@ -185,7 +185,7 @@ def read_corpus(extraction: Extraction) -> tuple[list[Utterance], str, Glimpses,
     with progress(f"{manifest.title}: reading headers", len(turns), "recordings") as advance:
         bounds = settings.min_duration, settings.max_duration
         glimpses = Glimpses(turns)
-        return turns, release, glimpses, screen(turns, *bounds, advance, heard_later=extraction.transcribes)
+        return turns, release, glimpses, screen(turns, *bounds, advance, extraction.needs_texts)
 
 
 def transcribe_missing(
@@ -220,11 +220,13 @@ def compute_missing(
     """
     bounds = extraction.settings.min_duration, extraction.settings.max_duration
     found = parts.stores()
+    has_rows = bool(stores or parts.count())
+    stores = [*_neutral(extraction), *stores]
     known = Known([*stores, *found])
     todo = missing(release, Known([*stores, *share.agreed(found, heard=False)]), *bounds)
     if parts.count():
         notice(f"Continuing: {parts.count()} finished parts are in {parts.folder}.")
-    if stores or parts.count():
+    if has_rows:
         notice(str(todo))
     title = f"{extraction.manifest.title}: encoding"
     with _crew(extraction, release, encoders, todo, share) as crew:
@@ -252,6 +254,11 @@ def compute_missing(
         turn.audio for turn in release.turns if turn.audio and turn.audio not in encoded
     )
     return Known([*stores, *parts.stores()]) if encoded or todo.texts else known
+
+
+def _neutral(extraction: Extraction) -> list[Store]:
+    """The row in place of all texts, if there is one; it comes before all others, which may be of real texts."""
+    return [] if extraction.neutral is None else [extraction.neutral.store]
 
 
 @contextmanager

@@ -108,18 +108,20 @@ def rows_of(cache: FeatureCache, info: CacheInfo, recordings: Sequence[str] | No
     """
     found = cache.info
 
-    def same(half: Sequence[str]) -> bool:
-        return all(getattr(found, name) == getattr(info, name) for name in half)
-
-    heard = recordings is not None and same(ACOUSTIC_HALF)
+    same = {
+        column: all(getattr(found, name) == getattr(info, name) for name in half)
+        for column, half in _HALVES.items()
+    }
+    same["text"] &= found.has_texts
+    heard = recordings is not None and same["acoustic"]
     bounds = (found.min_duration, found.max_duration) == (info.min_duration, info.max_duration)
     return Store(
         recordings=recordings if heard and recordings is not None else (),
         durations=cache.read("duration").tolist() if heard else (),
-        transcripts=cache.read("transcript").tolist() if same(TEXT_HALF) else (),
+        transcripts=cache.read("transcript").tolist() if same["text"] else (),
         refused=still_refused(found.refused, heard and bounds),
         silent=found.silent,
-        shapes={name: cache.shapes[name][1:] for name, half in _HALVES.items() if same(half)},
+        shapes={name: cache.shapes[name][1:] for name, is_same in same.items() if is_same},
         # The mapping ends with each block: its pages would count as memory of this process.
         read=lambda column, rows: np.asarray(cache.mapped(column)[rows]),
     )

@@ -24,6 +24,10 @@ _NO_HEADER = audio.Header(0.0, True)
 Chosen = list[tuple[Utterance, float]]  # in the reader's order, with the seconds of the recording's header
 
 
+class NoTextsError(SerError):
+    """Most utterances that could be used otherwise have no transcript."""
+
+
 @dataclass
 class Screening:
     """Utterances that may get a row, and the ids of the others by reason."""
@@ -39,12 +43,12 @@ def screen(
     min_duration: float,
     max_duration: float,
     advance: Advance = lambda _: None,
-    heard_later: bool = False,
+    needs_texts: bool = True,
 ) -> Screening:
     """Decide by the release and by each recording's header; `advance` gets 1 per utterance.
 
-    Durations are in seconds, both ends included. With `heard_later` a missing transcript is no reason, because a
-    transcriber will supply it. Raises SerError if most utterances that could be used otherwise have no transcript.
+    Durations are in seconds, both ends included. Without `needs_texts` a missing transcript is no reason, such as
+    when a transcriber will supply it. Raises NoTextsError if most utterances that could be used otherwise have none.
     """
     result = Screening()
     for utterance in utterances:
@@ -53,7 +57,7 @@ def screen(
             advance(1)
             continue
         header, reason = _look(utterance, min_duration, max_duration)
-        if reason is None and utterance.transcript is None and not heard_later:
+        if reason is None and needs_texts and utterance.transcript is None:
             reason = "no transcript"
         if reason is None:
             result.kept.append((utterance, header.seconds))
@@ -64,7 +68,7 @@ def screen(
         advance(1)
     silent = len(result.dropped.get("no transcript", []))
     if silent > _MOST * (len(result.kept) + silent):
-        raise SerError(
+        raise NoTextsError(
             f"{silent} of {len(result.kept) + silent} otherwise usable utterances have no transcript: "
             "give a file of id and text with --transcripts FILE, or use a transcriber with "
             "--transcriber release,whisper."

@@ -13,6 +13,7 @@ from ser_memory.common.options import Options, option
 from ser_memory.extract.conditions import Condition, parse_condition
 
 if TYPE_CHECKING:
+    from ser_memory.extract.neutral import NeutralText
     from ser_memory.extract.transcripts.sources import Sources
 
 LAST = "last"
@@ -286,6 +287,12 @@ class Extraction:
     settings: ExtractionSettings
     sources: Sources | None = None  # of transcripts; None is the release, or the file in its place
     part_seconds: float | None = None  # of audio per part; None depends on the corpus
+    neutral: NeutralText | None = None  # in place of all transcripts
+
+    @property
+    def needs_texts(self) -> bool:
+        """Whether an utterance without a transcript in the release, or a file in its place, has no row."""
+        return self.neutral is None and not self.transcribes
 
     @property
     def transcribes(self) -> bool:
@@ -311,6 +318,8 @@ class Extraction:
     @property
     def transcriber(self) -> str:
         """Where transcripts come from, as the cache names it."""
+        if self.neutral is not None:
+            return self.neutral.name
         file = self.settings.transcripts.name if self.settings.transcripts else None
         if self.sources is not None:
             return self.sources.description(file)

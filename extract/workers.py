@@ -58,9 +58,12 @@ _Events = queue.SimpleQueue[float | BaseException | None]  # work done, a failur
 class Encoders:
     """The two encoders that the settings name: identified without their weights, loaded when a row is missing."""
 
-    def __init__(self, settings: EncoderSettings) -> None:
-        """Raises UsageError for a device that is not there."""
-        self._settings = settings
+    def __init__(self, settings: EncoderSettings, text: TextIdentity | None = None) -> None:
+        """`text` is what the text encoder is, where it need not be there because no text is encoded.
+
+        Raises UsageError for a device that is not there.
+        """
+        self._settings, self._text = settings, text
         self._devices = resolve_devices(settings.device)
         self._options = EncoderOptions(settings.layers, settings.pooling, settings.precision)
 
@@ -77,7 +80,7 @@ class Encoders:
     @cached_property
     def text_identity(self) -> TextIdentity:
         """What the text encoder is. Raises SerError as far as its configuration tells."""
-        return identify_text(self._settings.text_encoder)
+        return self._text or identify_text(self._settings.text_encoder)
 
     def attributes(self) -> dict[str, str]:
         """The attributes of a cache that the encoders determine."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shlex
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
@@ -13,13 +12,14 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ser_memory.common import __version__
-from ser_memory.common.console import Command, say
-from ser_memory.common.errors import UsageError
+from ser_memory.common.console import TYPED, Command, say
+from ser_memory.common.errors import SerError, UsageError
 from ser_memory.common.options import Options, names_of, option, options_of
 from ser_memory.extract.settings import EngineSettings, ProtocolSettings, ReleaseSettings
 
 if TYPE_CHECKING:
     from ser_memory.common.cache import FeatureCache
+    from ser_memory.train.bundle import Bundle
     from ser_memory.train.experiment import TrainedRun
 
 EXAMPLES = """
@@ -27,10 +27,12 @@ EXAMPLES = """
 Examples:
   ser-adapt model --corpus clinic.toml --root recordings --output adapted
   ser-adapt model --corpus clinic.toml --root recordings --output adapted --transcriber whisper --language en
+  ser-adapt model --corpus clinic.toml --root recordings --output adapted --transcriber none
   ser-adapt runs/first/bundles/gem-random-1000 --corpus clinic.toml --output adapted --memory-budget 2000
 """
 
 
+NO_TEXTS = "none"  # --transcriber
 _OF_EXTRACTION = (ReleaseSettings, ProtocolSettings, EngineSettings)
 
 
@@ -72,19 +74,30 @@ class SourceSettings(Options):
 
     transcriber: str = option(
         "release",
-        help="Where texts come from: release, whisper, faster-whisper, azure or a list; see ser-extract.",
+        help="Where texts come from: release, whisper, faster-whisper, azure or a list, see ser-extract; or none: no texts "
+        "are needed, the bundle's neutral text stands for all, and the model learns from voices alone.",
     )
     transcripts: Path | None = option(None, help="CSV, TSV or JSON Lines of id and text.")
     acoustic_encoder: str | None = option(
         None, unset="that of the bundle", help="Where the acoustic encoder of the bundle is on this machine."
     )
     text_encoder: str | None = option(
-        None, unset="that of the bundle", help="Where the text encoder of the bundle is on this machine."
+        None,
+        unset="that of the bundle",
+        help="Where the text encoder of the bundle is on this machine; not needed with --transcriber none.",
     )
     device: str = option("auto", help="Where the encoders run: auto, cpu, mps, cuda or cuda:1.")
     jobs: int | None = option(
         None, minimum=1, unset="one per core", help="Encoders, and runs, side by side on a CPU."
     )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.transcriber == NO_TEXTS and self.text_encoder is not None:
+            raise UsageError(
+                f"--transcriber {NO_TEXTS} encodes no text, so that --text-encoder {self.text_encoder} would have no "
+                "effect: leave it out."
+            )
 
 
 @click.command("ser-adapt", cls=Command, epilog=EXAMPLES)
@@ -101,13 +114,16 @@ def main(bundle: Path, corpus: str, output: Path, **options: Any) -> None:
 
     Extracts the recordings with the encoders of the bundle to OUTPUT/cache, trains one stage more, and writes the
     figures to OUTPUT and the adapted models to OUTPUT/bundles. After a stop, the same command continues.
+
+    Recordings without transcripts are transcribed with --transcriber whisper, or adapt the model by voice alone with
+    --transcriber none: as in ser-predict, the mean of the texts that the model learned from takes the place of each text.
     """
-    from ser_memory.extract.cli import report
+    from ser_memory.extract.cli import report_kept
     from ser_memory.train.report.terminal import print_estimates, print_tables
 
-    adapted = adapt(
-        bundle, corpus, output, on_cache=report, command=_typed(bundle, corpus, output), **options
-    )
+    # What is wrong with its splits is reported by the training, for the dimensions that it trains.
+    typed = click.get_current_context().meta[TYPED]
+    adapted = adapt(bundle, corpus, output, on_cache=report_kept, command=typed, **options)
     if adapted.results:
         print_tables(adapted.results)
         print_estimates(adapted.folder)
@@ -128,16 +144,12 @@ def adapt(
     is found before a recording is encoded.
     """
     from ser_memory.common import manifests
-    from ser_memory.extract.api import extract
-    from ser_memory.extract.workers import Encoders
     from ser_memory.train.bundle_files import read_seeds
-    from ser_memory.train.bundles.encoders import encoder_settings, refuse_other_encoder
     from ser_memory.train.bundles.origin import settings_of
     from ser_memory.train.experiment import train
 
     source, wanted = SourceSettings.take(options), AdaptSettings.take(options)
-    first = read_seeds(bundle)[0]
-    info = first.info
+    bundles = read_seeds(bundle)
     changed = {name: value for name, value in asdict(wanted).items() if value not in (None, ())}
     settings = settings_of(
         {
@@ -152,26 +164,46 @@ def adapt(
         }
     )
     _refuse_other_output(output, settings.experiment.stages)
+    adapted = [each for each in bundles if each.info.seed in settings.experiment.seeds]
+    told = {name: options[name] for name in names_of(*_OF_EXTRACTION) if name in options}
+    on_cache(_extracted(adapted, corpus, source, cache=output / "cache", **told))
+    return train(settings, command)
+
+
+def _extracted(
+    bundles: Sequence[Bundle], corpus: str, source: SourceSettings, **options: Any
+) -> FeatureCache:
+    """The cache of the new recordings, for the bundles of several seeds; `options` are further ones of ser-extract.
+
+    Raises SerError as `extract` does; if most recordings have no text, it also names what only an adaptation can do.
+    """
+    from ser_memory.extract.api import extract
+    from ser_memory.extract.screening import NoTextsError
+    from ser_memory.extract.transcripts.sources import RELEASE
+    from ser_memory.extract.workers import Encoders
+    from ser_memory.train.bundles.encoders import encoder_settings, neutral_text, refuse_other_encoder
+
+    info = bundles[0].info
+    neutral = neutral_text(bundles) if source.transcriber == NO_TEXTS else None
     encoders = encoder_settings(
-        first, source.acoustic_encoder, source.text_encoder, source.device, source.jobs
+        bundles[0], source.acoustic_encoder, source.text_encoder, source.device, source.jobs
     )
-    found = Encoders(encoders).attributes()
+    found = Encoders(encoders, neutral.encoder if neutral else None).attributes()
     for kind in ("acoustic", "text"):
         refuse_other_encoder(info, kind, found)
-    told = {name: options[name] for name in names_of(*_OF_EXTRACTION) if name in options}
-    on_cache(
-        extract(
+    try:
+        return extract(
             corpus,
-            **told,
-            transcriber=source.transcriber,
+            neutral=neutral,
+            transcriber=RELEASE if neutral else source.transcriber,
             transcripts=source.transcripts,
-            cache=output / "cache",
             min_duration=info.min_duration,
             max_duration=info.max_duration,
             **{**asdict(encoders), "layers": info.encoders["acoustic_layers"]},
+            **options,
         )
-    )
-    return train(settings, command)
+    except NoTextsError as error:
+        raise SerError(f"{error} To adapt the model by voice alone, add --transcriber {NO_TEXTS}.") from None
 
 
 def _refuse_other_output(output: Path, stages: Sequence[str]) -> None:
@@ -180,10 +212,6 @@ def _refuse_other_output(output: Path, stages: Sequence[str]) -> None:
         there = json.loads((output / "config.json").read_text(encoding="utf-8"))["experiment"]["stages"]
         if list(there) != list(stages):
             raise UsageError(f"{output} has the adaptation to {there[-1]} already: give another --output.")
-
-
-def _typed(bundle: Path, corpus: str, output: Path) -> str:
-    return shlex.join(["ser-adapt", str(bundle), "--corpus", corpus, "--output", str(output)])
 
 
 if __name__ == "__main__":

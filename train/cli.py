@@ -11,15 +11,13 @@ import click
 from click.core import ParameterSource
 
 from ser_memory.common import __version__
-from ser_memory.common.console import Command, say
+from ser_memory.common.console import TYPED, Command, say
 from ser_memory.common.errors import UsageError
 from ser_memory.common.options import flag, names_of, options_of
 from ser_memory.train import recipes
 from ser_memory.train.configuration import Settings
 from ser_memory.train.search_space import SearchSettings, search_of
 from ser_memory.train.settings import GROUPS, STUDIES
-
-_TYPED = "ser_memory.train.typed"  # in a context: the command line
 
 EXAMPLES = """
 \b
@@ -41,15 +39,7 @@ Examples:
 """
 
 
-class TrainCommand(Command):
-    """Remembers what was typed."""
-
-    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        ctx.meta[_TYPED] = shlex.join(["ser-train", *args])
-        return super().parse_args(ctx, args)
-
-
-@click.command("ser-train", cls=TrainCommand, epilog=EXAMPLES)
+@click.command("ser-train", cls=Command, epilog=EXAMPLES)
 @options_of(*GROUPS, SearchSettings)
 @click.option(
     "--preset",
@@ -99,7 +89,7 @@ def main(dry_run: bool, study: str | None, **options: Any) -> None:
     if searching.search:
         if options["from_"] is not None:
             raise UsageError("--search does not go with --from: leave one of them out.")
-        _search(searching, options, given, dry_run, study, context.meta[_TYPED])
+        _search(searching, options, given, dry_run, study, context.meta[TYPED])
         return
     for name in names_of(SearchSettings):
         if name in given:
@@ -113,14 +103,14 @@ def main(dry_run: bool, study: str | None, **options: Any) -> None:
         print_estimate(settings)
         return
     if study:
-        _carry_out(study, settings, context.meta[_TYPED])
+        _carry_out(study, settings, context.meta[TYPED])
         return
     # Needs torch, which --help and wrong usage should not wait for.
     from ser_memory.train.experiment import train
     from ser_memory.train.report.terminal import print_estimates, print_tables
     from ser_memory.train.results import CONDITIONS
 
-    run = train(settings, context.meta[_TYPED])
+    run = train(settings, context.meta[TYPED])
     if run.results:
         print_tables(run.results)
         print_estimates(run.folder)

@@ -267,6 +267,11 @@ def open_caches(source: Source) -> list[FeatureCache]:
         cache.validate()
         if cache.info.limit:
             notice(f"{cache.path} is a trial: it was extracted with --limit {cache.info.limit}.")
+        if not cache.info.has_texts:
+            notice(
+                f"{cache.path} has no texts: one neutral text stands for all of them, so that models learn and are tested "
+                "there by voice alone."
+            )
     return caches
 
 

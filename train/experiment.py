@@ -249,7 +249,10 @@ def load(settings: Settings) -> tuple[Experiment, Source, list[Corpus]]:
         first = experiment.seeds[0]
         bundle = read_unchanged(experiment.origin.folder(first), experiment.origin.checksum(first))
         refuse_other_embeddings(source, corpora, bundle)
-    refuse_impossible(experiment, corpora, jobs_of(settings))
+    jobs, asked = jobs_of(settings), settings.machine.jobs or 0
+    if asked > cores():
+        notice(f"--jobs {asked} is more than the {cores()} cores of this machine: {jobs} are used.")
+    refuse_impossible(experiment, corpora, jobs)
     for line in before_training(experiment, corpora):
         notice(line)
     digests = tuple(tuple(fold.digests for fold in corpus.each_fold) for corpus in corpora)
@@ -324,8 +327,6 @@ def in_conditions(
 def jobs_of(settings: Settings) -> int:
     """Runs that this process trains side by side: as asked for, but never more than there are cores."""
     wanted = 1 if settings.workers.worker else settings.machine.jobs
-    if wanted is not None and wanted > cores():
-        notice(f"--jobs {wanted} is more than the {cores()} cores of this machine: {cores()} are used.")
     return min(wanted or cores(), cores())
 
 

@@ -61,7 +61,7 @@ def transcribe_corpus(
     utterances = sources.settle(read_release(root, manifest))
     with progress(f"{manifest.title}: reading headers", len(utterances), "recordings") as advance:
         bounds = settings.min_duration, settings.max_duration
-        screened = screen(utterances, *bounds, advance, heard_later=True)
+        screened = screen(utterances, *bounds, advance, needs_texts=False)
     chosen = spread(screened.kept, settings.limit)
     if not chosen:
         raise SerError(f"No utterance of {root} can be used: {summary(screened)}.")

@@ -123,7 +123,7 @@ def test_a_wav_from_a_pipe_is_not_read_as_a_whole(world: World, tmp_path: Path) 
     ],
 )
 def test_predictions_are_those_of_the_run_after_two_corpora(
-    acoustic: str, extraction: dict[str, str], training: dict[str, Any], tmp_path: Path
+    acoustic: str, extraction: dict[str, Any], training: dict[str, Any], tmp_path: Path
 ) -> None:
     """The test recordings of both corpora, from their files, with the texts of the cache."""
     name = acoustic if acoustic == "log-mel" else save_acoustic(tmp_path / "a", "wav2vec2 with group norm")

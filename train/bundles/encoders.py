@@ -7,17 +7,22 @@ is on this machine is noted beside the bundles of a run, in RUN/bundles/encoders
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from ser_memory.common.errors import SerError
+import numpy as np
+
+from ser_memory.common.errors import SerError, listing
 from ser_memory.common.files import write_whole
+from ser_memory.extract.encoders import TextIdentity
+from ser_memory.extract.neutral import NeutralText
 from ser_memory.extract.settings import LAST, EncoderSettings
 from ser_memory.train.bundle import Bundle, BundleInfo
 
 PLACES = "encoders.json"
 _KINDS = ("acoustic", "text")
+_ROUNDING = 1e-5  # of means that two machines computed
 
 
 def named(encoder: str) -> str:
@@ -69,6 +74,23 @@ def encoder_settings(
         device=device,
         workers=workers,
     )
+
+
+def neutral_text(bundles: Sequence[Bundle]) -> NeutralText:
+    """What stands for the texts of a corpus without any, of the bundles of several seeds.
+
+    Raises SerError if their neutral texts differ, since the corpus gets one cache for all of them.
+    """
+    first = bundles[0]
+    for other in bundles[1:]:
+        if not np.allclose(other.neutral_text, first.neutral_text, rtol=_ROUNDING, atol=_ROUNDING):
+            raise SerError(
+                f"The bundles of seeds {listing(each.info.seed for each in bundles)} learned from different texts, so that "
+                "none of their neutral texts stands for all: adapt each with --seed and an --output of its own."
+            )
+    told = first.info.encoders
+    identity = TextIdentity(place_of(first, "text"), told["text_revision"], told["text_pooling"])
+    return NeutralText(first.neutral_text, identity)
 
 
 def refuse_other_encoder(info: BundleInfo, kind: str, attributes: Mapping[str, str]) -> None:
