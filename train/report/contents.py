@@ -18,7 +18,7 @@ from ser_memory.train.report.statistics import FEWEST_SEEDS
 from ser_memory.train.report.summary import Row, Runs
 from ser_memory.train.report.tables import Named
 from ser_memory.train.report.transcripts import courses
-from ser_memory.train.report.variants import variant_of
+from ser_memory.train.report.variants import SHARED, variant_of
 from ser_memory.train.results import overall
 from ser_memory.train.settings import Variant
 
@@ -94,7 +94,7 @@ def chapters(
 
 
 def differences(runs: Mapping[str, RunData], split: str = summary.TEST) -> list[Row]:
-    """The tests of all strategies against fine-tuning after the last stage, of CCC, for forest plots."""
+    """The tests of all strategies against their baseline after the last stage, of CCC, for forest plots."""
     rows = summary.comparisons({label: run.overall for label, run in runs.items()}, split)
     last = {label: max(row.stage for row in rows if row.label == label) for label in runs}
     return [
@@ -162,9 +162,9 @@ def _results(runs: Runs, split: str) -> Chapter:
     return Chapter(
         "Every strategy at every stage",
         [summary.ROLES, *shared],
-        tables.matrices("strategies", rows, "against finetune", notes),
+        tables.matrices("strategies", rows, _against(rows), notes),
         ["stages", "heat"],
-        _tests(rows, "strategies", "each strategy against finetune", ["forest"]),
+        _tests(rows, "strategies", f"each strategy {_against(rows)}", ["forest"]),
     )
 
 
@@ -177,7 +177,7 @@ def _estimated(runs: Mapping[str, RunData], split: str) -> Chapter | None:
     return Chapter(
         "Corpora that are not here",
         [ESTIMATES],
-        tables.matrices("estimates", rows, "estimated", _marks(rows)),
+        tables.matrices("estimates", rows, _titled("estimated", rows), _marks(rows)),
     )
 
 
@@ -191,6 +191,20 @@ def _by_fold(runs: Mapping[str, RunData], split: str) -> Chapter | None:
         "tested. The tables above have the pooled figure, over the predictions of all folds at once."
     ]
     return Chapter("By fold", words, tables.over_folds(rows, split))
+
+
+def _against(rows: Sequence[Row]) -> str:
+    """What the strategies are compared with, such as `against finetune`; nothing where there is nothing to compare with."""
+    baselines = dict.fromkeys(row.baseline for row in rows if row.baseline)
+    if list(baselines) == [SHARED]:
+        return f"at the first stage against {SHARED.strategy}"
+    names = [tables.name_of(each) for each in baselines if each != SHARED]  # which it is too: see FIRST_OWN
+    return f"against {listing(names)}" if names else ""
+
+
+def _titled(what: str, rows: Sequence[Row]) -> str:
+    """A quantity, and what the strategies are compared with."""
+    return f"{what}, {against}" if (against := _against(rows)) else what
 
 
 def _marks(rows: Sequence[Row]) -> list[str]:
@@ -254,7 +268,8 @@ def _transfer(runs: Runs, split: str) -> Chapter | None:
         ),
     ):  # fmt: skip
         if rows:
-            parts.append(Chapter(heading, words, tables.matrices(name, rows, heading.lower(), _marks(rows))))
+            what = _titled(heading.lower(), rows)
+            parts.append(Chapter(heading, words, tables.matrices(name, rows, what, _marks(rows))))
     return Chapter("Forgetting and transfer", parts=parts) if parts else None
 
 

@@ -125,6 +125,7 @@ class Row:
     mean: float
     deviation: float | None  # standard deviation over the seeds (n - 1); None with one seed
     test: Paired | None  # None for the baseline itself, without one, or with fewer than three seeds
+    baseline: Variant | None = None  # that it is compared with; None if the run has none
     holm: float | None = None  # p of the test, corrected over this measure and dimension of the run
 
 
@@ -252,7 +253,7 @@ class _Run:
         for cell, seeds in cells.items():
             other = baseline(cell)
             reference = cells.get(replace(cell, variant=other), {}) if other else {}
-            rows.append(self.row(cell, seeds, paired(seeds, reference)))
+            rows.append(self.row(cell, seeds, paired(seeds, reference), other if reference else None))
         return _corrected(rows)
 
     def changes(self, change: Callable[[Sequence[float], int], float]) -> dict[Cell, Seeds]:
@@ -275,14 +276,14 @@ class _Run:
     def _at(self, cell: Cell, stage: int) -> Seeds:
         return self.cells.get(replace(cell, variant=owner_at(stage, cell.variant), stage=stage), {})
 
-    def row(self, cell: Cell, seeds: Seeds, test: Paired | None) -> Row:
+    def row(self, cell: Cell, seeds: Seeds, test: Paired | None, baseline: Variant | None = None) -> Row:
         """The row of a figure."""
         values = list(seeds.values())
         name = self.stages[cell.stage]
         return Row(
             self.label, cell.variant, cell.stage, name, cell.corpus, role(cell.corpus, name), self.split,
             cell.dimension, cell.metric, self.sizes[cell.corpus, cell.dimension], len(values), float(np.mean(values)),
-            _deviation(values), test,
+            _deviation(values), test, baseline,
         )  # fmt: skip
 
 

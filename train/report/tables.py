@@ -72,7 +72,7 @@ def _matrix(rows: Sequence[Row], metric: str, dimension: str, what: str, notes: 
     headings = (*(["run"] if labelled else []), "stage", "strategy", *sizes)
     many = f"{seeds}" if fewest == seeds else f"{fewest} to {seeds}"
     spread = f"mean ± standard deviation over {many} seeds" if seeds > 1 else "one seed"
-    title = title_of(metric, dimension, rows[0].split, sizes, f"{what}, {spread}")
+    title = title_of(metric, dimension, rows[0].split, sizes, f"{what}, {spread}" if what else spread)
     return Table(title, headings, made, tuple(notes), left=2 + labelled)
 
 
@@ -165,19 +165,25 @@ def p_cell(p: float | None) -> Cell:
 
 
 def sampled(corpus: str, split: str, stage_name: str, rows: Sequence[Sampled]) -> list[Named]:
-    """For each measure and dimension, intervals over utterances and over speakers, side by side."""
+    """For each measure and dimension, intervals over utterances and over speakers, side by side.
+
+    Differences from fine-tuning are there if it is among the rows with others.
+    """
     made = []
     parts: dict[tuple[str, str], list[Sampled]] = {}
     for row in rows:
         parts.setdefault((row.metric, row.dimension), []).append(row)
     for (metric, dimension), part in parts.items():
+        compared = any(row.utterances_difference for row in part)
         notes = [
             summary.SAMPLING_NOISE,
             *dict.fromkeys(row.speakers.note for row in part if row.speakers.note),
         ]
+        ends = ("95% over utterances", "95% over speakers")
         headings = (
-            "strategy", f"{metric.upper()}", "95% over utterances", "95% over speakers", "difference from finetune",
-            "95% over utterances", "95% over speakers", "models",
+            "strategy", metric.upper(), *ends,
+            *((f"difference from {name_of(summary.FINETUNE)}", *ends) if compared else ()),
+            "models",
         )  # fmt: skip
         lines = tuple(
             (
@@ -185,9 +191,7 @@ def sampled(corpus: str, split: str, stage_name: str, rows: Sequence[Sampled]) -
                 number(row.utterances.value),
                 _ends(row.utterances),
                 _ends(row.speakers),
-                number(row.utterances_difference.value if row.utterances_difference else None),
-                _ends(row.utterances_difference),
-                _ends(row.speakers_difference),
+                *(_differences(row) if compared else ()),
                 Cell(str(row.seeds), float(row.seeds)),
             )
             for row in part
@@ -201,9 +205,16 @@ def sampled(corpus: str, split: str, stage_name: str, rows: Sequence[Sampled]) -
     return made
 
 
+def _differences(row: Sampled) -> tuple[Cell, ...]:
+    value = row.utterances_difference.value if row.utterances_difference else None
+    return number(value), _ends(row.utterances_difference), _ends(row.speakers_difference)
+
+
 def _ends(interval: Interval | None) -> Cell:
-    if interval is None or interval.low is None or interval.high is None:
-        return Cell("too few speakers" if interval is not None and interval.note else ABSENT)
+    if interval is None:
+        return Cell(ABSENT)
+    if interval.low is None or interval.high is None:
+        return Cell(interval.note)  # such as too few speakers
     return Cell(f"{interval.low:.3f} to {interval.high:.3f}", interval.low)
 
 

@@ -75,6 +75,45 @@ def test_one_seed_has_no_tests(tmp_path: Path) -> None:
     assert "The tests in full" not in text
 
 
+def test_titles_name_what_is_compared(tmp_path: Path) -> None:
+    runs = {
+        name: chapters({"": load_run(build_run(tmp_path / name, variants=variants, seeds=3, splits=SMALL))})
+        for name, variants in (
+            ("usual", VARIANTS[:2]), ("alone", VARIANTS[1:2]), ("apart", (VARIANTS[1], ANALYTIC)),
+        )
+    }  # fmt: skip
+    found = {name: tables_of(each) for name, each in runs.items()}
+    title = found["usual"]["strategies-valence-ccc"].title
+    assert title.endswith(": against finetune, mean ± standard deviation over 3 seeds")
+    assert ": forgetting, against finetune, mean" in found["usual"]["forgetting-valence-ccc"].title
+    assert "difference from finetune" in found["usual"]["intervals-iemocap-valence-ccc"].headings
+
+    title = found["alone"]["strategies-valence-ccc"].title
+    assert title.endswith("110 (iemocap): mean ± standard deviation over 3 seeds")
+    everything = " ".join(
+        [*map(words, runs["alone"])]
+        + [text for each in found["alone"].values() for text in (each.title, *each.headings)]
+    )
+    for what in ("against", "difference from", "finetune", "fine-tuning", "baseline"):
+        assert what not in everything, what
+    assert found["alone"]["intervals-iemocap-valence-ccc"].headings == (
+        "strategy", "CCC", "95% over utterances", "95% over speakers", "models",
+    )  # fmt: skip
+
+    # Without fine-tuning there is one comparison: of a first stage apart with that of all others.
+    for name in ("strategies-valence-ccc", "strategies-valence-ccc-tests"):
+        assert "at the first stage against all, " in found["apart"][name].title
+    assert {row[0].text for row in found["apart"]["strategies-valence-ccc-tests"].rows} == {"P"}
+
+
+def test_an_interval_over_too_few_utterances_is_not_said_to_be_over_too_few_speakers(tmp_path: Path) -> None:
+    few = {"train": 60, "validation": 30, "test": 9}
+    run = build_run(tmp_path / "run", variants=VARIANTS[:2], seeds=3, splits=few)
+    table = tables_of(chapters({"": load_run(run)}))["intervals-iemocap-valence-ccc"]
+    for row in table.rows:
+        assert [row[2].text, row[3].text] == ["too few utterances", "too few speakers"]
+
+
 def test_an_interrupted_run_says_what_is_missing(tmp_path: Path) -> None:
     run = build_run(tmp_path / "run", variants=VARIANTS[:2], seeds=2, splits=SMALL, unfinished=1)
     text = text_without_figures(run)
