@@ -22,6 +22,7 @@ from ser_memory.train.settings import NO_SAMPLER, POOLED, Experiment, Run
 RESULTS, MEMORY, COSTS, EPOCHS = "results.csv", "memory.csv", "costs.csv", "epochs.csv"
 CONDITIONS = "conditions.csv"
 ESTIMATES = "estimates.csv"  # of corpora that are no longer there, with the columns of results.csv
+BUNDLES = "bundles"  # the folder of its bundles, in that of a run
 STUDY = "study.json"  # lists the runs of a study, in the folder that holds theirs
 
 _STAGE = ("strategy", "sampler", "memory_size", "seed", "stage", "stage_name")

@@ -85,7 +85,7 @@ def chapters(
         Chapter("What the memories hold", figures=["memory"]),
         Chapter("Training", figures=["learning", "bent"]),
         _costs(runs),
-        _across(reduced, split),
+        _across(runs, split),
         _transcripts(runs, split),
         _conditions(runs, split),
         _published(reduced, against),
@@ -115,6 +115,11 @@ def _described(label: str, run: RunData) -> Iterator[str]:
         f"{start}{strategies}; stages {listing(stages)}; {len(seeds)} seed{'s' if len(seeds) > 1 else ''}"
         f"{f', {len(folds)} folds' if folds else ''}."
     )
+    if run.begun:
+        yield (
+            f"{start}This run continues from bundles: the figures of {stages[0]} are those of the models as they came, on "
+            "the new corpora."
+        )
     for dimension, corpora in _unrated(run).items():
         yield f"{start}No ratings of {dimension}, so no figures of it: {listing(corpora)}."
     if folds:
@@ -365,16 +370,17 @@ def _costs(runs: Mapping[str, RunData]) -> Chapter | None:
     rows = summary.costs({label: run.costs for label, run in runs.items()})
     if not rows:
         return None
-    stages = {row.stage: row.stage_name for run in runs.values() for row in run.results}
-    return Chapter("Cost", (), [Named("costs", tables.costs(rows, stages))], ["cost"])
+    return Chapter("Cost", (), [Named("costs", tables.costs(rows))], ["cost"])
 
 
-def _across(runs: Runs, split: str) -> Chapter | None:
-    """Several runs: each against the first."""
-    rows = summary.across(runs, split)
+def _across(runs: Mapping[str, RunData], split: str) -> Chapter | None:
+    """Several runs: each against the first, but those that continue another one."""
+    first = next(iter(runs))
+    alike = {label: run.overall for label, run in runs.items() if run.begun == runs[first].begun}
+    rows = summary.across(alike, split)
     if not rows:
         return None
-    what = f"each run against {next(iter(runs))}"
+    what = f"each run against {first}"
     words = ["The same strategy, stage and seeds in both runs; only the options differ that name the runs."]
     return Chapter("Runs compared", words, tables.tests("runs", rows, what, _of_tests(rows)))
 

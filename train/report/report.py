@@ -170,7 +170,8 @@ def _write_table(named: Named, folder: Path) -> list[Path]:
 
 
 def _title(runs: Mapping[str, RunData]) -> str:
-    stages = next(iter(runs.values())).config.get("experiment", {}).get("stages", ())
+    planned = [run.config.get("experiment", {}).get("stages", ()) for run in runs.values()]
+    stages = max(planned, key=len)  # those of a run that continues others are more
     return (
         f"What is forgotten, and what a memory saves: {stage_name(stages)}"
         if stages

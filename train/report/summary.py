@@ -497,6 +497,7 @@ class Cost:
     label: str
     variant: Variant
     stage: int
+    stage_name: str
     seeds: int
     seconds: float  # mean
     deviation: float | None  # of the seconds over the seeds (n - 1); None with one seed
@@ -512,17 +513,17 @@ class Cost:
 
 def costs(runs: Mapping[str, Iterable[CostRow]]) -> list[Cost]:
     """COSTS of every variant and stage of each run that was measured, in the order in which they first appear."""
-    found: dict[tuple[str, Variant, int], list[CostRow]] = {}
+    found: dict[tuple[str, Variant, int, str], list[CostRow]] = {}
     for label, rows in runs.items():
         for row in (row for row in rows if row.kept_bytes is not None and row.seconds is not None):
-            found.setdefault((label, variant_of(row), row.stage), []).append(row)
+            found.setdefault((label, variant_of(row), row.stage, row.stage_name), []).append(row)
     return [_cost(*key, rows) for key, rows in found.items()]
 
 
-def _cost(label: str, variant: Variant, stage: int, rows: Sequence[CostRow]) -> Cost:
+def _cost(label: str, variant: Variant, stage: int, stage_name: str, rows: Sequence[CostRow]) -> Cost:
     seconds = [row.seconds for row in rows if row.seconds is not None]
     return Cost(
-        label, variant, stage, len({row.seed for row in rows}), float(np.mean(seconds)), _deviation(seconds),
+        label, variant, stage, stage_name, len({row.seed for row in rows}), float(np.mean(seconds)), _deviation(seconds),
         max(row.memory_bytes or 0 for row in rows),
         max(row.parameter_bytes or 0 for row in rows),
         max(row.other_bytes or 0 for row in rows),

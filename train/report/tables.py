@@ -218,13 +218,13 @@ def _ends(interval: Interval | None) -> Cell:
     return Cell(f"{interval.low:.3f} to {interval.high:.3f}", interval.low)
 
 
-def costs(rows: Sequence[Cost], stages: Mapping[int, str]) -> Table:
+def costs(rows: Sequence[Cost]) -> Table:
     """Seconds of training and bytes kept, by strategy and stage."""
     labelled = any(row.label for row in rows)
     lines = tuple(
         (
             *([Cell(row.label)] if labelled else []),
-            Cell(stages.get(row.stage, str(row.stage))),
+            Cell(row.stage_name),
             Cell(name_of(row.variant)),
             number(row.seconds, row.deviation, digits=1),
             *(
