@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -19,7 +20,7 @@ from ser_memory.train.report.summary import Row, Runs
 from ser_memory.train.report.tables import Named
 from ser_memory.train.report.transcripts import courses
 from ser_memory.train.report.variants import SHARED, variant_of
-from ser_memory.train.results import overall
+from ser_memory.train.results import of_few, overall
 from ser_memory.train.settings import Variant
 
 SLOPES = (
@@ -39,6 +40,15 @@ FOLDS = (
     "Folds: the figure of a corpus with folds is over the pooled test predictions of all folds. That of another corpus is "
     "the mean over the models of all folds."
 )
+
+
+class _OfCorpus(Protocol):
+    """A figure over so many utterances of a corpus."""
+
+    @property
+    def corpus(self) -> str: ...
+    @property
+    def n(self) -> int: ...
 
 
 @dataclass(frozen=True)
@@ -162,7 +172,7 @@ def _unfinished(run: RunData) -> str:
 def _results(runs: Runs, split: str) -> Chapter:
     rows = summary.comparisons(runs, split)
     few = max((row.seeds for row in rows), default=0) < FEWEST_SEEDS
-    notes = [*_marks(rows), *([NO_TESTS] if few else [])]
+    notes = [*_marks(rows, split), *([NO_TESTS] if few else [])]
     shared = _of_first_stages(runs, summary.FIRST_SHARED, summary.FIRST_OWN)
     return Chapter(
         "Every strategy at every stage",
@@ -182,7 +192,7 @@ def _estimated(runs: Mapping[str, RunData], split: str) -> Chapter | None:
     return Chapter(
         "Corpora that are not here",
         [ESTIMATES],
-        tables.matrices("estimates", rows, _titled("estimated", rows), _marks(rows)),
+        tables.matrices("estimates", rows, _titled("estimated", rows), _marks(rows, split)),
     )
 
 
@@ -195,7 +205,9 @@ def _by_fold(runs: Mapping[str, RunData], split: str) -> Chapter | None:
         "The figure of each fold is the mean over the seeds. How much folds differ shows how much depends on who is "
         "tested. The tables above have the pooled figure, over the predictions of all folds at once."
     ]
-    return Chapter("By fold", words, tables.over_folds(rows, split))
+    return Chapter(
+        "By fold", words, tables.over_folds(rows, split, _few(rows, f"{split} split of the smallest fold"))
+    )
 
 
 def _against(rows: Sequence[Row]) -> str:
@@ -212,10 +224,18 @@ def _titled(what: str, rows: Sequence[Row]) -> str:
     return f"{what}, {against}" if (against := _against(rows)) else what
 
 
-def _marks(rows: Sequence[Row]) -> list[str]:
-    """What the marks in a table mean; of tests, if there are any."""
+def _few(rows: Iterable[_OfCorpus], split: str) -> list[str]:
+    """Corpora whose figures mean very little, because they are over so few utterances of a split."""
+    sizes: dict[str, int] = {}
+    for row in rows:
+        sizes[row.corpus] = min(row.n, sizes.get(row.corpus, row.n))
+    return of_few({f"{split} of {corpus}": n for corpus, n in sizes.items()})
+
+
+def _marks(rows: Sequence[Row], split: str) -> list[str]:
+    """What the marks in a table mean, of tests, if there are any; and which of its figures mean very little."""
     tested = [tables.STARS, summary.SEED_NOISE] if any(row.test for row in rows) else []
-    return [tables.ROLES, *tested, *_constant(rows)]
+    return [tables.ROLES, *tested, *_constant(rows), *_few(rows, f"{split} split")]
 
 
 def _constant(rows: Sequence[Row]) -> list[str]:
@@ -257,7 +277,7 @@ def _samplers(runs: Runs, split: str) -> Chapter | None:
     return Chapter(
         "Who is remembered: samplers against random",
         ["The same strategy and memory size; only the choice of the remembered utterances differs."],
-        tables.matrices("samplers", rows, what, _marks(rows)),
+        tables.matrices("samplers", rows, what, _marks(rows, split)),
         parts=_tests(rows, "samplers", what),
     )
 
@@ -274,7 +294,7 @@ def _transfer(runs: Runs, split: str) -> Chapter | None:
     ):  # fmt: skip
         if rows:
             what = _titled(heading.lower(), rows)
-            parts.append(Chapter(heading, words, tables.matrices(name, rows, what, _marks(rows))))
+            parts.append(Chapter(heading, words, tables.matrices(name, rows, what, _marks(rows, split))))
     return Chapter("Forgetting and transfer", parts=parts) if parts else None
 
 
@@ -389,7 +409,8 @@ def _transcripts(runs: Mapping[str, RunData], split: str) -> Chapter | None:
     found = courses(runs, split)
     if not found:
         return None
-    table = tables.transcripts([(course, course.slope) for course in found], split)
+    notes = _few(found, f"{split} split")
+    table = tables.transcripts([(course, course.slope) for course in found], split, notes)
     return Chapter("What transcripts are worth", [SLOPES], [Named("transcripts", table)], ["transcripts"])
 
 
@@ -397,9 +418,8 @@ def _conditions(runs: Mapping[str, RunData], split: str) -> Chapter | None:
     found = in_conditions(runs, split)
     if not found:
         return None
-    return Chapter(
-        "In other acoustic conditions", [CONDITIONS], tables.conditions(found, split), ["conditions"]
-    )
+    made = tables.conditions(found, split, _few(found, f"{split} split"))
+    return Chapter("In other acoustic conditions", [CONDITIONS], made, ["conditions"])
 
 
 def _published(runs: Runs, against: Sequence[Published]) -> Chapter | None:

@@ -355,6 +355,7 @@ class OverFolds:
     folds: int
     mean: float  # over the folds, of the mean over the seeds
     deviation: float | None  # standard deviation over the folds (n - 1)
+    n: int  # utterances of the smallest fold
 
 
 def over_folds(label: str, results: Iterable[Result], split: str = TEST) -> list[OverFolds]:
@@ -362,14 +363,19 @@ def over_folds(label: str, results: Iterable[Result], split: str = TEST) -> list
     rows = [row for row in results if row.split == split]
     pooled = {row.corpus for row in rows if row.fold == POOLED}
     found: dict[tuple[Variant, int, str, str, str, str], dict[str, list[float]]] = {}
+    sizes: dict[tuple[str, str], int] = {}
     for row in rows:
         if row.corpus in pooled and row.fold != POOLED:
             key = (owner_of(row), row.stage, row.stage_name, row.corpus, row.dimension, row.metric)
             found.setdefault(key, {}).setdefault(row.fold, []).append(row.value)
+            place = (row.corpus, row.dimension)
+            sizes[place] = min(row.n, sizes.get(place, row.n))
     made = []
     for key, folds in sorted(found.items(), key=lambda item: item[0][1]):
         means = [float(np.mean(values)) for values in folds.values()]
-        made.append(OverFolds(label, *key, len(means), float(np.mean(means)), _deviation(means)))
+        _, _, _, corpus, dimension, _ = key
+        n = sizes[corpus, dimension]
+        made.append(OverFolds(label, *key, len(means), float(np.mean(means)), _deviation(means), n))
     return made
 
 

@@ -91,7 +91,7 @@ def significance(row: Row) -> str:
     return f"{'**' if row.holm is not None and row.holm < SIGNIFICANT else '*'}{sign}"
 
 
-def over_folds(rows: Sequence[OverFolds], split: str) -> list[Named]:
+def over_folds(rows: Sequence[OverFolds], split: str, notes: Sequence[str]) -> list[Named]:
     """For each measure and dimension, mean and deviation over folds by stage, strategy and corpus."""
     made = []
     for (metric, dimension), part in _parts(rows).items():
@@ -116,7 +116,8 @@ def over_folds(rows: Sequence[OverFolds], split: str) -> list[Named]:
             "folds",
         )
         title = f"{metric.upper()} of {dimension}, {split} split: mean ± standard deviation over the folds"
-        made.append(Named(f"folds-{dimension}-{metric}", Table(title, headings, lines, left=3 + labelled)))
+        table = Table(title, headings, lines, tuple(notes), left=3 + labelled)
+        made.append(Named(f"folds-{dimension}-{metric}", table))
     return made
 
 
@@ -288,7 +289,7 @@ def _whole(n: int) -> Cell:
     return Cell(f"{n:,}", float(n))
 
 
-def transcripts(rows: Sequence[tuple[Course, Slope | None]], split: str) -> Table:
+def transcripts(rows: Sequence[tuple[Course, Slope | None]], split: str, notes: Sequence[str]) -> Table:
     """Figures by word error rate, with the slope of each strategy."""
     kinds = list(dict.fromkeys(kind for course, _ in rows for kind in course.kinds))
     lines = tuple(
@@ -307,7 +308,7 @@ def transcripts(rows: Sequence[tuple[Course, Slope | None]], split: str) -> Tabl
     )
     headings = ("corpus", "strategy", "dimension", "n", *kinds, "slope", "95% from", "95% to", "seeds")
     title = f"CCC after the last stage, {split} split, by transcripts (WER: word error rate)"
-    return Table(title, headings, lines, left=3)
+    return Table(title, headings, lines, tuple(notes), left=3)
 
 
 def _at_rate(course: Course, kind: str) -> Cell:
@@ -317,7 +318,7 @@ def _at_rate(course: Course, kind: str) -> Cell:
     return Cell(f"{course.means[place]:.3f} (WER {course.rates[place]:.2f})", course.means[place])
 
 
-def conditions(rows: Sequence[InCondition], split: str) -> list[Named]:
+def conditions(rows: Sequence[InCondition], split: str, notes: Sequence[str]) -> list[Named]:
     """For each dimension, figures in other acoustic conditions beside those without."""
     made = []
     for dimension in dict.fromkeys(row.dimension for row in rows):
@@ -343,7 +344,8 @@ def conditions(rows: Sequence[InCondition], split: str) -> list[Named]:
             f"CCC of {dimension} after the last stage, {split} split, in other acoustic conditions: mean ± standard "
             "deviation over the seeds"
         )
-        made.append(Named(f"conditions-{dimension}", Table(title, headings, lines, left=3 + labelled)))
+        table = Table(title, headings, lines, tuple(notes), left=3 + labelled)
+        made.append(Named(f"conditions-{dimension}", table))
     return made
 
 

@@ -114,6 +114,26 @@ def test_an_interval_over_too_few_utterances_is_not_said_to_be_over_too_few_spea
         assert [row[2].text, row[3].text] == ["too few utterances", "too few speakers"]
 
 
+@pytest.mark.parametrize("tested", [9, 10])
+def test_tables_over_few_utterances_say_so(tmp_path: Path, tested: int) -> None:
+    few = {"train": 60, "validation": 30, "test": tested}
+    run = build_run(tmp_path / "run", variants=VARIANTS, seeds=3, splits=few, folds=2)
+    with (run / "conditions.csv").open("w") as file:
+        first, *lines = (run / "results.csv").read_text().splitlines()
+        file.write("\n".join([f"{first},condition", *(f"{line},telephone" for line in lines)]) + "\n")
+    found = tables_of(chapters({"": load_run(run)}))
+    start = "Fewer than 10 utterances, over which a CCC means very little: "
+    for name in ("strategies", "samplers", "forgetting", "conditions", "folds"):
+        table = next(table for each, table in found.items() if each.startswith(name))
+        told = [note.removeprefix(start).partition(". ")[0] for note in table.notes if note.startswith(start)]
+        if name == "folds":
+            assert told == [f"test split of the smallest fold of iemocap (n = {tested // 2})"]
+        elif tested == 10:
+            assert told == []
+        else:
+            assert f"test split of msp-podcast (n = {tested})" in told[0]
+
+
 def test_an_interrupted_run_says_what_is_missing(tmp_path: Path) -> None:
     run = build_run(tmp_path / "run", variants=VARIANTS[:2], seeds=2, splits=SMALL, unfinished=1)
     text = text_without_figures(run)
