@@ -21,7 +21,7 @@ from ser_memory.train.report.tables import Named
 from ser_memory.train.report.transcripts import courses
 from ser_memory.train.report.variants import SHARED, variant_of
 from ser_memory.train.results import of_few, overall
-from ser_memory.train.settings import Variant
+from ser_memory.train.settings import POOLED, Variant
 
 SLOPES = (
     "Each model was trained and tested on transcripts of its own word error rate. Slope: the change of the figure when the "
@@ -114,10 +114,8 @@ def differences(runs: Mapping[str, RunData], split: str = summary.TEST) -> list[
 
 
 def _described(label: str, run: RunData) -> Iterator[str]:
-    seeds, folds = (
-        sorted({row.seed for row in run.results}),
-        sorted({row.fold for row in run.results} - {"", "pooled"}),
-    )
+    seeds = {row.seed for row in run.results}
+    folds = {row.fold for row in run.results} - {"", POOLED}
     stages = list(dict.fromkeys(row.stage_name for row in run.results))
     strategies = listing(dict.fromkeys(row.strategy for row in run.results))
     start = f"{label}: " if label else ""
