@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ser_memory.common.errors import listing
-from ser_memory.train.predictions import Predictions
+from ser_memory.train.predictions import Predictions, join_folds
 from ser_memory.train.report import summary, tables
 from ser_memory.train.report.conditions import in_conditions
 from ser_memory.train.report.data import RunData
@@ -368,20 +368,11 @@ def by_variant(
         rows.setdefault(variant_of(run), {}).setdefault(run.seed, []).append(values)
     found = {}
     for variant, seeds in rows.items():
-        whole = [row for folds in seeds.values() for row in _joined(folds) if np.isfinite(row).all()]
+        joined = (row for folds in seeds.values() for row in join_folds(np.stack(folds)))
+        whole = [row for row in joined if np.isfinite(row).all()]
         if whole:
             found[variant] = np.stack(whole)
     return found
-
-
-def _joined(folds: Sequence[npt.NDArray[np.float32]]) -> list[npt.NDArray[np.float32]]:
-    there = np.stack([np.isfinite(fold).all(axis=1) for fold in folds])
-    if len(folds) == 1 or (there.sum(axis=0) > 1).any():
-        return list(folds)
-    joined = np.full_like(folds[0], np.nan)
-    for fold, rows in zip(folds, there, strict=True):
-        joined[rows] = fold[rows]
-    return [joined]
 
 
 def _costs(runs: Mapping[str, RunData]) -> Chapter | None:
