@@ -250,7 +250,9 @@ def _of_first_stages(runs: Runs, shared: str, own: str) -> list[str]:
     any_shared, names = summary.first_stages(runs)
     if not any_shared:
         return []
-    return [own.format(own=listing(names)) if names else shared]
+    baseline = any(row.strategy == summary.FINETUNE.strategy for rows in runs.values() for row in rows)
+    too = ", which is fine-tuning's model too" if baseline else ""
+    return [own.format(own=listing(names), too=too) if names else shared]
 
 
 def _of_tests(rows: Sequence[Row]) -> list[str]:

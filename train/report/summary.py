@@ -78,8 +78,7 @@ FORWARD_SHARED = (
 )
 FIRST_OWN = (
     "At the first stage all strategies that train by gradient steps are the same model, which is trained once for each "
-    "seed: the tables call it all. {own} has a first stage of its own. At that stage it is compared with all, which is "
-    "fine-tuning's model too."
+    "seed: the tables call it all. {own} has a first stage of its own. At that stage it is compared with all{too}."
 )
 FORWARD_OWN = (
     "Before the second corpus, all strategies that train by gradient steps have the same model, that of the first stage. "
