@@ -87,7 +87,8 @@ def test_help_loads_no_heavy_package(script: str) -> None:
 @pytest.mark.parametrize(
     "module",
     ["common.options", "common.cache", "extract.api", "extract.settings", "train.api", "train.configuration",
-     "train.results", "train.run_folder", "train.search_folder", "train.search_space", "train.strategies", "train.engines.contract"],
+     "train.results", "train.run_folder", "train.search_folder", "train.search_space", "train.strategies",
+     "train.engines.contract"],
 )  # fmt: skip
 def test_what_is_free_of_torch_stays_so(module: str) -> None:
     """The contracts of import-linter look at each file; this, at everything that is loaded."""

@@ -19,7 +19,7 @@ from ser_memory.train.gradient import remembered
 from ser_memory.train.memory.samplers import BY_EMOTION, BY_SPEAKER
 from ser_memory.train.objective import SMALLEST_GROUP
 from ser_memory.train.plan import SMALLEST_TO_SPLIT, Experiment, held_out_of
-from ser_memory.train.results import Outcomes, Result
+from ser_memory.train.results import FEW, Outcomes, Result, of_few
 from ser_memory.train.runs import NO_SAMPLER, POOLED, Variant, shares_first_stage
 from ser_memory.train.strategies import STRATEGIES, ClosedFormStrategy
 from ser_memory.train.strategies.experience_replay import ExperienceReplayOptions
@@ -29,7 +29,6 @@ from ser_memory.train.trainer import network_for
 _SMALL = 32  # a larger memory has different labels, unless nearly all labels of its corpus are the same
 _NEARLY_ALL = 0.99
 _SHOWN = 3  # cases that a sentence names
-_FEW = 10  # utterances
 # Why a model predicts one value, by whether its strategy trains by gradient steps.
 _REASONS = {
     True: "these models have learned nothing there. Try another --learning-rate, more --epochs or another --loss.",
@@ -99,6 +98,7 @@ def before_training(experiment: Experiment, corpora: Sequence[Corpus]) -> list[s
     for fold in _folds(corpora):
         found += flat_splits(fold.title, _labels(fold), fold.dimensions)
         found += _unrated(fold)
+    found += _few(corpora)
     found += _few_held_out(experiment) if len(experiment.stages) > 1 else []
     found += _always_pooled(experiment, corpora)
     for number, corpus in zip(experiment.numbers, corpora[:-1], strict=False):
@@ -156,6 +156,22 @@ def _shared(result: Result) -> bool:
     return result.stage == 1 and shares_first_stage(result.strategy)
 
 
+def _few(corpora: Sequence[Corpus]) -> list[str]:
+    """Splits of so few rated utterances that their figures mean very little; `flat_splits` names those of one."""
+    sizes: dict[str, int] = {}
+    for fold in _folds(corpora):
+        for split, labels in _labels(fold).items():
+            rated = np.isfinite(labels).sum(axis=0)
+            flat = same_in_all(labels, fold.dimensions)
+            for n in dict.fromkeys(int(n) for n in rated if n and split != "train"):
+                names = [name for name, here in zip(fold.dimensions, rated, strict=True) if here == n]
+                of = "" if len(names) == len(fold.dimensions) else f"{' and '.join(names)} in the "
+                place = f"{of}{split} split of {'the smallest fold of ' if fold.fold else ''}{fold.name}"
+                if not set(names) <= set(flat):
+                    sizes[place] = min(n, sizes.get(place, n))
+    return of_few(sizes)
+
+
 def _few_held_out(experiment: Experiment) -> list[str]:
     """Memories of which a fifth is so small that its CCC says little."""
     sizes = dict.fromkeys(variant.memory_size for variant in experiment.holding_out)
@@ -163,7 +179,7 @@ def _few_held_out(experiment: Experiment) -> list[str]:
         f"A fifth of a memory of {size} is {held_out_of(size)} utterances: their CCC says little, and "
         f"{experiment.later.why_held_out} chooses by it."
         for size in sizes
-        if held_out_of(size) < _FEW
+        if held_out_of(size) < FEW
     ]
 
 

@@ -95,6 +95,17 @@ class Predictions:
             return np.asarray(_part(file, self.path, corpus, split, name)[:], dtype=np.float32)
 
 
+def join_folds(runs: npt.NDArray[np.float32]) -> list[npt.NDArray[np.float32]]:
+    """(N, K) predictions of the runs of one seed, of which `runs` (R, N, K) has one per fold.
+
+    The folds of a corpus have no utterance in common and become one: figures are of all their predictions together. Runs
+    that predict the same utterances, such as those of folds of another corpus, stay apart.
+    """
+    if (np.isfinite(runs).any(axis=2).sum(axis=0) > 1).any():
+        return list(runs)
+    return [np.fmax.reduce(runs, axis=0)]
+
+
 def _predicted_run(row: np.void) -> PredictedRun:
     return PredictedRun(
         row["strategy"].decode(),

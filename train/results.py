@@ -23,7 +23,12 @@ from ser_memory.train.runs import NO_SAMPLER, POOLED, Run
 RESULTS, MEMORY, COSTS, EPOCHS = "results.csv", "memory.csv", "costs.csv", "epochs.csv"
 CONDITIONS = "conditions.csv"
 ESTIMATES = "estimates.csv"  # of corpora that are no longer there, with the columns of results.csv
+BUNDLES = "bundles"  # the folder of its bundles, in that of a run
 STUDY = "study.json"  # lists the runs of a study, in the folder that holds theirs
+
+# Utterances. Over fewer, a CCC means very little: even over ten, where the true one is 0.5, 95% of the values are between
+# -0.19 and 0.86 (Fisher's z: tanh(atanh(0.5) ± 1.96 / sqrt(10 - 3))), and over five between -0.68 and 0.96.
+FEW = 10
 
 _STAGE = ("strategy", "sampler", "memory_size", "seed", "stage", "stage_name")
 
@@ -146,6 +151,20 @@ def _overall(folds: Sequence[_Row]) -> _Row:
         return replace((pooled or folds)[0], fold="")
     value = math.fsum(result.value for result in folds) / len(folds)
     return replace(folds[0], value=value, n=round(sum(result.n for result in folds) / len(folds)), fold="")
+
+
+def of_few(sizes: Mapping[str, int]) -> list[str]:
+    """A sentence that names what has figures over fewer than FEW utterances; none if nothing has.
+
+    `sizes` are the numbers of utterances by the names of what they are of, such as `test split of iemocap`.
+    """
+    few = [f"{name} (n = {n})" for name, n in sizes.items() if n < FEW]
+    if not few:
+        return []
+    return [
+        f"Fewer than {FEW} utterances, over which a CCC means very little: {listing(few, most=6)}. Even over {FEW}, one of "
+        "0.5 has a 95% interval from -0.19 to 0.86."
+    ]
 
 
 def write_results(path: Path, results: Iterable[Result]) -> None:

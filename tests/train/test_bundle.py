@@ -168,6 +168,13 @@ def test_a_third_bundle_continues_from_the_second(told: Told, tmp_path: Path) ->
     assert made.neutral_text == pytest.approx(np.average(made.text_means, axis=0, weights=weights), rel=1e-6)
 
 
+def test_estimates_from_few_utterances_say_so(told: Told, tmp_path: Path) -> None:
+    result = adapt(told.last, told.bundles("finetune"), tmp_path / "adapted")
+    assert result.exit_code == 0, result.output
+    few = "test utterances of msp-podcast in the bundle (n = 9), test utterances of msp-improv in the bundle (n = 9)"
+    assert f"Fewer than 10 utterances, over which a CCC means very little: {few}." in result.stderr
+
+
 def test_estimates_are_those_of_the_extra_rows(told: Told) -> None:
     estimated = table(told.continued("gem") / "estimates.csv")
     assert {row["corpus"] for row in estimated} == {"msp-podcast", "msp-improv"}

@@ -31,7 +31,7 @@ from ser_memory.train.store import Record, Store
 from ser_memory.train.strategies.experience_replay import ExperienceReplayOptions
 from ser_memory.train.strategies.mixture import ReplayLossOptions
 from tests.train.test_cli import caches, refused, rows, run
-from tests.train.worlds import STAGES, corpora, write_caches
+from tests.train.worlds import STAGES, corpora, corpora_in_folds, write_caches
 
 assert caches  # the fixture
 
@@ -81,6 +81,35 @@ def test_splits_whose_ccc_cannot_move_are_told_before_training(
     assert told[2] in capsys.readouterr().out
     report(FeatureCache(flat / "msp-improv.h5"))  # the summary of ser-extract
     assert f"  {told[2]}" in capsys.readouterr().out
+
+
+FEW = "Fewer than 10 utterances, over which a CCC means very little: "
+
+
+def test_splits_of_few_utterances_are_told_before_training(tmp_path: Path) -> None:
+    write_caches(tmp_path, {"train": 30, "validation": 10, "test": 2})
+    result = run("--cache", tmp_path, "--seed", 0, "--strategy", "finetune", "--output", tmp_path / "r")
+    assert result.exit_code == 0, result.output
+    (told,) = [line for line in result.stderr.splitlines() if line.startswith(FEW)]
+    places = ", ".join(f"test split of {name} (n = 2)" for name in STAGES)
+    assert told == f"{FEW}{places}. Even over 10, one of 0.5 has a 95% interval from -0.19 to 0.86."
+
+
+def test_few_ratings_of_a_dimension_count_and_splits_that_are_flat_do_not() -> None:
+    made = corpora({"train": 60, "validation": 10, "test": 9})
+    made[0].splits["test"].targets[:, 0] = 0.5  # always 0 there, which is told by another sentence
+    made[0].splits["validation"].targets[4:, 1] = float("nan")
+    made[1].splits["test"].targets[:] = 0.5
+    (told,) = [line for line in before_training(experiment(seeds=1), made) if line.startswith(FEW)]
+    assert told.removeprefix(FEW).partition(". ")[0] == (
+        "valence in the validation split of msp-podcast (n = 4), test split of msp-podcast (n = 9), "
+        "test split of iemocap (n = 9)"
+    )
+    made = corpora_in_folds(12, with_folds=STAGES[2:])  # of 105 utterances
+    (told,) = [line for line in before_training(experiment(seeds=1), made) if line.startswith(FEW)]
+    assert told.removeprefix(FEW).partition(". ")[0] == (
+        "validation split of the smallest fold of iemocap (n = 8), test split of the smallest fold of iemocap (n = 8)"
+    )
 
 
 def test_a_model_that_predicts_one_value_is_told(tmp_path: Path) -> None:

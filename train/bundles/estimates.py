@@ -13,22 +13,25 @@ from ser_memory.common.machine import one_core_each
 from ser_memory.common.reporting import notice
 from ser_memory.train.bundle import Bundle
 from ser_memory.train.evaluation import measure
-from ser_memory.train.results import Outcomes, Result, stages_of, write_rows
+from ser_memory.train.results import Outcomes, Result, of_few, stages_of, write_rows
 from ser_memory.train.trainer import Trainer
 
 
 def write_estimates(path: Path, trainer: Trainer, outcomes: Outcomes) -> None:
     """Write the estimates of every finished stage, with the columns of results.csv; `n` tells on how few they are.
 
-    A notice names corpora that nothing can be estimated for.
+    Notices name corpora that nothing can be estimated for, or only from very few utterances.
     """
-    seen = zip(bundle_of(trainer).info.seen, bundle_of(trainer).estimates, strict=True)
+    seen = list(zip(bundle_of(trainer).info.seen, bundle_of(trainer).estimates, strict=True))
     unknown = [each.name for each, rows in seen if rows is None]
     if unknown:
         notice(
             f"What is forgotten of {listing(unknown)} cannot be estimated: the bundle has no test utterances of "
             f"{'it' if len(unknown) == 1 else 'them'}, see --estimate-size."
         )
+    held = {f"test utterances of {each.name} in the bundle": len(rows) for each, rows in seen if rows}
+    for line in of_few(held):
+        notice(line)
     with one_core_each(), torch.inference_mode():
         write_rows(path, [item.name for item in fields(Result)], map(astuple, _estimates(trainer, outcomes)))
 

@@ -23,7 +23,7 @@ from ser_memory.train.corpora import Corpus, Source
 from ser_memory.train.gradient import GradientStack
 from ser_memory.train.members import HELD_OUT, MEASURED, MEMBERS, TRAINED_ON, Chosen, write_members
 from ser_memory.train.memory.samplers import BY_SPEAKER
-from ser_memory.train.results import Outcomes
+from ser_memory.train.results import BUNDLES, Outcomes
 from ser_memory.train.runs import Run
 from ser_memory.train.samples import UNKNOWN_SPEAKER, Samples
 from ser_memory.train.settings import BundleSettings
@@ -31,7 +31,6 @@ from ser_memory.train.strategies import STRATEGIES, Kept
 from ser_memory.train.trainer import Stack, Trainer
 from ser_memory.train.workbench import generator
 
-FOLDER = "bundles"  # in the folder of a run
 _RADIUS = 0.99  # quantile of the distances of training rows
 _ROWS = 4096  # read together
 
@@ -46,7 +45,7 @@ def bundle_folder(output: Path, run: Run, stage: int) -> Path:
         else variant.strategy
     )
     folds = [f"fold-{run.fold}"] if run.fold else []
-    return output.joinpath(FOLDER, name, *folds, f"seed-{run.seed}", f"stage-{stage}")
+    return output.joinpath(BUNDLES, name, *folds, f"seed-{run.seed}", f"stage-{stage}")
 
 
 def write_bundles(
@@ -67,7 +66,7 @@ def write_bundles(
         if (experiment.owner(run, number), number) in outcomes
     ]
     writer = _Writer(settings, trainer, source, outcomes)
-    note_places(output / FOLDER, writer.encoders)
+    note_places(output / BUNDLES, writer.encoders)
     made = []
     chosen: list[Chosen] = []
     # On one core each, as the stages were trained: what is kept has the same bits then.

@@ -20,6 +20,7 @@ EXAMPLES = """
 Examples:
   ser-report runs/20260101-120000-finetune-gem
   ser-report runs/small-memory runs/large-memory --output comparison
+  ser-report runs/first adapted
   ser-report runs/mine --against published.csv
   ser-report runs/mine --figure stages --output figures
 """
@@ -34,7 +35,8 @@ def main(runs: Sequence[Path], **options: Any) -> None:
 
     RUNS are folders that ser-train wrote, also of studies. Prints the main tables, and writes index.html, a page
     that needs no network, tables/ (Markdown, LaTeX, CSV) and figures/ (SVG, PDF). Several runs are labelled by the
-    options in which they differ.
+    options in which they differ. A run and one that continues it from its bundles, such as with ser-adapt, are labelled
+    by their folders.
     """
     settings = ReportSettings.take(options)
     # These load SciPy and more, which --help and wrong usage should not wait for.

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from ser_memory.common.errors import listing
-from ser_memory.train.predictions import Predictions
+from ser_memory.train.predictions import Predictions, join_folds
 from ser_memory.train.report import summary, tables
 from ser_memory.train.report.conditions import in_conditions
 from ser_memory.train.report.data import RunData
@@ -18,9 +19,9 @@ from ser_memory.train.report.statistics import FEWEST_SEEDS
 from ser_memory.train.report.summary import Row, Runs
 from ser_memory.train.report.tables import Named
 from ser_memory.train.report.transcripts import courses
-from ser_memory.train.report.variants import variant_of
-from ser_memory.train.results import overall
-from ser_memory.train.runs import Variant
+from ser_memory.train.report.variants import SHARED, variant_of
+from ser_memory.train.results import of_few, overall
+from ser_memory.train.runs import POOLED, Variant
 
 SLOPES = (
     "Each model was trained and tested on transcripts of its own word error rate. Slope: the change of the figure when the "
@@ -39,6 +40,15 @@ FOLDS = (
     "Folds: the figure of a corpus with folds is over the pooled test predictions of all folds. That of another corpus is "
     "the mean over the models of all folds."
 )
+
+
+class _OfCorpus(Protocol):
+    """A figure over so many utterances of a corpus."""
+
+    @property
+    def corpus(self) -> str: ...
+    @property
+    def n(self) -> int: ...
 
 
 @dataclass(frozen=True)
@@ -85,7 +95,7 @@ def chapters(
         Chapter("What the memories hold", figures=["memory"]),
         Chapter("Training", figures=["learning", "bent"]),
         _costs(runs),
-        _across(reduced, split),
+        _across(runs, split),
         _transcripts(runs, split),
         _conditions(runs, split),
         _published(reduced, against),
@@ -94,7 +104,7 @@ def chapters(
 
 
 def differences(runs: Mapping[str, RunData], split: str = summary.TEST) -> list[Row]:
-    """The tests of all strategies against fine-tuning after the last stage, of CCC, for forest plots."""
+    """The tests of all strategies against their baseline after the last stage, of CCC, for forest plots."""
     rows = summary.comparisons({label: run.overall for label, run in runs.items()}, split)
     last = {label: max(row.stage for row in rows if row.label == label) for label in runs}
     return [
@@ -104,10 +114,8 @@ def differences(runs: Mapping[str, RunData], split: str = summary.TEST) -> list[
 
 
 def _described(label: str, run: RunData) -> Iterator[str]:
-    seeds, folds = (
-        sorted({row.seed for row in run.results}),
-        sorted({row.fold for row in run.results} - {"", "pooled"}),
-    )
+    seeds = {row.seed for row in run.results}
+    folds = {row.fold for row in run.results} - {"", POOLED}
     stages = list(dict.fromkeys(row.stage_name for row in run.results))
     strategies = listing(dict.fromkeys(row.strategy for row in run.results))
     start = f"{label}: " if label else ""
@@ -115,6 +123,11 @@ def _described(label: str, run: RunData) -> Iterator[str]:
         f"{start}{strategies}; stages {listing(stages)}; {len(seeds)} seed{'s' if len(seeds) > 1 else ''}"
         f"{f', {len(folds)} folds' if folds else ''}."
     )
+    if run.begun:
+        yield (
+            f"{start}This run continues from bundles: the figures of {stages[0]} are those of the models as they came, on "
+            "the new corpora."
+        )
     for dimension, corpora in _unrated(run).items():
         yield f"{start}No ratings of {dimension}, so no figures of it: {listing(corpora)}."
     if folds:
@@ -157,14 +170,14 @@ def _unfinished(run: RunData) -> str:
 def _results(runs: Runs, split: str) -> Chapter:
     rows = summary.comparisons(runs, split)
     few = max((row.seeds for row in rows), default=0) < FEWEST_SEEDS
-    notes = [*_marks(rows), *([NO_TESTS] if few else [])]
+    notes = [*_marks(rows, split), *([NO_TESTS] if few else [])]
     shared = _of_first_stages(runs, summary.FIRST_SHARED, summary.FIRST_OWN)
     return Chapter(
         "Every strategy at every stage",
         [summary.ROLES, *shared],
-        tables.matrices("strategies", rows, "against finetune", notes),
+        tables.matrices("strategies", rows, _against(rows), notes),
         ["stages", "heat"],
-        _tests(rows, "strategies", "each strategy against finetune", ["forest"]),
+        _tests(rows, "strategies", f"each strategy {_against(rows)}", ["forest"]),
     )
 
 
@@ -177,7 +190,7 @@ def _estimated(runs: Mapping[str, RunData], split: str) -> Chapter | None:
     return Chapter(
         "Corpora that are not here",
         [ESTIMATES],
-        tables.matrices("estimates", rows, "estimated", _marks(rows)),
+        tables.matrices("estimates", rows, _titled("estimated", rows), _marks(rows, split)),
     )
 
 
@@ -190,13 +203,37 @@ def _by_fold(runs: Mapping[str, RunData], split: str) -> Chapter | None:
         "The figure of each fold is the mean over the seeds. How much folds differ shows how much depends on who is "
         "tested. The tables above have the pooled figure, over the predictions of all folds at once."
     ]
-    return Chapter("By fold", words, tables.over_folds(rows, split))
+    return Chapter(
+        "By fold", words, tables.over_folds(rows, split, _few(rows, f"{split} split of the smallest fold"))
+    )
 
 
-def _marks(rows: Sequence[Row]) -> list[str]:
-    """What the marks in a table mean; of tests, if there are any."""
+def _against(rows: Sequence[Row]) -> str:
+    """What the strategies are compared with, such as `against finetune`; nothing where there is nothing to compare with."""
+    baselines = dict.fromkeys(row.baseline for row in rows if row.baseline)
+    if list(baselines) == [SHARED]:
+        return f"at the first stage against {SHARED.strategy}"
+    names = [tables.name_of(each) for each in baselines if each != SHARED]  # which it is too: see FIRST_OWN
+    return f"against {listing(names)}" if names else ""
+
+
+def _titled(what: str, rows: Sequence[Row]) -> str:
+    """A quantity, and what the strategies are compared with."""
+    return f"{what}, {against}" if (against := _against(rows)) else what
+
+
+def _few(rows: Iterable[_OfCorpus], split: str) -> list[str]:
+    """Corpora whose figures mean very little, because they are over so few utterances of a split."""
+    sizes: dict[str, int] = {}
+    for row in rows:
+        sizes[row.corpus] = min(row.n, sizes.get(row.corpus, row.n))
+    return of_few({f"{split} of {corpus}": n for corpus, n in sizes.items()})
+
+
+def _marks(rows: Sequence[Row], split: str) -> list[str]:
+    """What the marks in a table mean, of tests, if there are any; and which of its figures mean very little."""
     tested = [tables.STARS, summary.SEED_NOISE] if any(row.test for row in rows) else []
-    return [tables.ROLES, *tested, *_constant(rows)]
+    return [tables.ROLES, *tested, *_constant(rows), *_few(rows, f"{split} split")]
 
 
 def _constant(rows: Sequence[Row]) -> list[str]:
@@ -213,7 +250,9 @@ def _of_first_stages(runs: Runs, shared: str, own: str) -> list[str]:
     any_shared, names = summary.first_stages(runs)
     if not any_shared:
         return []
-    return [own.format(own=listing(names)) if names else shared]
+    baseline = any(row.strategy == summary.FINETUNE.strategy for rows in runs.values() for row in rows)
+    too = ", which is fine-tuning's model too" if baseline else ""
+    return [own.format(own=listing(names), too=too) if names else shared]
 
 
 def _of_tests(rows: Sequence[Row]) -> list[str]:
@@ -238,7 +277,7 @@ def _samplers(runs: Runs, split: str) -> Chapter | None:
     return Chapter(
         "Who is remembered: samplers against random",
         ["The same strategy and memory size; only the choice of the remembered utterances differs."],
-        tables.matrices("samplers", rows, what, _marks(rows)),
+        tables.matrices("samplers", rows, what, _marks(rows, split)),
         parts=_tests(rows, "samplers", what),
     )
 
@@ -254,7 +293,8 @@ def _transfer(runs: Runs, split: str) -> Chapter | None:
         ),
     ):  # fmt: skip
         if rows:
-            parts.append(Chapter(heading, words, tables.matrices(name, rows, heading.lower(), _marks(rows))))
+            what = _titled(heading.lower(), rows)
+            parts.append(Chapter(heading, words, tables.matrices(name, rows, what, _marks(rows, split))))
     return Chapter("Forgetting and transfer", parts=parts) if parts else None
 
 
@@ -330,36 +370,28 @@ def by_variant(
         rows.setdefault(variant_of(run), {}).setdefault(run.seed, []).append(values)
     found = {}
     for variant, seeds in rows.items():
-        whole = [row for folds in seeds.values() for row in _joined(folds) if np.isfinite(row).all()]
+        joined = (row for folds in seeds.values() for row in join_folds(np.stack(folds)))
+        whole = [row for row in joined if np.isfinite(row).all()]
         if whole:
             found[variant] = np.stack(whole)
     return found
-
-
-def _joined(folds: Sequence[npt.NDArray[np.float32]]) -> list[npt.NDArray[np.float32]]:
-    there = np.stack([np.isfinite(fold).all(axis=1) for fold in folds])
-    if len(folds) == 1 or (there.sum(axis=0) > 1).any():
-        return list(folds)
-    joined = np.full_like(folds[0], np.nan)
-    for fold, rows in zip(folds, there, strict=True):
-        joined[rows] = fold[rows]
-    return [joined]
 
 
 def _costs(runs: Mapping[str, RunData]) -> Chapter | None:
     rows = summary.costs({label: run.costs for label, run in runs.items()})
     if not rows:
         return None
-    stages = {row.stage: row.stage_name for run in runs.values() for row in run.results}
-    return Chapter("Cost", (), [Named("costs", tables.costs(rows, stages))], ["cost"])
+    return Chapter("Cost", (), [Named("costs", tables.costs(rows))], ["cost"])
 
 
-def _across(runs: Runs, split: str) -> Chapter | None:
-    """Several runs: each against the first."""
-    rows = summary.across(runs, split)
+def _across(runs: Mapping[str, RunData], split: str) -> Chapter | None:
+    """Several runs: each against the first, but those that continue another one."""
+    first = next(iter(runs))
+    alike = {label: run.overall for label, run in runs.items() if run.begun == runs[first].begun}
+    rows = summary.across(alike, split)
     if not rows:
         return None
-    what = f"each run against {next(iter(runs))}"
+    what = f"each run against {first}"
     words = ["The same strategy, stage and seeds in both runs; only the options differ that name the runs."]
     return Chapter("Runs compared", words, tables.tests("runs", rows, what, _of_tests(rows)))
 
@@ -368,7 +400,8 @@ def _transcripts(runs: Mapping[str, RunData], split: str) -> Chapter | None:
     found = courses(runs, split)
     if not found:
         return None
-    table = tables.transcripts([(course, course.slope) for course in found], split)
+    notes = _few(found, f"{split} split")
+    table = tables.transcripts([(course, course.slope) for course in found], split, notes)
     return Chapter("What transcripts are worth", [SLOPES], [Named("transcripts", table)], ["transcripts"])
 
 
@@ -376,9 +409,8 @@ def _conditions(runs: Mapping[str, RunData], split: str) -> Chapter | None:
     found = in_conditions(runs, split)
     if not found:
         return None
-    return Chapter(
-        "In other acoustic conditions", [CONDITIONS], tables.conditions(found, split), ["conditions"]
-    )
+    made = tables.conditions(found, split, _few(found, f"{split} split"))
+    return Chapter("In other acoustic conditions", [CONDITIONS], made, ["conditions"])
 
 
 def _published(runs: Runs, against: Sequence[Published]) -> Chapter | None:

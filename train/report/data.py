@@ -110,6 +110,11 @@ class RunData:
         stages = self.config.get("experiment", {}).get("stages", ())
         return len(stages) - len(self.config.get("digests", stages))
 
+    @property
+    def origin(self) -> Mapping[str, str]:
+        """The checksums of the bundles that it continued from, by seed; empty if it continued from none."""
+        return self.config.get("experiment", {}).get("origin") or {}
+
     @cached_property
     def overall(self) -> list[Result]:
         """The results with one figure for all folds, computed once."""

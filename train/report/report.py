@@ -134,7 +134,7 @@ def _transcripts(runs: Mapping[str, RunData], split: str) -> Iterator[tuple[str,
 
 
 def _forests(run: RunData, label: str, split: str) -> Iterator[tuple[str, Drawn]]:
-    """The tests against fine-tuning after the last stage, a figure per dimension."""
+    """The tests against the baseline after the last stage, a figure per dimension."""
     from ser_memory.train.report.figures.forest import forest
 
     parts: dict[str, list[Row]] = {}
@@ -142,7 +142,12 @@ def _forests(run: RunData, label: str, split: str) -> Iterator[tuple[str, Drawn]
         parts.setdefault(row.dimension, []).append(row)
     for dimension, rows in parts.items():
         measured = f"CCC of {dimension} after {rows[0].stage_name}, {split} split"
-        yield f"forest-{dimension}", forest([_difference(row) for row in rows], measured, "finetune")
+        baseline = rows[0].baseline  # that of all of them, since they are of one stage
+        assert baseline is not None  # `differences` gives only tested rows
+        yield (
+            f"forest-{dimension}",
+            forest([_difference(row) for row in rows], measured, tables.name_of(baseline)),
+        )
 
 
 def _difference(row: Row) -> Difference:
@@ -165,7 +170,8 @@ def _write_table(named: Named, folder: Path) -> list[Path]:
 
 
 def _title(runs: Mapping[str, RunData]) -> str:
-    stages = next(iter(runs.values())).config.get("experiment", {}).get("stages", ())
+    planned = [run.config.get("experiment", {}).get("stages", ()) for run in runs.values()]
+    stages = max(planned, key=len)  # those of a run that continues others are more
     return (
         f"What is forgotten, and what a memory saves: {stage_name(stages)}"
         if stages

@@ -78,8 +78,7 @@ FORWARD_SHARED = (
 )
 FIRST_OWN = (
     "At the first stage all strategies that train by gradient steps are the same model, which is trained once for each "
-    "seed: the tables call it all. {own} has a first stage of its own. At that stage it is compared with all, which is "
-    "fine-tuning's model too."
+    "seed: the tables call it all. {own} has a first stage of its own. At that stage it is compared with all{too}."
 )
 FORWARD_OWN = (
     "Before the second corpus, all strategies that train by gradient steps have the same model, that of the first stage. "
@@ -125,6 +124,7 @@ class Row:
     mean: float
     deviation: float | None  # standard deviation over the seeds (n - 1); None with one seed
     test: Paired | None  # None for the baseline itself, without one, or with fewer than three seeds
+    baseline: Variant | None = None  # that it is compared with; None if the run has none
     holm: float | None = None  # p of the test, corrected over this measure and dimension of the run
 
 
@@ -252,7 +252,7 @@ class _Run:
         for cell, seeds in cells.items():
             other = baseline(cell)
             reference = cells.get(replace(cell, variant=other), {}) if other else {}
-            rows.append(self.row(cell, seeds, paired(seeds, reference)))
+            rows.append(self.row(cell, seeds, paired(seeds, reference), other if reference else None))
         return _corrected(rows)
 
     def changes(self, change: Callable[[Sequence[float], int], float]) -> dict[Cell, Seeds]:
@@ -275,14 +275,14 @@ class _Run:
     def _at(self, cell: Cell, stage: int) -> Seeds:
         return self.cells.get(replace(cell, variant=owner_at(stage, cell.variant), stage=stage), {})
 
-    def row(self, cell: Cell, seeds: Seeds, test: Paired | None) -> Row:
+    def row(self, cell: Cell, seeds: Seeds, test: Paired | None, baseline: Variant | None = None) -> Row:
         """The row of a figure."""
         values = list(seeds.values())
         name = self.stages[cell.stage]
         return Row(
             self.label, cell.variant, cell.stage, name, cell.corpus, role(cell.corpus, name), self.split,
             cell.dimension, cell.metric, self.sizes[cell.corpus, cell.dimension], len(values), float(np.mean(values)),
-            _deviation(values), test,
+            _deviation(values), test, baseline,
         )  # fmt: skip
 
 
@@ -354,6 +354,7 @@ class OverFolds:
     folds: int
     mean: float  # over the folds, of the mean over the seeds
     deviation: float | None  # standard deviation over the folds (n - 1)
+    n: int  # utterances of the smallest fold
 
 
 def over_folds(label: str, results: Iterable[Result], split: str = TEST) -> list[OverFolds]:
@@ -361,14 +362,19 @@ def over_folds(label: str, results: Iterable[Result], split: str = TEST) -> list
     rows = [row for row in results if row.split == split]
     pooled = {row.corpus for row in rows if row.fold == POOLED}
     found: dict[tuple[Variant, int, str, str, str, str], dict[str, list[float]]] = {}
+    sizes: dict[tuple[str, str], int] = {}
     for row in rows:
         if row.corpus in pooled and row.fold != POOLED:
             key = (owner_of(row), row.stage, row.stage_name, row.corpus, row.dimension, row.metric)
             found.setdefault(key, {}).setdefault(row.fold, []).append(row.value)
+            place = (row.corpus, row.dimension)
+            sizes[place] = min(row.n, sizes.get(place, row.n))
     made = []
     for key, folds in sorted(found.items(), key=lambda item: item[0][1]):
         means = [float(np.mean(values)) for values in folds.values()]
-        made.append(OverFolds(label, *key, len(means), float(np.mean(means)), _deviation(means)))
+        _, _, _, corpus, dimension, _ = key
+        n = sizes[corpus, dimension]
+        made.append(OverFolds(label, *key, len(means), float(np.mean(means)), _deviation(means), n))
     return made
 
 
@@ -496,6 +502,7 @@ class Cost:
     label: str
     variant: Variant
     stage: int
+    stage_name: str
     seeds: int
     seconds: float  # mean
     deviation: float | None  # of the seconds over the seeds (n - 1); None with one seed
@@ -511,17 +518,17 @@ class Cost:
 
 def costs(runs: Mapping[str, Iterable[CostRow]]) -> list[Cost]:
     """COSTS of every variant and stage of each run that was measured, in the order in which they first appear."""
-    found: dict[tuple[str, Variant, int], list[CostRow]] = {}
+    found: dict[tuple[str, Variant, int, str], list[CostRow]] = {}
     for label, rows in runs.items():
         for row in (row for row in rows if row.kept_bytes is not None and row.seconds is not None):
-            found.setdefault((label, variant_of(row), row.stage), []).append(row)
+            found.setdefault((label, variant_of(row), row.stage, row.stage_name), []).append(row)
     return [_cost(*key, rows) for key, rows in found.items()]
 
 
-def _cost(label: str, variant: Variant, stage: int, rows: Sequence[CostRow]) -> Cost:
+def _cost(label: str, variant: Variant, stage: int, stage_name: str, rows: Sequence[CostRow]) -> Cost:
     seconds = [row.seconds for row in rows if row.seconds is not None]
     return Cost(
-        label, variant, stage, len({row.seed for row in rows}), float(np.mean(seconds)), _deviation(seconds),
+        label, variant, stage, stage_name, len({row.seed for row in rows}), float(np.mean(seconds)), _deviation(seconds),
         max(row.memory_bytes or 0 for row in rows),
         max(row.parameter_bytes or 0 for row in rows),
         max(row.other_bytes or 0 for row in rows),

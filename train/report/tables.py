@@ -59,21 +59,28 @@ def _matrix(rows: Sequence[Row], metric: str, dimension: str, what: str, notes: 
     for row in rows:
         lines.setdefault((row.label, row.stage, row.stage_name, row.variant), {})[row.corpus] = row
     fewest, seeds = min(row.seeds for row in rows), max(row.seeds for row in rows)
-    labelled = any(row.label for row in rows)
-    made = tuple(
-        (
-            *([Cell(label)] if labelled else []),
-            Cell(stage_name),
-            Cell(name_of(variant)),
-            *(_figure(found.get(corpus)) for corpus in sizes),
-        )
+    made = [
+        (label, (Cell(stage_name), Cell(name_of(variant)), *(_figure(found.get(corpus)) for corpus in sizes)))
         for (label, _, stage_name, variant), found in lines.items()
-    )
-    headings = (*(["run"] if labelled else []), "stage", "strategy", *sizes)
+    ]
     many = f"{seeds}" if fewest == seeds else f"{fewest} to {seeds}"
     spread = f"mean ± standard deviation over {many} seeds" if seeds > 1 else "one seed"
-    title = title_of(metric, dimension, rows[0].split, sizes, f"{what}, {spread}")
-    return Table(title, headings, made, tuple(notes), left=2 + labelled)
+    title = title_of(metric, dimension, rows[0].split, sizes, f"{what}, {spread}" if what else spread)
+    return _by_run(title, ("stage", "strategy", *sizes), made, notes, left=2)
+
+
+def _by_run(
+    title: str,
+    headings: Sequence[str],
+    lines: Sequence[tuple[str, tuple[Cell, ...]]],
+    notes: Sequence[str] = (),
+    *,
+    left: int,
+) -> Table:
+    """A table of lines, each with the label of its run: the first column has the labels if there are several runs."""
+    labelled = any(label for label, _ in lines)
+    rows = tuple((Cell(label), *cells) if labelled else cells for label, cells in lines)
+    return Table(title, (*(["run"] if labelled else []), *headings), rows, tuple(notes), left + labelled)
 
 
 def _figure(row: Row | None) -> Cell:
@@ -91,32 +98,21 @@ def significance(row: Row) -> str:
     return f"{'**' if row.holm is not None and row.holm < SIGNIFICANT else '*'}{sign}"
 
 
-def over_folds(rows: Sequence[OverFolds], split: str) -> list[Named]:
+def over_folds(rows: Sequence[OverFolds], split: str, notes: Sequence[str]) -> list[Named]:
     """For each measure and dimension, mean and deviation over folds by stage, strategy and corpus."""
     made = []
     for (metric, dimension), part in _parts(rows).items():
-        lines = tuple(
+        lines = [
             (
-                *([Cell(row.label)] if row.label else []),
-                Cell(row.stage_name),
-                Cell(name_of(row.variant)),
-                Cell(row.corpus),
-                number(row.mean, row.deviation),
-                Cell(str(row.folds), float(row.folds)),
+                row.label,
+                (*_place(row), number(row.mean, row.deviation), _whole(row.folds)),
             )
             for row in part
-        )
-        labelled = bool(part[0].label)
-        headings = (
-            *(["run"] if labelled else []),
-            "stage",
-            "strategy",
-            "corpus",
-            "mean ± deviation",
-            "folds",
-        )
+        ]
+        headings = ("stage", "strategy", "corpus", "mean ± deviation", "folds")
         title = f"{metric.upper()} of {dimension}, {split} split: mean ± standard deviation over the folds"
-        made.append(Named(f"folds-{dimension}-{metric}", Table(title, headings, lines, left=3 + labelled)))
+        table = _by_run(title, headings, lines, notes, left=3)
+        made.append(Named(f"folds-{dimension}-{metric}", table))
     return made
 
 
@@ -126,33 +122,32 @@ def tests(name: str, rows: Sequence[Row], what: str, notes: Sequence[str]) -> li
     made = []
     for (metric, dimension), part in _parts(tested).items():
         sizes = {row.corpus: row.n for row in part}
-        labelled = any(row.label for row in part)
         headings = (
-            *(["run"] if labelled else []),
             "stage", "strategy", "corpus", "difference", "95% from", "95% to", "p", "Holm p", "effect size d_z", "seeds",
         )  # fmt: skip
-        lines = tuple(_test(row, labelled) for row in part)
+        lines = [(row.label, _test(row)) for row in part]
         title = title_of(metric, dimension, part[0].split, sizes, f"{what}, paired over the seeds")
-        table = Table(title, headings, lines, tuple(notes), left=3 + labelled)
+        table = _by_run(title, headings, lines, notes, left=3)
         made.append(Named(f"{name}-{dimension}-{metric}-tests", table))
     return made
 
 
-def _test(row: Row, labelled: bool) -> tuple[Cell, ...]:
+def _place(row: Row | OverFolds) -> tuple[Cell, ...]:
+    return Cell(row.stage_name), Cell(name_of(row.variant)), Cell(row.corpus)
+
+
+def _test(row: Row) -> tuple[Cell, ...]:
     test = row.test
     assert test is not None  # chosen by the caller
     return (
-        *([Cell(row.label)] if labelled else []),
-        Cell(row.stage_name),
-        Cell(name_of(row.variant)),
-        Cell(row.corpus),
+        *_place(row),
         number(test.difference),
         number(test.low),
         number(test.high),
         p_cell(test.p),
         p_cell(row.holm),
         number(test.effect, digits=2),
-        Cell(str(test.n), float(test.n)),
+        _whole(test.n),
     )
 
 
@@ -165,19 +160,25 @@ def p_cell(p: float | None) -> Cell:
 
 
 def sampled(corpus: str, split: str, stage_name: str, rows: Sequence[Sampled]) -> list[Named]:
-    """For each measure and dimension, intervals over utterances and over speakers, side by side."""
+    """For each measure and dimension, intervals over utterances and over speakers, side by side.
+
+    Differences from fine-tuning are there if it is among the rows with others.
+    """
     made = []
     parts: dict[tuple[str, str], list[Sampled]] = {}
     for row in rows:
         parts.setdefault((row.metric, row.dimension), []).append(row)
     for (metric, dimension), part in parts.items():
+        compared = any(row.utterances_difference for row in part)
         notes = [
             summary.SAMPLING_NOISE,
             *dict.fromkeys(row.speakers.note for row in part if row.speakers.note),
         ]
+        ends = ("95% over utterances", "95% over speakers")
         headings = (
-            "strategy", f"{metric.upper()}", "95% over utterances", "95% over speakers", "difference from finetune",
-            "95% over utterances", "95% over speakers", "models",
+            "strategy", metric.upper(), *ends,
+            *((f"difference from {name_of(summary.FINETUNE)}", *ends) if compared else ()),
+            "models",
         )  # fmt: skip
         lines = tuple(
             (
@@ -185,10 +186,8 @@ def sampled(corpus: str, split: str, stage_name: str, rows: Sequence[Sampled]) -
                 number(row.utterances.value),
                 _ends(row.utterances),
                 _ends(row.speakers),
-                number(row.utterances_difference.value if row.utterances_difference else None),
-                _ends(row.utterances_difference),
-                _ends(row.speakers_difference),
-                Cell(str(row.seeds), float(row.seeds)),
+                *(_differences(row) if compared else ()),
+                _whole(row.seeds),
             )
             for row in part
         )
@@ -201,34 +200,35 @@ def sampled(corpus: str, split: str, stage_name: str, rows: Sequence[Sampled]) -
     return made
 
 
+def _differences(row: Sampled) -> tuple[Cell, ...]:
+    value = row.utterances_difference.value if row.utterances_difference else None
+    return number(value), _ends(row.utterances_difference), _ends(row.speakers_difference)
+
+
 def _ends(interval: Interval | None) -> Cell:
-    if interval is None or interval.low is None or interval.high is None:
-        return Cell("too few speakers" if interval is not None and interval.note else ABSENT)
+    if interval is None:
+        return Cell(ABSENT)
+    if interval.low is None or interval.high is None:
+        return Cell(interval.note)  # such as too few speakers
     return Cell(f"{interval.low:.3f} to {interval.high:.3f}", interval.low)
 
 
-def costs(rows: Sequence[Cost], stages: Mapping[int, str]) -> Table:
+def costs(rows: Sequence[Cost]) -> Table:
     """Seconds of training and bytes kept, by strategy and stage."""
-    labelled = any(row.label for row in rows)
-    lines = tuple(
+    lines = [
         (
-            *([Cell(row.label)] if labelled else []),
-            Cell(stages.get(row.stage, str(row.stage))),
-            Cell(name_of(row.variant)),
-            number(row.seconds, row.deviation, digits=1),
-            *(
-                Cell(f"{size:,}", float(size))
-                for size in (row.memory_bytes, row.parameter_bytes, row.other_bytes, row.kept_bytes)
+            row.label,
+            (
+                Cell(row.stage_name), Cell(name_of(row.variant)), number(row.seconds, row.deviation, digits=1),
+                *map(_whole, (row.memory_bytes, row.parameter_bytes, row.other_bytes, row.kept_bytes, row.seeds)),
             ),
-            Cell(str(row.seeds), float(row.seeds)),
         )
         for row in rows
-    )
+    ]  # fmt: skip
     headings = (
-        *(["run"] if labelled else []),
         "stage", "strategy", "seconds", "bytes of memory", "of parameters", "of other things", "kept in all", "seeds",
     )  # fmt: skip
-    return Table("What training takes and keeps", headings, lines, (summary.COSTS,), left=2 + labelled)
+    return _by_run("What training takes and keeps", headings, lines, (summary.COSTS,), left=2)
 
 
 def groups(
@@ -277,7 +277,7 @@ def _whole(n: int) -> Cell:
     return Cell(f"{n:,}", float(n))
 
 
-def transcripts(rows: Sequence[tuple[Course, Slope | None]], split: str) -> Table:
+def transcripts(rows: Sequence[tuple[Course, Slope | None]], split: str, notes: Sequence[str]) -> Table:
     """Figures by word error rate, with the slope of each strategy."""
     kinds = list(dict.fromkeys(kind for course, _ in rows for kind in course.kinds))
     lines = tuple(
@@ -285,18 +285,18 @@ def transcripts(rows: Sequence[tuple[Course, Slope | None]], split: str) -> Tabl
             Cell(course.corpus),
             Cell(name_of(course.variant)),
             Cell(course.dimension),
-            Cell(f"{course.n:,}", float(course.n)),
+            _whole(course.n),
             *(_at_rate(course, kind) for kind in kinds),
             number(slope.value if slope else None),
             number(slope.low if slope else None),
             number(slope.high if slope else None),
-            Cell(str(len(course.by_seed)), float(len(course.by_seed))),
+            _whole(len(course.by_seed)),
         )
         for course, slope in rows
     )
     headings = ("corpus", "strategy", "dimension", "n", *kinds, "slope", "95% from", "95% to", "seeds")
     title = f"CCC after the last stage, {split} split, by transcripts (WER: word error rate)"
-    return Table(title, headings, lines, left=3)
+    return Table(title, headings, lines, tuple(notes), left=3)
 
 
 def _at_rate(course: Course, kind: str) -> Cell:
@@ -306,33 +306,29 @@ def _at_rate(course: Course, kind: str) -> Cell:
     return Cell(f"{course.means[place]:.3f} (WER {course.rates[place]:.2f})", course.means[place])
 
 
-def conditions(rows: Sequence[InCondition], split: str) -> list[Named]:
+def conditions(rows: Sequence[InCondition], split: str, notes: Sequence[str]) -> list[Named]:
     """For each dimension, figures in other acoustic conditions beside those without."""
     made = []
     for dimension in dict.fromkeys(row.dimension for row in rows):
         part = [row for row in rows if row.dimension == dimension]
-        labelled = any(row.label for row in part)
-        lines = tuple(
+        lines = [
             (
-                *([Cell(row.label)] if labelled else []),
-                Cell(row.corpus),
-                Cell(name_of(row.variant)),
-                Cell(row.condition),
-                _whole(row.n),
-                *(number(*_over_seeds(values)) for values in (row.clean, row.here, row.drops)),
-                Cell(str(len(row.here)), float(len(row.here))),
+                row.label,
+                (
+                    Cell(row.corpus), Cell(name_of(row.variant)), Cell(row.condition), _whole(row.n),
+                    *(number(*_over_seeds(values)) for values in (row.clean, row.here, row.drops)),
+                    _whole(len(row.here)),
+                ),
             )
             for row in part
-        )
-        headings = (
-            *(["run"] if labelled else []),
-            "corpus", "strategy", "condition", "n", "clean", "in the condition", "drop", "seeds",
-        )  # fmt: skip
+        ]  # fmt: skip
+        headings = ("corpus", "strategy", "condition", "n", "clean", "in the condition", "drop", "seeds")
         title = (
             f"CCC of {dimension} after the last stage, {split} split, in other acoustic conditions: mean ± standard "
             "deviation over the seeds"
         )
-        made.append(Named(f"conditions-{dimension}", Table(title, headings, lines, left=3 + labelled)))
+        table = _by_run(title, headings, lines, notes, left=3)
+        made.append(Named(f"conditions-{dimension}", table))
     return made
 
 
@@ -342,28 +338,34 @@ def _over_seeds(values: Sequence[float]) -> tuple[float, float | None]:
 
 def published(rows: Sequence[Beside]) -> Table:
     """Published figures beside ours."""
-    labelled = any(row.label for row in rows)
-    lines = tuple(
+    lines = [
         (
-            *([Cell(row.label)] if labelled else []),
-            Cell(row.published.stage_name),
-            Cell(name_of(row.variant) if row.variant else row.published.strategy),
-            Cell(row.published.corpus),
-            Cell(f"{row.published.metric.upper()} of {row.dimension or 'a dimension that is not given'}"),
-            Cell(row.split),
-            number(row.published.value),
-            number(row.ours),
-            number(row.difference),
-            Cell(f"{row.n:,}", float(row.n)),
-            Cell(row.published.note),
+            row.label,
+            (
+                Cell(row.published.stage_name),
+                Cell(name_of(row.variant) if row.variant else row.published.strategy),
+                Cell(row.published.corpus),
+                Cell(f"{row.published.metric.upper()} of {row.dimension or 'a dimension that is not given'}"),
+                Cell(row.split),
+                number(row.published.value), number(row.ours), number(row.difference), _whole(row.n),
+                Cell(row.published.note),
+            ),
         )
         for row in rows
-    )
+    ]  # fmt: skip
     headings = (
-        *(["run"] if labelled else []),
-        "stage", "strategy", "corpus", "measure", "split", "published", "ours", "difference", "n", "note",
-    )  # fmt: skip
-    return Table("Published figures beside ours", headings, lines, left=5 + labelled)
+        "stage",
+        "strategy",
+        "corpus",
+        "measure",
+        "split",
+        "published",
+        "ours",
+        "difference",
+        "n",
+        "note",
+    )
+    return _by_run("Published figures beside ours", headings, lines, left=5)
 
 
 def file_name(text: str) -> str:

@@ -120,9 +120,16 @@ def _explain(shown: Sequence[Result], seeds: int) -> None:
     later = [result for result in shown if result.stage > 1]
     test = "(two-sided paired t-test over the seeds)"
     first = {owner_of(result) for result in shown if result.stage == 1}
-    if seeds > 1 and ({BASELINE} < {result.strategy for result in later} or {SHARED} < first):
-        shared = f" (at the first stage, than {SHARED.strategy})" if {SHARED} < first else ""
-        say(f"*+ higher, *- lower than {BASELINE} at the same stage{shared}, p < {SIGNIFICANT:g} {test}.")
+    apart = {
+        SHARED
+    } < first  # a strategy has a first stage of its own, which is compared with that of the others
+    than = f"{SHARED.strategy} at the first stage" if apart else ""
+    if {BASELINE} < {result.strategy for result in later}:
+        than = (
+            f"{BASELINE} at the same stage{f' (at the first stage, than {SHARED.strategy})' if apart else ''}"
+        )
+    if seeds > 1 and than:
+        say(f"*+ higher, *- lower than {than}, p < {SIGNIFICANT:g} {test}.")
     if seeds > 1 and {RANDOM} < {result.sampler for result in later} - {NO_SAMPLER}:
         of_the_size = " of the same size" if len(_sizes(later)) > 1 else ""
         say(

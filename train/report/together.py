@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -9,7 +10,9 @@ from typing import Any
 
 from ser_memory.common.conventions import DIMENSIONS
 from ser_memory.common.errors import SerError, UsageError, listing
+from ser_memory.train.report.continued import continues
 from ser_memory.train.report.data import RunData
+from ser_memory.train.results import BUNDLES
 from ser_memory.train.settings import LaterStageSettings, MemorySettings
 from ser_memory.train.strategies import STRATEGIES
 
@@ -31,7 +34,8 @@ _ASIDE = (
 def labelled(runs: Sequence[RunData]) -> dict[str, RunData]:
     """The runs by what tells them apart: the options in which they differ, or their folders; one run has no label.
 
-    Raises SerError, which says what differs, if they were trained on other corpora, caches or label scales, and
+    A run that continues from bundles of another one comes after it. Raises SerError, which says what differs, if others
+    were trained on other corpora, caches or label scales, or if a run contradicts the one that it continues, and
     UsageError for a folder that is given twice.
     """
     if len(runs) == 1:
@@ -39,8 +43,13 @@ def labelled(runs: Sequence[RunData]) -> dict[str, RunData]:
     twice = [str(path) for path, times in Counter(run.folder.resolve() for run in runs).items() if times > 1]
     if twice:
         raise UsageError(f"{listing(twice)} is given twice: give each run once.")
+    runs = sorted(runs, key=lambda run: run.begun)
+    continuing = [run for run in runs if any(continues(run, other) for other in runs)]
     for other in runs[1:]:
-        _refuse_incomparable(runs[0], other)
+        if other not in continuing:
+            _refuse_incomparable(runs[0], other)
+    if continuing:
+        return _by_folder(runs)
     flat = [_options(run.config) for run in runs]
     # An option that not all of them have belongs to a strategy that not all of them train.
     names = [
@@ -50,16 +59,27 @@ def labelled(runs: Sequence[RunData]) -> dict[str, RunData]:
     ]
     labels = [", ".join(f"{name.replace('_', '-')} {_typed(one[name])}" for name in names) for one in flat]
     if not names or len(set(labels)) < len(labels):
-        labels = [
-            f"{run.folder.name}{f' ({label})' if label else ''}"
-            for run, label in zip(runs, labels, strict=True)
-        ]
-    if len(set(labels)) < len(labels):
-        labels = [str(run.folder) for run in runs]
+        return _by_folder(runs, labels)
     return dict(zip(labels, runs, strict=True))
 
 
+def _by_folder(runs: Sequence[RunData], labels: Sequence[str] = ()) -> dict[str, RunData]:
+    """The runs by the names of their folders and a label of each, or by the whole paths if these are the same."""
+    names = [
+        f"{run.folder.name}{f' ({label})' if label else ''}"
+        for run, label in itertools.zip_longest(runs, labels)
+    ]
+    if len(set(names)) < len(names):
+        names = [str(run.folder) for run in runs]
+    return dict(zip(names, runs, strict=True))
+
+
 def _refuse_incomparable(one: RunData, other: RunData) -> None:
+    if other.origin and other.begun > one.begun:
+        raise SerError(
+            f"{other.folder} continues from bundles that are not in {one.folder / BUNDLES}: report it apart, or copy "
+            "these bundles there."
+        )
     stages = [listing(run.config.get("experiment", {}).get("stages", ())) for run in (one, other)]
     if stages[0] != stages[1]:
         raise SerError(

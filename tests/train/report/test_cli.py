@@ -75,6 +75,66 @@ def test_one_seed_has_no_tests(tmp_path: Path) -> None:
     assert "The tests in full" not in text
 
 
+def test_titles_name_what_is_compared(tmp_path: Path) -> None:
+    runs = {
+        name: chapters({"": load_run(build_run(tmp_path / name, variants=variants, seeds=3, splits=SMALL))})
+        for name, variants in (
+            ("usual", VARIANTS[:2]), ("alone", VARIANTS[1:2]), ("apart", (VARIANTS[1], ANALYTIC)),
+        )
+    }  # fmt: skip
+    found = {name: tables_of(each) for name, each in runs.items()}
+    title = found["usual"]["strategies-valence-ccc"].title
+    assert title.endswith(": against finetune, mean ± standard deviation over 3 seeds")
+    assert ": forgetting, against finetune, mean" in found["usual"]["forgetting-valence-ccc"].title
+    assert "difference from finetune" in found["usual"]["intervals-iemocap-valence-ccc"].headings
+
+    title = found["alone"]["strategies-valence-ccc"].title
+    assert title.endswith("110 (iemocap): mean ± standard deviation over 3 seeds")
+    everything = " ".join(
+        [*map(words, runs["alone"])]
+        + [text for each in found["alone"].values() for text in (each.title, *each.headings)]
+    )
+    for what in ("against", "difference from", "finetune", "fine-tuning", "baseline"):
+        assert what not in everything, what
+    assert found["alone"]["intervals-iemocap-valence-ccc"].headings == (
+        "strategy", "CCC", "95% over utterances", "95% over speakers", "models",
+    )  # fmt: skip
+
+    # Without fine-tuning there is one comparison: of a first stage apart with that of all others.
+    for name in ("strategies-valence-ccc", "strategies-valence-ccc-tests"):
+        assert "at the first stage against all, " in found["apart"][name].title
+    assert {row[0].text for row in found["apart"]["strategies-valence-ccc-tests"].rows} == {"P"}
+    assert "At that stage it is compared with all." in " ".join(map(words, runs["apart"]))
+
+
+def test_an_interval_over_too_few_utterances_is_not_said_to_be_over_too_few_speakers(tmp_path: Path) -> None:
+    few = {"train": 60, "validation": 30, "test": 9}
+    run = build_run(tmp_path / "run", variants=VARIANTS[:2], seeds=3, splits=few)
+    table = tables_of(chapters({"": load_run(run)}))["intervals-iemocap-valence-ccc"]
+    for row in table.rows:
+        assert [row[2].text, row[3].text] == ["too few utterances", "too few speakers"]
+
+
+@pytest.mark.parametrize("tested", [9, 10])
+def test_tables_over_few_utterances_say_so(tmp_path: Path, tested: int) -> None:
+    few = {"train": 60, "validation": 30, "test": tested}
+    run = build_run(tmp_path / "run", variants=VARIANTS, seeds=3, splits=few, folds=2)
+    with (run / "conditions.csv").open("w") as file:
+        first, *lines = (run / "results.csv").read_text().splitlines()
+        file.write("\n".join([f"{first},condition", *(f"{line},telephone" for line in lines)]) + "\n")
+    found = tables_of(chapters({"": load_run(run)}))
+    start = "Fewer than 10 utterances, over which a CCC means very little: "
+    for name in ("strategies", "samplers", "forgetting", "conditions", "folds"):
+        table = next(table for each, table in found.items() if each.startswith(name))
+        told = [note.removeprefix(start).partition(". ")[0] for note in table.notes if note.startswith(start)]
+        if name == "folds":
+            assert told == [f"test split of the smallest fold of iemocap (n = {tested // 2})"]
+        elif tested == 10:
+            assert told == []
+        else:
+            assert f"test split of msp-podcast (n = {tested})" in told[0]
+
+
 def test_an_interrupted_run_says_what_is_missing(tmp_path: Path) -> None:
     run = build_run(tmp_path / "run", variants=VARIANTS[:2], seeds=2, splits=SMALL, unfinished=1)
     text = text_without_figures(run)
@@ -257,7 +317,8 @@ def test_a_first_stage_apart_is_named_and_explained(of_three: list[Chapter]) -> 
     assert lines[:3] == [("P", "all"), ("P", "analytic"), ("P+M", "finetune")]
     assert "The same for every seed, so with a deviation of 0: analytic." in table.notes
     text = " ".join(map(words, of_three))
-    assert "analytic has a first stage of its own. At that stage it is compared with all" in text
+    first = "analytic has a first stage of its own. At that stage it is compared with all, which is fine-tuning's model too."
+    assert first in text
     assert "one figure for all of them, and another for analytic." in text
 
 

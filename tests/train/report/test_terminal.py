@@ -44,6 +44,14 @@ def test_without_one_nothing_is_said_of_it(capsys: pytest.CaptureFixture[str]) -
     assert "same for every seed" not in text
 
 
+def test_the_legend_names_what_there_is_to_compare_with(capsys: pytest.CaptureFixture[str]) -> None:
+    gem = world(variants=[Variant("gem", "random", 100)])
+    text = "\n".join(map(" ".join, lines_of([*gem, *own_world()], capsys)))
+    assert "*+ higher, *- lower than all at the first stage, p < 0.05" in text
+    assert "finetune" not in text
+    assert "higher" not in "\n".join(map(" ".join, lines_of(gem, capsys)))
+
+
 def test_alone_it_has_its_name(capsys: pytest.CaptureFixture[str]) -> None:
     lines = lines_of(own_world(), capsys)
     assert [line[1] for line in lines if line[:1] in (["P"], ["P+M"], ["P+M+I"])] == ["analytic"] * 3

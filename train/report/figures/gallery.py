@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from ser_memory.common.conventions import DIMENSIONS, in_split_order
 from ser_memory.common.labels import N_BINS, to_bins
-from ser_memory.train.predictions import Predictions
+from ser_memory.train.predictions import Predictions, join_folds
 from ser_memory.train.report.conditions import in_conditions
 from ser_memory.train.report.data import RunData
 from ser_memory.train.report.figures.agreement import Panel, predicted_against_true
@@ -115,7 +115,10 @@ def _agreement(run: RunData, predictions: Predictions, split: str) -> Iterator[t
     stage_name = next((row.stage_name for row in run.results if row.stage == last), f"stage {last}")
     for corpus in [name for name, splits in predictions.splits.items() if split in splits]:
         truth, after = predictions.truth(corpus, split), predictions.after(corpus, split, last)
-        made_by = {name: _joined(after, list(of_seed.values())) for name, of_seed in rows.items()}
+        made_by = {
+            name: np.stack([row for folds in of_seed.values() for row in join_folds(after[folds])])
+            for name, of_seed in rows.items()
+        }
         for column, dimension in enumerate(predictions.dimensions):
             found = [
                 Panel(name, truth[:, column], made[:, :, column])
@@ -125,21 +128,6 @@ def _agreement(run: RunData, predictions: Predictions, split: str) -> Iterator[t
             if found:
                 where = f"{corpus}, {split} split, after {stage_name}"
                 yield f"agreement-{corpus}-{dimension}", predicted_against_true(found, dimension, where)
-
-
-def _joined(after: npt.NDArray[np.float32], groups: Sequence[Sequence[int]]) -> npt.NDArray[np.float32]:
-    """(R, N, K) predictions of the groups, each the runs of one seed.
-
-    The folds of a corpus have no utterance in common and become one run: CCC is of all their predictions together.
-    Runs that predict the same utterances, such as those of folds of another corpus, stay apart.
-    """
-    joined: list[npt.NDArray[np.float32]] = []
-    for group in groups:
-        runs = after[list(group)]
-        if (np.isfinite(runs).any(axis=2).sum(axis=0) <= 1).all():
-            runs = np.fmax.reduce(runs, axis=0, keepdims=True)
-        joined.extend(runs)
-    return np.stack(joined)
 
 
 def _held(run: RunData, size: int) -> dict[str, dict[str, npt.NDArray[np.float64]]]:
