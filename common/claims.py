@@ -108,7 +108,8 @@ class Claims:
 
     def __enter__(self) -> Self:
         self.folder.mkdir(parents=True, exist_ok=True)
-        self._show(self._counted(0))
+        with _while_there(self.folder):
+            self._show(self._counted(0))
         self._beating.start()
         try:
             if not self._work:
