@@ -1,31 +1,36 @@
 """Claims on a shared folder: which of several workers, on any hosts, does which piece of work. No locks, no common clock.
 
-    <k>.worker         the k-th worker that came; holds its id
+    <k>.worker         the k-th worker that came; holds its id and, in a second line, the folder of its pieces
     <id>.alive         a counter that the worker raises while it lives; "gone" once it has left in order
-    <name>.1, .2, ...  what happened to the piece `name`: a worker claimed it (its id), or finished it (its id, and a
-                       second line, which may hold a word on how it ended)
+    <work>.<id>/       the pieces of a work, named after it and the worker that began it here
+      <name>.1, .2, ...  what happened to the piece `name`: a worker claimed it (its id), or finished it (its id, and a
+                         second line, which may hold a word on how it ended)
 
 Each of these files, except the counters, can be made by one worker only, because the server decides about exclusive
 creation (`O_EXCL`, of which NFS 3 and later, Lustre, GPFS, BeeGFS and SMB are capable). Claiming a dead worker's piece
 and finishing it are about the same file, so that a worker that cannot see yet that a piece is finished does not get
-it. Files are looked for by name, never by listing, because a shared folder may list a file late.
+it. In the same way, a worker can come with other work only as the next after workers that are all gone or dead: if
+another comes first, it has to look again. Files are looked for by name, never by listing, because a shared folder may
+list a file late.
 
 A worker whose counter has not changed for a while, by the observer's own monotonic clock, is taken for dead. Times of
-different hosts are never compared. A worker that only slept finds its piece done twice, with the same bytes. A
-thread raises the counter: a worker that hangs in its work counts as alive.
+different hosts are never compared. A worker that only slept finds its piece done twice, with the same bytes, or the
+folder of its pieces gone. A thread raises the counter, not the work: no limit is right for a piece that may take
+minutes or days, so a worker that hangs counts as alive.
 """
 
 from __future__ import annotations
 
 import errno
 import itertools
+import re
 import shutil
 import threading
 import time
 import uuid
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -33,13 +38,15 @@ from typing import Self, TypeVar
 
 from ser_memory.common.errors import SerError
 from ser_memory.common.options import Options, option
+from ser_memory.common.reporting import notice
 
 TIMEOUT = 60.0  # seconds
 _GONE = "gone"
 _BEATS = 6  # per timeout
 _SHORTEST_WAIT, _LONGEST_WAIT = 0.02, 2.0  # seconds between two looks at the work of others
+_PIECES = re.compile(r"\w+\.\w+")  # a folder of pieces
 _NOT_THERE = (errno.ENOENT, errno.ESTALE)  # the second if an NFS server removed what a client has open
-_PATIENCE = 5.0  # seconds for the content of a file that another worker has just made
+_PATIENCE = 5.0  # seconds for the first sign of a worker that has just come
 
 _T = TypeVar("_T")
 
@@ -62,7 +69,7 @@ class WorkerSettings(Options):
 
 
 class FolderGoneError(SerError):
-    """The folder of the claims was removed, as workers do at the end if they take this one for dead."""
+    """The folder was removed, as others do at the end, or before other work, if they take this worker for dead."""
 
 
 class Claims:
@@ -82,17 +89,38 @@ class Claims:
         self.folder = folder
         self.id = uuid.uuid4().hex  # process ids of containers and hosts coincide
         self._timeout = timeout
+        self._work, self._other = "", SerError(f"Workers share {folder} for other work.")
+        self._pieces = folder
         self._clock, self._sleep = clock, sleep
-        self._seen: dict[str, tuple[str, float]] = {}  # file -> the last sign of life in it, and when it came
+        self._seen: dict[Path, tuple[str, float]] = {}  # file -> the last sign of life, and when it came
         self._pause = _SHORTEST_WAIT
         self._left = threading.Event()
         self._beating = threading.Thread(target=self._beat, daemon=True)
 
+    def on(self, work: str, other: SerError) -> Self:
+        """These claims, on pieces of this work; to enter them raises `other` while a living worker has other work.
+
+        What dead workers have noted of other work is removed then. `work` is part of the name of a folder, without a
+        dot. Without a work, a worker may come at any time.
+        """
+        self._work, self._other = work, other
+        return self
+
     def __enter__(self) -> Self:
         self.folder.mkdir(parents=True, exist_ok=True)
-        self._show(self._counted(0))
-        self._register()
+        with _while_there(self.folder):
+            self._show(self._counted(0))
         self._beating.start()
+        try:
+            if not self._work:
+                self._register()
+            else:
+                self._pieces = self._path(self._join())
+                with _while_there(self.folder):
+                    self._pieces.mkdir(exist_ok=True)
+        except BaseException:
+            self.leave()
+            raise
         return self
 
     def __exit__(
@@ -113,23 +141,17 @@ class Claims:
 
         This watches the others for as long as it takes to tell.
         """
-        self._pause = _SHORTEST_WAIT
-        others = [f"{number}.worker" for number in range(1, self._register())]
-        first = {other: self._sign(other)[1] for other in others}
-        while others := [other for other in others if self._lives(other)]:
-            if any(self._sign(other)[1] != first[other] for other in others):
-                return False
-            self.wait()
-        return True
+        number = self._register()
+        return self._are_dead(number - 1) and _read(self._worker(number + 1)) is None
 
     def take(self, name: str) -> bool:
         """Claim a piece of work; false if a living worker has it, or if it is done."""
         number, content = self._last(name)
         if _is_done(content):
             return False
-        if number and content != self.id and self._lives(f"{name}.{number}"):
+        if number and content != self.id and self._lives(self._piece(name, number)):
             return False
-        if content != self.id and not _create(self._path(f"{name}.{number + 1}"), self.id):
+        if content != self.id and not _create(self._piece(name, number + 1), self.id):
             return False
         self._pause = _SHORTEST_WAIT
         return True
@@ -137,7 +159,7 @@ class Claims:
     def finish(self, name: str, word: str = "") -> None:
         """Note that a piece is done; `word` tells the others something about it. The first word counts."""
         while not _is_done((last := self._last(name))[1]):
-            if not _create(self._path(f"{name}.{last[0] + 1}"), f"{self.id}\n{word}"):
+            if not _create(self._piece(name, last[0] + 1), f"{self.id}\n{word}"):
                 self._sleep(_SHORTEST_WAIT)  # another made it, and it may be seen late
 
     def is_done(self, name: str) -> bool:
@@ -166,20 +188,66 @@ class Claims:
         """Remove the folder once everything is done."""
         shutil.rmtree(self.folder, ignore_errors=True)
 
+    def _join(self) -> str:
+        """Be the next of the workers; returns the folder of the pieces. Raises `other` as `on` says."""
+        own = f"{self._work}.{self.id}"
+        while True:
+            known = self._known()
+            works = list(filter(None, map(_pieces_in, known)))
+            pieces = works[-1] if works else own
+            if pieces.partition(".")[0] != self._work:
+                notice(f"{self.folder} has claims on other work: looking whether one of its workers lives.")
+                if not self._are_dead(len(known)):
+                    if known == self._known():
+                        raise self._other
+                    continue
+                pieces = own
+            number = len(known) + 1
+            if not _create(self._worker(number), f"{self.id}\n{pieces}"):
+                self.wait()  # another made it, and it may be seen late
+            elif _read(self._worker(number + 1)) is None:  # else in a gap that a killed removal has left
+                for other in filter(_PIECES.fullmatch, {*works} - {pieces}):
+                    shutil.rmtree(self._path(other), ignore_errors=True)
+                return pieces
+
+    def _known(self) -> list[str]:
+        """What the workers noted when they came.
+
+        A note that is still empty, and may be of other work than those before, is waited for until its worker is dead.
+        """
+        while True:
+            known, empty = list[str](), list[Path]()
+            while (content := _read(path := self._worker(len(known) + 1))) is not None:
+                known.append(content)
+                empty = [] if _pieces_in(content) else empty if content else [*empty, path]
+            if not [path for path in empty if self._lives(path)]:
+                return known
+            self.wait()
+
     def _register(self) -> int:
-        """Be one of the workers that the others know; returns the number. All with a lower one were there before."""
-        return next(
-            number for number in itertools.count(1) if _create(self._path(f"{number}.worker"), self.id)
-        )
+        """Note a number that no worker has; all with a lower one were there before."""
+        return next(number for number in itertools.count(1) if _create(self._worker(number), f"{self.id}\n"))
+
+    def _are_dead(self, count: int) -> bool:
+        """Whether so many workers, besides this one, are all gone or dead; it takes as long as it takes to tell."""
+        self._pause = _SHORTEST_WAIT
+        others = [self._worker(number) for number in range(1, count + 1)]
+        others = [other for other in others if _id_in(_read(other) or "") != self.id]
+        first = {other: self._sign(other)[1] for other in others}
+        while others := [other for other in others if self._lives(other)]:
+            if any(self._sign(other)[1] != first[other] for other in others):
+                return False
+            self.wait()
+        return True
 
     def _last(self, name: str) -> tuple[int, str]:
         """The number and content of the last file on a piece, or of the one that says it is done; 0 and "" if none."""
         number, content = 0, ""
-        while not _is_done(content) and (found := _read(self._path(f"{name}.{number + 1}"))) is not None:
+        while not _is_done(content) and (found := _read(self._piece(name, number + 1))) is not None:
             number, content = number + 1, found
         return number, content
 
-    def _lives(self, claim: str) -> bool:
+    def _lives(self, claim: Path) -> bool:
         """Whether the worker in a file has shown a sign of life lately; one that is seen for the first time has."""
         watched, sign = self._sign(claim)
         if sign == _GONE:
@@ -190,14 +258,14 @@ class Claims:
             return True
         return now - known[1] < max(self._timeout, _timeout_in(sign))
 
-    def _sign(self, claim: str) -> tuple[str, str]:
+    def _sign(self, claim: Path) -> tuple[Path, str]:
         """Where the worker in a file shows that it lives, and what is there.
 
         A file without content counts by itself: it has just been made, or its worker died over it.
         """
-        worker = _read(self._path(claim))
-        watched = f"{worker}.alive" if worker else claim
-        return watched, _read(self._path(watched)) or ""
+        worker = _id_in(_read(claim) or "")
+        watched = self._path(f"{worker}.alive") if worker else claim
+        return watched, _read(watched) or ""
 
     def _beat(self) -> None:
         for count in itertools.count(1):
@@ -214,6 +282,12 @@ class Claims:
 
     def _path(self, name: str) -> Path:
         return self.folder / name
+
+    def _worker(self, number: int) -> Path:
+        return self._path(f"{number}.worker")
+
+    def _piece(self, name: str, number: int) -> Path:
+        return self._pieces / f"{name}.{number}"
 
 
 def shared(
@@ -266,37 +340,40 @@ def claimed(
     return (piece for piece, own in shared(claims, pieces, name, ready, stopped) if own)
 
 
-def refuse_other_work(folder: Path, what: str, other: SerError) -> None:
-    """Note what the workers of a folder work on; raise `other` if they work on something else already. Raises OSError."""
-    folder.mkdir(parents=True, exist_ok=True)
-    for number in itertools.count(1):
-        path = folder / f"{number}.work"
-        if _create(path, what):
-            return
-        until = time.monotonic() + _PATIENCE
-        while not (found := _read(path)) and time.monotonic() < until:
-            time.sleep(_PATIENCE / 100)
-        if found:  # else its worker died over it
-            if found != what:
-                raise other
-            return
+def remove_left(folder: Path, other: SerError) -> None:
+    """Remove what dead workers have left, for a process that works alone; raises `other` while one of them lives.
+
+    How long a worker may give no sign, it says itself. Raises OSError if the folder cannot be used.
+    """
+    if folder.exists():
+        with Claims(folder, _PATIENCE).on("alone", other) as claims:
+            pass
+        claims.remove()
 
 
 def _create(path: Path, content: str) -> bool:
     """Make a file that exactly one worker can make; false if somebody else did."""
+    with _while_there(path.parent):
+        try:
+            with path.open("x", encoding="utf-8") as file:
+                file.write(content)
+        except FileExistsError:
+            return False
+    return True
+
+
+@contextmanager
+def _while_there(folder: Path) -> Iterator[None]:
+    """Raise FolderGoneError if the folder is not there any more."""
     try:
-        with path.open("x", encoding="utf-8") as file:
-            file.write(content)
-    except FileExistsError:
-        return False
+        yield
     except OSError as error:
         if error.errno not in _NOT_THERE:
             raise
         raise FolderGoneError(
-            f"{path.parent} was removed while this worker used it, so that the others took it for dead, or are done: "
+            f"{folder} was removed while this worker used it, so that the others took it for dead, or are done: "
             "run the same command again."
         ) from None
-    return True
 
 
 def _read(path: Path) -> str | None:
@@ -306,6 +383,15 @@ def _read(path: Path) -> str | None:
         if error.errno not in _NOT_THERE:
             raise
         return None
+
+
+def _id_in(content: str) -> str:
+    return content.partition("\n")[0]
+
+
+def _pieces_in(content: str) -> str:
+    """The folder that a worker noted when it came, "" without one; what another version noted is none of this one."""
+    return content.partition("\n")[2] if "\n" in content else content
 
 
 def _is_done(content: str) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import signal
 import socket
@@ -50,14 +51,24 @@ def connected(address: str | None, cores: int) -> Iterator[Any]:
             f"Ray cannot be reached at --address {address or 'local'} ({str(error).splitlines()[0]}): start it "
             "with ray start --head and name its address, or leave --address out."
         ) from None
+    import_module("ray.cloudpickle").register_pickle_by_value(sys.modules[nodes.__name__])
     if threading.current_thread() is threading.main_thread():
         for number, handler in own.items():
             signal.signal(number, handler)
-    with redirect_stdout(sys.stderr):  # Ray prints there that a node died, even while it shuts down
+    with redirect_stdout(_FirstLines()):  # Ray prints there that a node died, even while it shuts down
         try:
             yield ray
         finally:
             ray.shutdown()
+
+
+class _FirstLines(io.TextIOBase):
+    """The first line of each text, to standard error: after it, Ray prints what a dead node noted of its state."""
+
+    def write(self, text: str) -> int:
+        first, _, rest = text.partition("\n")
+        sys.stderr.write(first if rest else text)
+        return len(text)
 
 
 def _refuse_unreachable(address: str) -> None:
@@ -72,16 +83,23 @@ def living(ray: Any) -> list[dict[str, Any]]:
     return [node for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU", 0) > 0]
 
 
-def refuse_different_nodes(
-    ray: Any, folders: Mapping[str, Path], files: Mapping[str, Sequence[Path]]
-) -> None:
-    """Raise SerError, naming the node, if one has other versions, or does not see what this process does.
+@contextmanager
+def alike(
+    ray: Any, address: str | None, folders: Mapping[str, Path], files: Mapping[str, Sequence[Path]]
+) -> Iterator[nodes.Common]:
+    """What all nodes have, and those that join in the block must have: `nodes.Guarded` and `nodes.carry_out` see to it.
+
+    Raises SerError, naming the node, if one has other versions, or does not see what this process does.
 
     Args:
         ray: connected.
-        folders: that all nodes must share, by the names of the options. A file is written there for the check.
+        address: of the cluster; None for this machine alone, which is like itself.
+        folders: that all nodes must share, by the names of the options. A file is there for the check.
         files: that must be the same on all nodes, by what they are.
     """
+    if address is None:
+        yield nodes.Common(nodes.versions(), nodes.source(), [])
+        return
     with ExitStack() as marks:
         seen = [_mark(marks, option, folder.resolve()) for option, folder in folders.items()]
         for what, paths in files.items():
@@ -89,7 +107,6 @@ def refuse_different_nodes(
                 wrong = f"sees another {what} than this one, or none ({path}): give one that all nodes share."
                 seen.append((path, nodes.look(path), wrong))
         common = nodes.Common(nodes.versions(), nodes.source(), seen)
-        import_module("ray.cloudpickle").register_pickle_by_value(sys.modules[nodes.__name__])
         there = import_module("ray.util.scheduling_strategies").NodeAffinitySchedulingStrategy
         fault = ray.remote(num_cpus=0, max_retries=0)(nodes.fault)
         asked = {
@@ -105,6 +122,7 @@ def refuse_different_nodes(
                 found = f"cannot be used ({str(error).strip().splitlines()[-1]}): look at it with ray status."
             if found:
                 raise SerError(f"The node {node} {found}")
+        yield common
 
 
 def _mark(marks: ExitStack, option: str, folder: Path) -> tuple[str, str, str]:

@@ -9,11 +9,13 @@ from __future__ import annotations
 import hashlib
 import importlib
 import os
+import pickle
 import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any
 
 _PACKAGE = "ser-memory"
 _SAME = (_PACKAGE, "ray", "torch", "numpy", "transformers")
@@ -77,3 +79,21 @@ def fault(common: Common) -> str:
     if source() != common.source:
         return f"has other source files of {_PACKAGE} {versions()[_PACKAGE]} than this one: install the same on all nodes."
     return next((wrong for path, seen, wrong in common.files if look(path) != seen), "")
+
+
+def carry_out(common: Common, made: bytes, *arguments: object) -> tuple[str, Any]:
+    """What is wrong with this node, or "" and what a pickled function returns, which is not even read before."""
+    if found := fault(common):
+        return f"The node {importlib.import_module('ray').util.get_node_ip_address()} {found}", None
+    return "", pickle.loads(made)(*arguments)
+
+
+class Guarded:
+    """An object of a node, made by a pickled function if nothing is wrong with the node."""
+
+    def __init__(self, common: Common, made: bytes) -> None:
+        self._fault, self._object = carry_out(common, made)
+
+    def call(self, method: str, *arguments: object) -> tuple[str, Any]:
+        """What is wrong with this node, or "" and what the method of the object returns."""
+        return self._fault, None if self._fault else getattr(self._object, method)(*arguments)

@@ -11,10 +11,13 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
+from functools import partial
+from importlib import import_module
 from pathlib import Path
 from typing import Any, cast
 
-from ser_memory.common.cluster import connected, living, refuse_different_nodes
+from ser_memory.common import nodes
+from ser_memory.common.cluster import alike, connected, living
 from ser_memory.common.errors import SerError, UsageError, system_errors
 from ser_memory.common.interruption import InterruptedRunError, on_signals
 from ser_memory.common.machine import cores, one_core_each
@@ -39,20 +42,24 @@ def on_ray(
     """
     settings = extraction.settings
     with connected(settings.address, settings.workers or cores()) as ray:
-        if settings.address:
-            folders = {} if settings.collect else {"--cache": extraction.cache}
-            some = paths[:: max(1, len(paths) // _FILES)]
-            refuse_different_nodes(ray, folders, {"release": some})
-        yield OnRay(ray, settings, encoders.attributes(), todo)
+        folders = {} if settings.collect else {"--cache": extraction.cache}
+        some = paths[:: max(1, len(paths) // _FILES)]
+        with alike(ray, settings.address, folders, {"release": some}) as common:
+            yield OnRay(ray, settings, encoders.attributes(), todo, common)
 
 
 class OnRay:
     """A crew of actors; those that are not loaded yet, or for whom there is no room after a loss, get no part."""
 
     def __init__(
-        self, ray: Any, settings: ExtractionSettings, attributes: dict[str, str], todo: tuple[bool, bool]
+        self,
+        ray: Any,
+        settings: ExtractionSettings,
+        attributes: dict[str, str],
+        todo: tuple[bool, bool],
+        common: nodes.Common,
     ) -> None:
-        """`attributes` of the encoders must be the same on all nodes."""
+        """`attributes` of the encoders, and what is in `common`, must be the same on all nodes."""
         cards = sum(int(node["Resources"].get("GPU", 0)) for node in living(ray))
         device = settings.device if settings.device != "auto" else ("cuda" if cards else "cpu")
         if device == "cuda" and not cards:
@@ -61,8 +68,9 @@ class OnRay:
         if settings.workers is not None and device == "cpu":
             size = min(size, settings.workers)
         self._ray, self._collect, self._size = ray, settings.collect, size
-        self._class = ray.remote(num_cpus=1, num_gpus=int(device == "cuda"), max_restarts=0)(_Actor)
-        self._arguments = replace(settings, device=device, workers=1), attributes, todo, Path.cwd()
+        self._class = ray.remote(num_cpus=1, num_gpus=int(device == "cuda"), max_restarts=0)(nodes.Guarded)
+        made = partial(_Actor, replace(settings, device=device, workers=1), attributes, todo, Path.cwd())
+        self._arguments = common, import_module("ray.cloudpickle").dumps(made)
         self._idle: list[Any] = []
         self._running: dict[Any, tuple[Any, Part | None]] = {}  # what an actor returns -> it, and its part
         for _ in range(size):
@@ -88,7 +96,7 @@ class OnRay:
 
     def _begin(self) -> None:
         actor = self._class.remote(*self._arguments)
-        self._running[actor.load.remote()] = actor, None
+        self._running[actor.call.remote("load")] = actor, None
 
     def _each(
         self,
@@ -105,7 +113,7 @@ class OnRay:
             while left and not received:
                 while waiting and self._idle:
                     actor, part = self._idle.pop(), waiting.popleft()
-                    self._running[actor.encode.remote([reference], part, written)] = actor, part
+                    self._running[actor.call.remote("encode", [reference], part, written)] = actor, part
                 ended, _ = self._ray.wait(list(self._running), timeout=0.5)
                 for each in ended:
                     actor, given = self._running.pop(each)
@@ -139,17 +147,19 @@ class OnRay:
     def _replace(self) -> None:
         """Begin an actor in place of a lost one; those without a part may have been on the same node."""
         for actor in self._idle:
-            self._running[actor.answer.remote()] = actor, None
+            self._running[actor.call.remote("answer")] = actor, None
         self._idle.clear()
         self._begin()
 
     def _result(self, reference: Any) -> Any:
         try:
-            result = self._ray.get(reference)
+            fault, result = self._ray.get(reference)
         except self._ray.exceptions.RayTaskError:
             raise
         except self._ray.exceptions.RayError as error:
             raise _LostError(str(error).strip().splitlines()[0].rstrip(".")) from None
+        if fault:
+            raise SerError(fault)
         if isinstance(result, SerError):
             raise result
         return result

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
@@ -11,7 +10,7 @@ from functools import partial
 from pathlib import Path
 
 from ser_memory.common.cache import CacheInfo, FeatureCache, cache_path
-from ser_memory.common.claims import Claims
+from ser_memory.common.claims import Claims, remove_left
 from ser_memory.common.errors import SerError
 from ser_memory.common.files import remove_abandoned, remove_partial
 from ser_memory.common.reporting import notice, progress
@@ -105,6 +104,8 @@ def extract_corpus(extraction: Extraction, encoders: Encoders) -> FeatureCache:
         if settings.worker:
             silent = _together(extraction, target, info, parts, release, compute, write)
         else:
+            busy = SerError(f"Workers make {target}: wait for them, or give another --cache.")
+            remove_left(claims_folder(target), busy)
             remove_abandoned(parts.folder)
             silent = write(compute())
             _clean(target, parts, release)
@@ -132,6 +133,7 @@ def _together(
     claims = Claims(claims_folder(target), extraction.settings.claim_timeout)
     if complete_together(claims, work, parts, partial(_is_there, target, info), compute, complete):
         _clean(target, parts, release)
+        claims.remove()
     if not claims.wait_for(target.exists):
         raise SerError(
             f"{target} was made and then removed, and what its workers noted in {claims.folder} was not: run the same "
@@ -153,7 +155,6 @@ def _clean(target: Path, parts: Parts, release: Release) -> None:
     """Remove what is beside a cache that is made; nobody else may make it."""
     parts.clear(release.recordings)
     remove_partial(target)
-    shutil.rmtree(claims_folder(target), ignore_errors=True)
 
 
 def _refuse_nothing(extraction: Extraction, chosen: Chosen, screened: Screening) -> None:

@@ -13,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
 
-from ser_memory.common.claims import Claims, FolderGoneError, claimed, refuse_other_work, shared
+from ser_memory.common.claims import Claims, FolderGoneError, claimed, shared
 from ser_memory.common.errors import SerError
 from ser_memory.common.interruption import InterruptedRunError, on_signals
 from ser_memory.extract.parts import Part, Parts
@@ -117,9 +117,9 @@ def complete_together(
     """
     other = SerError(
         f"Workers make another cache in {claims.folder}: of another release, with other options, or by another version "
-        "of ser-memory. Start all with the same command, or remove this folder if none of them runs any more."
+        "of ser-memory. Start all with the same command, or wait until they have ended."
     )
-    refuse_other_work(claims.folder, hashlib.sha256(work.encode()).hexdigest(), other)
+    claims = claims.on(hashlib.sha256(work.encode()).hexdigest(), other)
 
     def interrupt() -> None:
         raise InterruptedRunError(f"Stopped as asked: {parts.kept()}", received[0])

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ser_memory.common import __version__
-from ser_memory.common.claims import Claims, claimed, refuse_other_work
+from ser_memory.common.claims import Claims, claimed, remove_left
 from ser_memory.common.errors import UsageError
 from ser_memory.common.files import write_whole
 from ser_memory.train.run_folder import RunFolder
@@ -46,6 +46,10 @@ def held(
     """
     if claims is None:
         with folder.alone():
+            remove_left(
+                folder.path / _CLAIMS,
+                UsageError(f"Workers share {folder.path}: wait for them, or give another --output."),
+            )
             yield lambda _: iter((None,))
         return
 
@@ -57,13 +61,12 @@ def held(
 
     with folder.together():
         folder.refuse_other()
-        _refuse_others(folder, settings, claims.folder)
-        with claims:
+        with claims.on(*_work(folder, settings)):
             mark = _mark(settings, claims)
             yield once
         if claims.is_last():
+            claims.remove()  # first: claims without the mark would be refused
             mark.unlink(missing_ok=True)
-            claims.remove()
 
 
 def _mark(settings: Settings, claims: Claims) -> Path:
@@ -83,16 +86,12 @@ def _mark(settings: Settings, claims: Claims) -> Path:
     return mark
 
 
-def _refuse_others(folder: RunFolder, settings: Settings, claims: Path) -> None:
-    """Raise UsageError if other workers of the folder would train or write something else."""
+def _work(folder: RunFolder, settings: Settings) -> tuple[str, UsageError]:
+    """What the workers of the folder train and write, and the error for one with something else."""
     bundles = {**asdict(settings.bundles), "from_": None}  # its content is in the identity
     written = [settings.machine.predictions, settings.machine.tracker, bundles]
     what = json.dumps([__version__, folder.identity, written], sort_keys=True)
-    refuse_other_work(
-        claims,
-        hashlib.sha256(what.encode()).hexdigest(),
-        UsageError(
-            f"Workers with other options or another version share {folder.path} already: give all of them the same "
-            f"options; if none of them is running any more, remove {claims}."
-        ),
+    return hashlib.sha256(what.encode()).hexdigest(), UsageError(
+        f"Workers with other options or another version share {folder.path}: give all of them the same options, or "
+        "wait until they have ended."
     )

@@ -19,7 +19,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ser_memory.common.claims import Claims, FolderGoneError, claimed, refuse_other_work, shared
+from ser_memory.common.claims import Claims, FolderGoneError, claimed, remove_left, shared
 from ser_memory.common.errors import SerError
 
 OTHER = SerError("It is other work.")
@@ -249,17 +249,111 @@ def test_a_folder_that_others_removed(folder: Path) -> None:
     assert not folder.exists()
 
 
-def test_other_work_is_refused(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for _ in range(2):
-        refuse_other_work(folder, "this", OTHER)
-    with pytest.raises(SerError, match="It is other work"):
-        refuse_other_work(folder, "that", OTHER)
-    monkeypatch.setattr("ser_memory.common.claims._PATIENCE", 0.01)
-    (folder / "1.work").write_text("")  # its worker died over it
-    refuse_other_work(folder, "this", OTHER)
-    refuse_other_work(folder, "this", OTHER)
-    with pytest.raises(SerError, match="It is other work"):
-        refuse_other_work(folder, "that", OTHER)
+def test_other_work_is_refused_while_a_worker_lives(folder: Path) -> None:
+    time = Time()
+    with worker(folder).on("this", OTHER) as a, worker(folder).on("this", OTHER) as b:
+        assert a.take("x")
+        assert not b.take("x")
+        time.during = lambda: b._show(f"{time.now}")
+        with pytest.raises(SerError, match="It is other work"):
+            worker(folder, time).on("that", OTHER).__enter__()
+        with pytest.raises(SerError, match="It is other work"):
+            remove_left_in(folder, time)
+        a.finish("x")
+        b.leave()
+        a.leave()
+    time.during, began = lambda: None, time.now
+    with worker(folder, time).on("that", OTHER) as c:
+        assert time.now == began, "all have left in order"
+        assert c.take("x"), "it is another piece"
+
+
+def remove_left_in(folder: Path, time: Time) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            "ser_memory.common.claims.Claims",
+            lambda path, timeout: Claims(path, timeout, time.clock, time.sleep),
+        )
+        remove_left(folder, OTHER)
+
+
+def test_other_work_follows_dead_workers_after_the_timeout(folder: Path) -> None:
+    time = Time()
+    asleep = worker(folder).on("this", OTHER).__enter__()
+    assert asleep.take("x")
+    assert asleep.take("y")
+    asleep.finish("y")
+    (folder / "2.worker").touch()  # another died when it came
+    with worker(folder, time).on("that", OTHER) as b, worker(folder, time).on("that", OTHER) as c:
+        assert 60 <= time.now < 130
+        assert b.take("x")
+        assert b.take("y")
+        assert not c.take("x"), "it works with the first one"
+        with pytest.raises(FolderGoneError):
+            asleep.take("z")
+        with pytest.raises(FolderGoneError):
+            asleep.finish("x")
+    asleep.leave()
+    remove_left_in(folder, time)
+    assert not folder.exists()
+    remove_left_in(folder, time)
+    assert not folder.exists()
+
+
+@pytest.mark.parametrize(("work", "joins"), [("this", False), ("that", True), ("third", False)])
+def test_who_comes_between_the_last_look_of_another_and_its_note(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, work: str, joins: bool
+) -> None:
+    """With the same work as the dead, or as the other one, or with a third: living workers have one work."""
+    time = Time()
+    dead = worker(folder).on("this", OTHER).__enter__()
+    first, late = worker(folder).on(work, OTHER), worker(folder, time).on("that", OTHER)
+    look, come = late._are_dead, list[Claims]()
+
+    def looked(count: int) -> bool:
+        are_dead = look(count)
+        dead.leave()
+        if first not in come:
+            come.append(first.__enter__())
+            assert first.take("x")
+            time.during = lambda: first._show(f"{time.now}")
+        return are_dead
+
+    monkeypatch.setattr(late, "_are_dead", looked)
+    if joins:
+        with late:
+            assert not late.take("x")
+            assert late.take("y")
+    else:
+        with pytest.raises(SerError, match="It is other work"):
+            late.__enter__()
+    first.leave()
+
+
+def test_a_removal_that_was_killed(folder: Path) -> None:
+    """Whatever is left of the numbers, all who come later agree on one folder of pieces."""
+    for gone in ((1,), (2,), (1, 3), (1, 2, 3)):
+        time = Time()
+        for _ in range(3):
+            with worker(folder).on("this", OTHER) as old:
+                old.take("x")
+                old.finish("x")
+        for number in gone:
+            (folder / f"{number}.worker").unlink()
+        with worker(folder, time).on("that", OTHER) as a, worker(folder, time).on("that", OTHER) as b:
+            assert a.take("x")
+            assert not b.take("x")
+        b.remove()
+
+
+def test_who_comes_while_the_last_one_looks_keeps_the_folder(folder: Path) -> None:
+    time = Time()
+    dead = worker(folder).__enter__()
+    with worker(folder, time) as a, ExitStack() as stack:
+        a.leave()
+        time.during = lambda: stack.enter_context(worker(folder)) if time.now > 60 else None
+        assert not a.is_last()
+    dead.leave()
 
 
 def test_only_one_of_many_threads_gets_a_piece(folder: Path) -> None:

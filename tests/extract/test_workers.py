@@ -132,6 +132,25 @@ def test_an_extraction_continues_and_removes_what_workers_left(
     assert sorted(item.name for item in (cache).iterdir()) == [".own.lock", "own.h5"]
 
 
+def test_other_work_follows_killed_workers(world: Path, unbroken: bytes, cache: Path) -> None:
+    life = Life(world, cache, pause=0.05, worker=True)
+    wait_until(lambda: len(parts(cache)) >= 3, life)
+    life.end(signal.SIGKILL)
+    assert len(extract(world, cache, worker=True, limit=4)) == 4
+    assert sorted(item.name for item in cache.iterdir()) == [".own.lock", "own.h5", "own.parts"]
+    (cache / "own.h5").unlink()
+    assert extract(world, cache, worker=True).path.read_bytes() == unbroken
+
+
+def test_an_extraction_alone_is_refused_while_a_worker_lives(world: Path, cache: Path) -> None:
+    """Where the disk has locks for each host only."""
+    with (
+        Claims(claims_folder(cache / "own.h5"), 1).on("other", SerError("")),
+        pytest.raises(SerError, match=r"Workers make .*own\.h5: wait for them, or give another --cache\."),
+    ):
+        extract(world, cache)
+
+
 def test_workers_on_other_work_are_refused(world: Path, unbroken: bytes, tmp_path: Path) -> None:
     life = Life(world, tmp_path, pause=0.05, worker=True)
     wait_until(lambda: len(parts(tmp_path)) >= 1, life)

@@ -24,7 +24,7 @@ def training_under(pid: int) -> list[int]:
     found = []
     for folder in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError, IndexError):
-            if (folder / "cmdline").read_bytes().startswith(b"ray::_train") and parent(
+            if (folder / "cmdline").read_bytes().startswith(b"ray::carry_out") and parent(
                 parent(int(folder.name))
             ) == pid:
                 found.append(int(folder.name))
@@ -43,14 +43,19 @@ def wait_for(store: Path, stages: int) -> None:
 
 
 def test_what_ray_says_goes_to_standard_error(capsys: pytest.CaptureFixture[str]) -> None:
-    """Also what it keeps back because it has said it already: it says that when it shuts down."""
-    message = {"lines": ["The node is dead."], "pid": "raylet", "is_err": False}
+    """Its first line. Also what it keeps back because it has said it already: it says that when it shuts down."""
+    message = {
+        "lines": ["The node is dead. Last lines:\n  [state-dump] a\n  [state-dump] b"],
+        "pid": "raylet",
+        "is_err": False,
+    }
     with connected(None, cores=1):
         for _ in range(3):
             ray._private.worker.print_to_stdstream(message, ignore_prefix=False)
     printed = capsys.readouterr()
     assert not printed.out
-    assert printed.err.count("The node is dead.") == 2
+    assert printed.err.count("The node is dead. Last lines:") == 2
+    assert "state-dump" not in printed.err
 
 
 def test_a_process_of_ray_that_is_killed_costs_its_stage_only(caches: Path, tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from importlib import metadata
 from pathlib import Path
 
 import pytest
@@ -186,7 +187,7 @@ def test_an_extraction_loses_a_node(
 ) -> None:
     with cluster.node("10.77.0.2") as node:
         process = start(world, tmp_path, *ADDRESS, before=cluster.inside(), workers=None)
-        wait_for(lambda: finished(tmp_path) >= 4 and bool(pids_of(node, b"ray::_Actor.encode")), process)
+        wait_for(lambda: finished(tmp_path) >= 4 and bool(pids_of(node, b"ray::Guarded.call")), process)
         cluster.kill(node)
         assert not (tmp_path / "noises.h5").exists()
         said, errors = process.communicate(timeout=120)
@@ -198,12 +199,14 @@ def test_an_extraction_loses_a_node(
 
 
 def test_a_node_that_sees_other_files(
-    cluster: Cluster, world: Path, whole: tuple[bytes, str], tmp_path: Path
+    cluster: Cluster,
+    world: Path,
+    whole: tuple[bytes, str],
+    tmp_path: Path,
+    other_source: tuple[Path, Path],
 ) -> None:
-    """Another cache folder, which --collect does not need; another release; and another ser-memory."""
-    other, recording = tmp_path / "other", world / "release/clips/n00.flac"
-    source = Path(labels.__file__).resolve()
-    other.write_text(source.read_text() + "\n# another one\n")
+    """Another cache folder, which --collect does not need; another release; another ser-memory; another numpy."""
+    (source, other), recording = other_source, world / "release/clips/n00.flac"
     cache = tmp_path / "cache"
     cache.mkdir()
 
@@ -227,24 +230,89 @@ def test_a_node_that_sees_other_files(
         )
         cluster.mount(node, "--bind", other, source)
         assert "Error: The node 10.77.0.3 has other source files of ser-memory" in outcome("--collect")
+        noted = next(each for each in metadata.files("numpy") or () if each.name == "METADATA").locate()
+        other.write_text("Metadata-Version: 2.1\nName: numpy\nVersion: 1.0.0\n")
+        cluster.mount(node, "--bind", other, noted)
+        assert outcome("--collect") == (
+            f"Error: The node 10.77.0.3 has numpy 1.0.0, and this one has {metadata.version('numpy')}: install the same "
+            "on all nodes."
+        )
+    assert not finished(cache)
+
+
+@pytest.fixture
+def other_source(tmp_path: Path) -> tuple[Path, Path]:
+    """A source file of ser-memory, and another version of it."""
+    source, other = Path(labels.__file__).resolve(), tmp_path / "other"
+    other.write_text(source.read_text() + "\n# another one\n")
+    return source, other
+
+
+def has_other_source(node: str) -> str:
+    return (
+        f"Error: The node {node} has other source files of ser-memory {metadata.version('ser-memory')} than this one: "
+        "install the same on all nodes."
+    )
+
+
+def test_a_node_with_another_source_file_takes_the_place_of_a_lost_one(
+    cluster: Cluster, world: Path, tmp_path: Path, other_source: tuple[Path, Path]
+) -> None:
+    """What is finished is kept."""
+    source, other = other_source
+    with cluster.node("10.77.0.4") as lost:
+        process = start(world, tmp_path, *ADDRESS, before=cluster.inside(), workers=None)
+        wait_for(lambda: finished(tmp_path) >= 2 and bool(pids_of(lost, b"ray::Guarded.call")), process)
+        process.send_signal(signal.SIGSTOP)
+        cluster.kill(lost)
+    with cluster.node("10.77.0.5") as node:
+        cluster.mount(node, "--bind", other, source)
+        process.send_signal(signal.SIGCONT)
+        errors = process.communicate(timeout=120)[1]
+    assert process.returncode == 1, errors
+    assert errors.splitlines()[-1] == has_other_source("10.77.0.5")
+    assert finished(tmp_path) >= 2
+    assert not (tmp_path / "noises.h5").exists()
+
+
+def test_a_node_with_another_source_file_joins_a_training(
+    cluster: Cluster, caches: Path, tmp_path: Path, other_source: tuple[Path, Path]
+) -> None:
+    source, other = other_source
+    process = start_training(cluster, caches, tmp_path)
+    wait_for(lambda: any((tmp_path / "t").glob("*.safetensors")), process)
+    process.send_signal(signal.SIGSTOP)  # so that it gives no task before the mount
+    with cluster.node("10.77.0.7") as node:
+        cluster.mount(node, "--bind", other, source)
+        process.send_signal(signal.SIGCONT)
+        errors = process.communicate(timeout=120)[1]
+    assert process.returncode == 1, errors
+    assert errors.splitlines()[-1] == has_other_source("10.77.0.7")
+
+
+def start_training(cluster: Cluster, caches: Path, folder: Path) -> subprocess.Popen[str]:
+    arguments = quick(
+        "--cache", caches, *TRAINING, *ADDRESS, "--output", folder / "ray", "--trained", folder / "t"
+    )
+    return subprocess.Popen(
+        [*cluster.inside(), sys.executable, "-m", "ser_memory.train.cli", *arguments],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
 
 
 def test_a_training_loses_a_node(cluster: Cluster, caches: Path, tmp_path: Path) -> None:
-    command = ["--cache", caches, *TRAINING]
-    store = tmp_path / "t"
     with cluster.node("10.77.0.6") as node:
-        arguments = quick(*command, *ADDRESS, "--output", tmp_path / "ray", "--trained", store)
-        process = subprocess.Popen(
-            [*cluster.inside(), sys.executable, "-m", "ser_memory.train.cli", *arguments],
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        )  # fmt: skip
+        process = start_training(cluster, caches, tmp_path)
         wait_for(
-            lambda: len(list(store.glob("*.safetensors"))) >= 2 and bool(pids_of(node, b"ray::_train")),
+            lambda: (
+                len(list((tmp_path / "t").glob("*.safetensors"))) >= 2
+                and bool(pids_of(node, b"ray::carry_out"))
+            ),
             process,
         )
         cluster.kill(node)
         _, errors = process.communicate(timeout=120)
     assert process.returncode == 0, errors
-    assert run(*command, "--output", tmp_path / "alone").exit_code == 0
+    assert run("--cache", caches, *TRAINING, "--output", tmp_path / "alone").exit_code == 0
     for name in ("results.csv", "memory.csv", "epochs.csv", "predictions.h5"):
         assert (tmp_path / "ray" / name).read_bytes() == (tmp_path / "alone" / name).read_bytes()

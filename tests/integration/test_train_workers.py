@@ -42,15 +42,16 @@ class Folder:
 
     def __init__(self, caches: Path, path: Path, timeout: float = 10) -> None:
         self.output, self.store = path / "run", path / "trained"
-        self._options = [
-            "--cache", caches, *TRAINING, "--worker", "--claim-timeout", timeout, "--output", self.output,
-            "--trained", self.store,
-        ]  # fmt: skip
+        self._options = ["--cache", caches, "--output", self.output, "--trained", self.store]
+        self._sharing = ["--worker", "--claim-timeout", timeout]
         self.written: dict[str, int] = {}  # stage -> when it was written first
 
-    def start(self, before: Sequence[str] = ()) -> subprocess.Popen[str]:
-        """A worker; `before` comes before its command."""
-        command = [sys.executable, "-m", "ser_memory.train.cli", *quick(*self._options)]
+    def start(
+        self, before: Sequence[str] = (), training: Sequence[object] = TRAINING, alone: bool = False
+    ) -> subprocess.Popen[str]:
+        """A worker, or a process that works alone; `before` comes before its command."""
+        options = [*self._options, *training, *([] if alone else self._sharing)]
+        command = [sys.executable, "-m", "ser_memory.train.cli", *quick(*options)]
         return subprocess.Popen(
             [*before, *command], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
         )
@@ -71,7 +72,7 @@ class Folder:
 
     def claims_without_end(self) -> int:
         """Tasks that were claimed and not finished by whoever claimed them."""
-        texts = [path.read_text() for path in (self.output / ".claims").glob("*-seed-*")]
+        texts = [path.read_text() for path in (self.output / ".claims").rglob("*-seed-*")]
         return sum("\n" not in text for text in texts) - sum("\n" in text for text in texts)
 
 
@@ -185,7 +186,7 @@ def test_the_results_of_a_worker_that_is_killed_over_them_are_written_by_another
 ) -> None:
     folder = Folder(caches, tmp_path)
     first = folder.start()
-    while not (folder.output / ".claims/results.1").exists() and first.poll() is None:
+    while not any(folder.output.glob(".claims/*/results.1")) and first.poll() is None:
         time.sleep(0.001)
     assert kill(first)
     second = folder.start()
@@ -195,3 +196,33 @@ def test_the_results_of_a_worker_that_is_killed_over_them_are_written_by_another
         assert (folder.output / name).read_bytes() == (whole / name).read_bytes()
     assert json.loads((folder.output / "config.json").read_text())["complete"] is True
     assert not (folder.output / ".claims").exists()
+
+
+MORE = ["--seeds", 3, *TRAINING[2:]]
+
+
+@pytest.mark.parametrize(
+    ("training", "alone"),
+    [(TRAINING, False), (MORE, False), (MORE, True)],
+    ids=["same command", "one seed more", "one seed more, without --worker"],
+)
+def test_after_all_were_killed_the_work_goes_on(
+    training: list[object], alone: bool, caches: Path, tmp_path: Path
+) -> None:
+    folder = Folder(caches, tmp_path, timeout=5)
+    workers = [folder.start(), folder.start()]
+    folder.wait_for(2)
+    for worker in workers:
+        assert kill(worker)
+    folder.look()
+    assert (folder.output / ".claims").exists()
+    workers = [folder.start(training=training, alone=alone) for _ in range(1 if alone else 2)]
+    for worker in workers:
+        _, errors = worker.communicate(timeout=240)
+        assert worker.returncode == 0, errors
+        assert ("has claims on other work" in errors) == (training is MORE)
+    folder.look()
+    assert not (folder.output / ".claims").exists()
+    assert run("--cache", caches, *training, "--output", tmp_path / "whole").exit_code == 0
+    for name in FILES:
+        assert (folder.output / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()

@@ -106,7 +106,7 @@ def claims_made_anew(folder: Path) -> list[str]:
     """The workers that had claimed what another claimed later; also checks that each piece was finished once."""
     alive = {path.stem: path.read_text() for path in folder.glob("*.alive")}
     lost: list[str] = []
-    for first in folder.glob("*.1"):
+    for first in folder.rglob("*.1"):
         entries, number = [], 1
         while (path := first.with_suffix(f".{number}")).exists():
             entries.append(path.read_text())

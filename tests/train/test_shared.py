@@ -224,19 +224,30 @@ class TestCommand:
         (tmp_path / "r").mkdir()
         with FileLock(tmp_path / "r/.lock"):
             assert "Another ser-train is writing to" in refused(run(*command, "--worker"), 2)
-        (tmp_path / "r/.claims").mkdir()
-        (tmp_path / "r/.claims/1.work").write_text("something else")
-        message = refused(run(*command, "--worker"), 2)
-        assert message.startswith("Workers with other options or another version share ")
-        assert message.endswith(f"remove {tmp_path / 'r/.claims'}.")
+        with Claims(tmp_path / "r/.claims", 1).on("something else", SerError("")):
+            message = refused(run(*command, "--worker"), 2)
+            assert message.startswith("Workers with other options or another version share ")
+            assert message.endswith("give all of them the same options, or wait until they have ended.")
+            message = refused(run(*command), 2)  # as where the disk has locks for this host only
+            assert message == f"Workers share {tmp_path / 'r'}: wait for them, or give another --output."
         assert not (tmp_path / "r/config.json").exists()
 
-    def test_workers_that_keep_stages_in_different_folders(self, caches: Path, tmp_path: Path) -> None:
+    def test_workers_that_keep_stages_in_different_folders(
+        self, caches: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         command = ["--cache", caches, "--seed", 0, "--strategy", "finetune", "--output", tmp_path / "r"]
-        with Claims(tmp_path / "r/.claims") as other:
-            other.finish("store", other.id)
-            message = refused(run(*command, "--worker", "--claim-timeout", 1), 2)
-        assert "is not the folder in which the other workers keep finished stages: give all" in message
+        command += ["--worker", "--claim-timeout", 1]
+        original: Callable[..., object] = Training.run
+        messages: list[str] = []
+
+        def meanwhile(self: Training, *arguments: object) -> object:
+            if not messages:
+                messages.append(refused(run(*command), 2))  # each has a folder of its own
+            return original(self, *arguments)
+
+        monkeypatch.setattr(Training, "run", meanwhile)
+        assert run(*command).exit_code == 0
+        assert "is not the folder in which the other workers keep finished stages: give all" in messages[0]
 
     def test_another_experiment_is_refused_before_any_work(self, caches: Path, tmp_path: Path) -> None:
         command = ["--cache", caches, "--seed", 0, "--strategy", "finetune", "--output", tmp_path / "r"]

@@ -9,12 +9,15 @@ import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from ser_memory.common.cluster import connected, refuse_different_nodes, refuse_no_ray
+from ser_memory.common import nodes
+from ser_memory.common.cluster import alike, connected, refuse_no_ray
 from ser_memory.common.errors import SerError, UsageError, system_errors
 from ser_memory.common.machine import one_core_each
 from ser_memory.common.reporting import Advance, spare
@@ -54,12 +57,13 @@ class OnRay:
         owners = self._trainer.experiment.owners
         untrained = {task: self._trainer.untrained(task, owners[task]) for task in tasks}
         waiting, running = list(tasks), dict[Any, Run]()
-        with self._connected() as ray:
-            train = ray.remote(num_cpus=1)(_train)
+        with self._connected() as (ray, common):
+            train = ray.remote(num_cpus=1)(nodes.carry_out)
+            made = import_module("ray.cloudpickle").dumps(partial(_train, *self._arguments))
             while waiting or running:
                 begun = [] if self._stopped else ready(waiting, [*waiting, *running.values()])
                 waiting = [task for task in waiting if task not in begun]
-                running |= {train.remote(*self._arguments, task): task for task in begun}
+                running |= {train.remote(common, made, task): task for task in begun}
                 if not running:
                     return
                 done, _ = ray.wait(list(running), timeout=1)
@@ -85,16 +89,16 @@ class OnRay:
             spare(advance, most - done)
 
     @contextmanager
-    def _connected(self) -> Iterator[Any]:
-        """Ray, whose nodes can do the work."""
+    def _connected(self) -> Iterator[tuple[Any, nodes.Common]]:
+        """Ray, whose nodes can do the work, and what those that join must have in common with them."""
+        store, source = self._trainer.store.folder, self._arguments[1]
+        files = {"cache": [source.path(name) for name in source.names]}
         try:
-            with connected(self._address, self._jobs) as ray:
-                if self._address:
-                    store, source = self._trainer.store.folder, self._arguments[1]
-                    refuse_different_nodes(
-                        ray, {"--trained": store}, {"cache": [source.path(name) for name in source.names]}
-                    )
-                yield ray
+            with (
+                connected(self._address, self._jobs) as ray,
+                alike(ray, self._address, {"--trained": store}, files) as common,
+            ):
+                yield ray, common
         finally:
             self._stop.unlink(missing_ok=True)
 
@@ -102,15 +106,18 @@ class OnRay:
 def _result(ray: Any, reference: Any) -> Outcome | None:
     """What `_train` gave. Raises SerError, or what else the task raised."""
     try:
-        outcome: Outcome | SerError | None = ray.get(reference)
+        fault, outcome = ray.get(reference)
     except ray.exceptions.RayTaskError:
         raise
     except ray.exceptions.RayError as error:
         reason = str(error).splitlines()[0]
         raise WorkerKilledError(f"Ray gave a task up after several tries: {reason}") from None
+    if fault:
+        raise SerError(fault)
     if isinstance(outcome, SerError):
         raise outcome
-    return outcome
+    result: Outcome | None = outcome
+    return result
 
 
 _TRAINERS: dict[Path, Trainer] = {}  # of this process of Ray, which gets one task after the other
