@@ -169,8 +169,9 @@ class Claims:
 
     def wait(self) -> None:
         """Let some time pass before the next look at what others do, the more the longer there was nothing to do."""
-        self._sleep(min(self._pause, self._timeout / _BEATS))
-        self._pause = min(_LONGEST_WAIT, 1.5 * self._pause)
+        with _while_there(self._pieces):
+            self._pieces.stat()
+        self._rest()
 
     def wait_for(self, happened: Callable[[], bool]) -> bool:
         """Whether something that another worker did is seen, within the timeout: a shared folder may show it late."""
@@ -178,7 +179,7 @@ class Claims:
         while not happened():
             if self._clock() >= until:
                 return False
-            self.wait()
+            self._rest()
         return True
 
     def remove(self) -> None:
@@ -192,6 +193,10 @@ class Claims:
                 self.folder.rename(removed)
                 shutil.rmtree(removed, ignore_errors=True)
 
+    def _rest(self) -> None:
+        self._sleep(min(self._pause, self._timeout / _BEATS))
+        self._pause = min(_LONGEST_WAIT, 1.5 * self._pause)
+
     def _come(self) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
         with _while_there(self.folder):
@@ -199,6 +204,7 @@ class Claims:
             if not self._work:
                 self._number = self._register()
             else:
+                self._pieces = self.folder
                 self._pieces = self._path(self._join())
                 self._pieces.mkdir(exist_ok=True)
 

@@ -246,6 +246,8 @@ def test_a_folder_that_others_removed(folder: Path) -> None:
         with pytest.raises(FolderGoneError):
             a.finish("x")
         assert not a.is_done("x")
+        with pytest.raises(FolderGoneError):  # not to wait forever for what others do
+            a.wait()
     assert not folder.exists()
 
 
