@@ -90,7 +90,7 @@ class Claims:
         self.id = uuid.uuid4().hex  # process ids of containers and hosts coincide
         self._timeout = timeout
         self._work, self._other = "", SerError(f"Workers share {folder} for other work.")
-        self._pieces = folder
+        self._pieces, self._number = folder, 0
         self._clock, self._sleep = clock, sleep
         self._seen: dict[Path, tuple[str, float]] = {}  # file -> the last sign of life, and when it came
         self._pause = _SHORTEST_WAIT
@@ -107,21 +107,15 @@ class Claims:
         return self
 
     def __enter__(self) -> Self:
-        self.folder.mkdir(parents=True, exist_ok=True)
-        with _while_there(self.folder):
-            self._show(self._counted(0))
         self._beating.start()
         try:
-            if not self._work:
-                self._register()
-            else:
-                self._pieces = self._path(self._join())
-                with _while_there(self.folder):
-                    self._pieces.mkdir(exist_ok=True)
+            while True:
+                with suppress(FolderGoneError):  # the last of others removes it just now
+                    self._come()
+                    return self
         except BaseException:
             self.leave()
             raise
-        return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -139,17 +133,20 @@ class Claims:
     def is_last(self) -> bool:
         """Whether all other workers are gone or dead, so that nobody needs the folder; `leave` first.
 
-        This watches the others for as long as it takes to tell.
+        This watches the others for as long as it takes to tell. False if another removed the folder already.
         """
-        number = self._register()
-        return self._are_dead(number - 1) and _read(self._worker(number + 1)) is None
+        try:
+            self._number = self._register()
+            return self._are_dead(self._number - 1) and self._none_came()
+        except FolderGoneError:
+            return False
 
     def take(self, name: str) -> bool:
         """Claim a piece of work; false if a living worker has it, or if it is done."""
         number, content = self._last(name)
         if _is_done(content):
             return False
-        if number and content != self.id and self._lives(self._piece(name, number)):
+        if number and content != self.id and self._lives(self._piece(name, number), content):
             return False
         if content != self.id and not _create(self._piece(name, number + 1), self.id):
             return False
@@ -172,8 +169,9 @@ class Claims:
 
     def wait(self) -> None:
         """Let some time pass before the next look at what others do, the more the longer there was nothing to do."""
-        self._sleep(min(self._pause, self._timeout / _BEATS))
-        self._pause = min(_LONGEST_WAIT, 1.5 * self._pause)
+        with _while_there(self._pieces):
+            self._pieces.stat()
+        self._rest()
 
     def wait_for(self, happened: Callable[[], bool]) -> bool:
         """Whether something that another worker did is seen, within the timeout: a shared folder may show it late."""
@@ -181,12 +179,34 @@ class Claims:
         while not happened():
             if self._clock() >= until:
                 return False
-            self.wait()
+            self._rest()
         return True
 
     def remove(self) -> None:
-        """Remove the folder once everything is done."""
-        shutil.rmtree(self.folder, ignore_errors=True)
+        """Remove the folder once everything is done, unless another worker has come since this one looked.
+
+        It is moved first: who found only a part of it would take itself for the first that came.
+        """
+        removed = self.folder.with_name(f"{self.folder.name}.{self.id}")
+        with suppress(OSError, FolderGoneError):
+            if self._none_came():
+                self.folder.rename(removed)
+                shutil.rmtree(removed, ignore_errors=True)
+
+    def _rest(self) -> None:
+        self._sleep(min(self._pause, self._timeout / _BEATS))
+        self._pause = min(_LONGEST_WAIT, 1.5 * self._pause)
+
+    def _come(self) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with _while_there(self.folder):
+            self._show(self._counted(0))
+            if not self._work:
+                self._number = self._register()
+            else:
+                self._pieces = self.folder
+                self._pieces = self._path(self._join())
+                self._pieces.mkdir(exist_ok=True)
 
     def _join(self) -> str:
         """Be the next of the workers; returns the folder of the pieces. Raises `other` as `on` says."""
@@ -202,13 +222,17 @@ class Claims:
                         raise self._other
                     continue
                 pieces = own
-            number = len(known) + 1
-            if not _create(self._worker(number), f"{self.id}\n{pieces}"):
+            self._number = len(known) + 1
+            own_note = f"{self.id}\n{pieces}"
+            if not _create(self._worker(self._number), own_note):
                 self.wait()  # another made it, and it may be seen late
-            elif _read(self._worker(number + 1)) is None:  # else in a gap that a killed removal has left
+            elif self._known() == [*known, own_note]:
                 for other in filter(_PIECES.fullmatch, {*works} - {pieces}):
                     shutil.rmtree(self._path(other), ignore_errors=True)
                 return pieces
+            else:  # it slept meanwhile, or the folder was removed and made again: what it noted does not count
+                with _while_there(self.folder):
+                    self._worker(self._number).write_text(f"{self.id}\n", encoding="utf-8")
 
     def _known(self) -> list[str]:
         """What the workers noted when they came.
@@ -228,6 +252,12 @@ class Claims:
         """Note a number that no worker has; all with a lower one were there before."""
         return next(number for number in itertools.count(1) if _create(self._worker(number), f"{self.id}\n"))
 
+    def _none_came(self) -> bool:
+        """Whether all who have noted a number since this one did were leaving; it notes one more to tell."""
+        before, self._number = self._number, self._register()
+        since = [_read(self._worker(number)) or "" for number in range(before + 1, self._number)]
+        return self._number > before and all(note.endswith("\n") for note in since)
+
     def _are_dead(self, count: int) -> bool:
         """Whether so many workers, besides this one, are all gone or dead; it takes as long as it takes to tell."""
         self._pause = _SHORTEST_WAIT
@@ -235,7 +265,10 @@ class Claims:
         others = [other for other in others if _id_in(_read(other) or "") != self.id]
         first = {other: self._sign(other)[1] for other in others}
         while others := [other for other in others if self._lives(other)]:
-            if any(self._sign(other)[1] != first[other] for other in others):
+            signs = {other: self._sign(other)[1] for other in others}
+            if any(
+                sign not in ("", first[other]) for other, sign in signs.items()
+            ):  # "": it is being written
                 return False
             self.wait()
         return True
@@ -247,9 +280,12 @@ class Claims:
             number, content = number + 1, found
         return number, content
 
-    def _lives(self, claim: Path) -> bool:
-        """Whether the worker in a file has shown a sign of life lately; one that is seen for the first time has."""
-        watched, sign = self._sign(claim)
+    def _lives(self, claim: Path, content: str | None = None) -> bool:
+        """Whether the worker in a file has shown a sign of life lately; one that is seen for the first time has.
+
+        `content`: of the file if it was read before; since then, its worker may have finished the piece and left.
+        """
+        watched, sign = self._sign(claim, content)
         if sign == _GONE:
             return False
         known, now = self._seen.get(watched), self._clock()
@@ -258,12 +294,12 @@ class Claims:
             return True
         return now - known[1] < max(self._timeout, _timeout_in(sign))
 
-    def _sign(self, claim: Path) -> tuple[Path, str]:
+    def _sign(self, claim: Path, content: str | None = None) -> tuple[Path, str]:
         """Where the worker in a file shows that it lives, and what is there.
 
         A file without content counts by itself: it has just been made, or its worker died over it.
         """
-        worker = _id_in(_read(claim) or "")
+        worker = _id_in((_read(claim) or "") if content is None else content)
         watched = self._path(f"{worker}.alive") if worker else claim
         return watched, _read(watched) or ""
 
@@ -347,8 +383,7 @@ def remove_left(folder: Path, other: SerError) -> None:
     """
     if folder.exists():
         with Claims(folder, _PATIENCE).on("alone", other) as claims:
-            pass
-        claims.remove()
+            claims.remove()
 
 
 def _create(path: Path, content: str) -> bool:

@@ -136,7 +136,7 @@ def complete_together(
     except FolderGoneError:  # they took this one for dead, and cleaned up
         if not claims.wait_for(is_complete):
             raise
-        return True
+        return not claims.folder.exists()  # with others in it, what is there may be theirs
 
 
 def claims_folder(cache: Path) -> Path:

@@ -246,6 +246,8 @@ def test_a_folder_that_others_removed(folder: Path) -> None:
         with pytest.raises(FolderGoneError):
             a.finish("x")
         assert not a.is_done("x")
+        with pytest.raises(FolderGoneError):  # not to wait forever for what others do
+            a.wait()
     assert not folder.exists()
 
 
@@ -351,9 +353,112 @@ def test_who_comes_while_the_last_one_looks_keeps_the_folder(folder: Path) -> No
     dead = worker(folder).__enter__()
     with worker(folder, time) as a, ExitStack() as stack:
         a.leave()
-        time.during = lambda: stack.enter_context(worker(folder)) if time.now > 60 else None
+
+        def come() -> None:
+            if time.now > 60:
+                stack.enter_context(worker(folder).on("this", OTHER))
+
+        time.during = come
         assert not a.is_last()
     dead.leave()
+
+
+def test_who_comes_before_the_last_one_removes_the_folder_keeps_it(folder: Path) -> None:
+    with worker(folder).on("this", OTHER) as a:
+        pass
+    assert a.is_last()
+    with worker(folder).on("that", OTHER) as b:
+        a.remove()
+        assert b.take("x")
+    assert b.is_last()
+    b.remove()
+    assert not folder.exists()
+
+
+def test_two_that_leave_at_once_remove_the_folder(folder: Path) -> None:
+    with worker(folder).on("this", OTHER) as a, worker(folder).on("this", OTHER) as b:
+        pass
+    assert a.is_last()
+    assert b.is_last()
+    a.remove()
+    b.remove()
+    assert not a.is_last(), "it is removed"
+    assert list(folder.parent.iterdir()) == []
+
+
+def test_a_removed_folder_is_never_there_in_part(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with worker(folder).on("this", OTHER) as a:
+        pass
+    monkeypatch.setattr("shutil.rmtree", lambda *_, **__: None)  # it was killed when it began
+    assert a.is_last()
+    a.remove()
+    assert not folder.exists()
+
+
+def test_who_comes_while_the_folder_is_removed_begins_anew(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    a, late = worker(folder).on("this", OTHER), worker(folder).on("that", OTHER)
+    with a:
+        pass
+    look = late._are_dead
+
+    def looked(count: int) -> bool:
+        are_dead = look(count)
+        a.is_last()
+        a.remove()
+        return are_dead
+
+    monkeypatch.setattr(late, "_are_dead", looked)
+    with late:
+        assert late.take("x")
+
+
+def test_a_folder_that_was_made_again_between_the_look_and_the_note(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    time = Time()
+    dead = worker(folder).on("this", OTHER).__enter__()
+    late, first = worker(folder, time).on("that", OTHER), worker(folder).on("third", OTHER)
+    look = late._are_dead
+
+    def looked(count: int) -> bool:
+        are_dead = look(count)
+        if time.during != beat:
+            dead.leave()
+            assert dead.is_last()
+            dead.remove()
+            first.__enter__()
+            time.during = beat
+        return are_dead
+
+    def beat() -> None:
+        first._show(f"{time.now}")
+
+    monkeypatch.setattr(late, "_are_dead", looked)
+    with pytest.raises(SerError, match="It is other work"):
+        late.__enter__()
+    with worker(folder).on("third", OTHER) as second:
+        assert first.take("x")
+        assert not second.take("x"), "both have one folder of pieces"
+    first.leave()
+
+
+def test_a_piece_that_is_finished_between_two_looks(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its worker had made the file, and writes into it and leaves right after it was read."""
+    with worker(folder) as a, worker(folder) as b:
+        (folder / "x.1").touch()
+        look = b._last
+
+        def looked(name: str) -> tuple[int, str]:
+            found = look(name)
+            (folder / "x.1").write_text(f"{a.id}\n")
+            a.leave()
+            return found
+
+        monkeypatch.setattr(b, "_last", looked)
+        assert not b.take("x")
+        assert not (folder / "x.2").exists()
 
 
 def test_only_one_of_many_threads_gets_a_piece(folder: Path) -> None:
@@ -430,7 +535,7 @@ PIECES = 40
 def live(folder: Path, log: Path, seed: int) -> None:
     """A worker that notes what it begins and what it has finished."""
     chance = random.Random(seed)
-    with Claims(folder, timeout=3.0) as claims:
+    with Claims(folder, timeout=3.0).on("this", OTHER) as claims:
         for piece in claimed(claims, range(PIECES), str):
             note(log, f"begun {piece} {claims.id}")
             time.sleep(chance.uniform(0.0, 0.04))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import shutil
 import signal
 from collections import Counter
 from pathlib import Path
@@ -16,8 +17,9 @@ from ser_memory.common.claims import Claims
 from ser_memory.common.errors import SerError, UsageError
 from ser_memory.extract import api
 from ser_memory.extract.parts import Parts, sole_writer
+from ser_memory.extract.rows import Known
 from ser_memory.extract.settings import ExtractionSettings
-from ser_memory.extract.sharing import claims_folder
+from ser_memory.extract.sharing import Share, claims_folder, complete_together
 from tests.extract.test_interruptions import TURNS, Life, extract, parts, unbroken, wait_until, world
 
 assert world
@@ -165,10 +167,29 @@ def test_a_worker_whose_claims_were_removed_meanwhile(world: Path, unbroken: byt
     life = Life(world, cache, pause=0.1, worker=True)
     wait_until(lambda: len(parts(cache)) >= 1, life)
     (cache / "own.h5").write_bytes(unbroken)
-    Claims(claims_folder(cache / "own.h5")).remove()
+    shutil.rmtree(claims_folder(cache / "own.h5"))
     assert life.end() == 0, life.said
     assert (cache / "own.h5").read_bytes() == unbroken
     assert sorted(item.name for item in (cache).iterdir()) == [".own.lock", "own.h5"]
+
+
+def test_a_worker_that_slept_leaves_what_others_have_there(cache: Path) -> None:
+    """The cache that it has made is there, and others are at work on another one: it does not clean up."""
+    claims = Claims(claims_folder(cache / "own.h5"))
+    other = Claims(claims.folder).on("other", SerError(""))
+    made = []
+
+    def compute(share: Share) -> Known:
+        del share
+        shutil.rmtree(claims.folder)
+        other.__enter__()
+        made.append(True)
+        return Known(())
+
+    parts = Parts(cache / "own.h5", {}, (0.0, 30.0))
+    assert not complete_together(claims, "this", parts, lambda: bool(made), compute, lambda _: None)
+    assert other.take("x")
+    other.leave()
 
 
 def test_a_worker_that_does_not_see_the_folder(world: Path, tmp_path: Path) -> None:
