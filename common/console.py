@@ -19,7 +19,7 @@ from typing import Any
 
 import click
 
-from ser_memory.common.errors import SerError, system_errors
+from ser_memory.common.errors import SerError, UsageError, system_errors
 from ser_memory.common.reporting import Advance
 
 TYPED = "ser_memory.typed"  # in the `meta` of a command's context: the command line
@@ -95,6 +95,17 @@ def say(line: str = "") -> None:
             line = line.replace(sign, plain)
         line = line.encode(encoding, "replace").decode(encoding)
     click.echo(line)
+
+
+def agree(question: str, subject: str) -> None:
+    """Ask before something is sent, and return if the answer is yes.
+
+    Raises UsageError if there is no terminal to ask at, and SerError if the answer is no.
+    """
+    if not sys.stdin.isatty():
+        raise UsageError(f"There is no terminal to ask at: add --yes to agree to {subject}.")
+    if not click.confirm(question, default=False, err=True):
+        raise SerError(f"You did not agree to {subject}: nothing was sent.")
 
 
 class Number(click.FloatRange):

@@ -42,6 +42,7 @@ from ser_memory.train.strategies import STRATEGIES, ClosedFormStrategy, Kept
 
 FORMAT, FORMAT_VERSION = "ser-bundle", 1
 CONFIG, MODEL, MEMORY, CARD = "config.json", "model.safetensors", "memory.safetensors", "README.md"
+FILES = (CONFIG, MODEL, MEMORY, CARD)
 _LARGEST_CONFIG = 1 << 24  # bytes
 # What the bundles of several seeds of one model have in common.
 _OF_A_MODEL = (

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import dataclass
 
-import click
-
-from ser_memory.common.errors import SerError, UsageError
+from ser_memory.common.console import agree
+from ser_memory.common.errors import UsageError
 from ser_memory.common.reporting import notice
 
 
@@ -41,9 +39,5 @@ class Spending:
                 f"{total:,.2f} would exceed --max-cost {self.most:g}: allow more, or transcribe fewer utterances "
                 "with --limit N."
             )
-        if self.agreed:
-            return
-        if not sys.stdin.isatty():
-            raise UsageError("There is no terminal to ask at: add --yes to agree to this cost.")
-        if not click.confirm("Send them?", default=False, err=True):
-            raise SerError("You did not agree to the cost: nothing was sent.")
+        if not self.agreed:
+            agree("Send them?", "this cost")

@@ -40,6 +40,13 @@ def card_of(info: BundleInfo) -> str:
     return f"---\n{data.to_yaml()}\n---\n\n{_body(info)}"
 
 
+def kept_by(info: BundleInfo) -> str:
+    """What its strategy keeps of earlier corpora, in words."""
+    from ser_memory.train.strategies import STRATEGIES
+
+    return "; ".join(_KEEPS[name] for name in STRATEGIES[info.strategy].keeps) or "nothing of earlier corpora"
+
+
 def _encoders(info: BundleInfo) -> list[str]:
     return [info.encoders["acoustic_encoder"], info.encoders["text_encoder"]]
 
@@ -71,15 +78,11 @@ def _tested(info: BundleInfo) -> list[Figure]:
 
 
 def _body(info: BundleInfo) -> str:
-    from ser_memory.train.strategies import STRATEGIES
-
     acoustic, text = (
         f"{name} (revision {info.encoders[f'{kind}_revision']}, {info.encoders[f'{kind}_pooling']})"
         for kind, name in zip(("acoustic", "text"), _encoders(info), strict=True)
     )
-    keeps = (
-        "; ".join(_KEEPS[name] for name in STRATEGIES[info.strategy].keeps) or "nothing of earlier corpora"
-    )
+    keeps = kept_by(info)
     corpora = "\n".join(
         f"| {number} | {seen.name} | {seen.n} | {seen.scale_min:g} to {seen.scale_max:g} | {seen.transcriber} |"
         for number, seen in enumerate(info.seen, start=1)

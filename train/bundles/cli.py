@@ -1,4 +1,4 @@
-"""ser-bundle: look at bundles, and write those of a run that is finished."""
+"""ser-bundle: look at bundles, write those of a run that is finished, and publish one."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from ser_memory.common import __version__
 from ser_memory.common.console import Command, say, table
 from ser_memory.train.audit.cli import audit
 from ser_memory.train.bundles.export_cli import export
+from ser_memory.train.bundles.push_cli import push
 
 _EXAMPLES = """
 \b
@@ -19,6 +20,7 @@ Examples:
   ser-bundle export runs/first
   ser-bundle export runs/first/bundles/gem-random-1000/seed-0/stage-3 --onnx --output exported
   ser-bundle audit runs/first/bundles/gem-random-1000/seed-0/stage-3 cache/iemocap.h5 --members runs/first/members.csv
+  ser-bundle push runs/first/bundles/gem-random-1000/seed-0/stage-3 me/emotion
 """
 
 
@@ -30,6 +32,7 @@ def main() -> None:
 
 main.add_command(audit)
 main.add_command(export)
+main.add_command(push)
 
 
 @main.command("describe", cls=Command)
