@@ -157,7 +157,7 @@ def _fingerprint(
     # Without a condition, the fingerprint is that of caches which know none.
     aside = _ASIDE if info.condition else _ASIDE | {"condition"}
     if not info.has_texts:
-        aside -= {"transcriber"}  # which tells the row that stands for all texts
+        aside -= {"transcriber"}  # which has the digest of the row that stands for all texts
     facts = {key: value for key, value in vars(info).items() if key not in aside}
     digest = hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode())
     for turn in turns:

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from email.parser import BytesParser
 from email.policy import HTTP
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
@@ -21,6 +21,7 @@ from urllib.parse import parse_qs, urlsplit
 from ser_memory.common.conventions import SAMPLING_RATE
 from ser_memory.extract.audio import load
 from ser_memory.extract.transcripts.engines.azure import wav
+from tests.http_server import serving_http
 
 KEY = "0123456789abcdef-this-key-must-never-be-seen"
 
@@ -66,24 +67,8 @@ class Azure:
 
 @contextmanager
 def serving(azure: Azure) -> Iterator[Azure]:
-    server = _Server(("127.0.0.1", 0), _handler(azure))
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
-    thread.start()
-    azure.endpoint = f"http://127.0.0.1:{server.server_address[1]}"
-    try:
+    with serving_http(_handler(azure)) as azure.endpoint:
         yield azure
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
-
-
-class _Server(ThreadingHTTPServer):
-    daemon_threads = True
-    block_on_close = False
-
-    def handle_error(self, request: Any, client_address: Any) -> None:
-        pass  # a client that was killed
 
 
 def _digest(data: bytes) -> str:

@@ -333,7 +333,7 @@ def test_who_comes_between_the_last_look_of_another_and_its_note(
 
 
 def test_a_removal_that_was_killed(folder: Path) -> None:
-    """Whatever is left of the numbers, all who come later agree on one folder of pieces."""
+    """All who come later, with any of the numbers left, agree on one folder of pieces."""
     for gone in ((1,), (2,), (1, 3), (1, 2, 3)):
         time = Time()
         for _ in range(3):

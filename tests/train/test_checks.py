@@ -97,7 +97,7 @@ def test_splits_of_few_utterances_are_told_before_training(tmp_path: Path) -> No
 
 def test_few_ratings_of_a_dimension_count_and_splits_that_are_flat_do_not() -> None:
     made = corpora({"train": 60, "validation": 10, "test": 9})
-    made[0].splits["test"].targets[:, 0] = 0.5  # always 0 there, which is told by another sentence
+    made[0].splits["test"].targets[:, 0] = 0.5  # always 0 there, for which there is another sentence
     made[0].splits["validation"].targets[4:, 1] = float("nan")
     made[1].splits["test"].targets[:] = 0.5
     (told,) = [line for line in before_training(experiment(seeds=1), made) if line.startswith(FEW)]
