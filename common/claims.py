@@ -216,7 +216,14 @@ class Claims:
             works = list(filter(None, map(_pieces_in, known)))
             pieces = works[-1] if works else own
             if pieces.partition(".")[0] != self._work:
-                notice(f"{self.folder} has claims on other work: looking whether one of its workers lives.")
+                longest = max(
+                    self._timeout,
+                    *(_timeout_in(self._sign(self._worker(i + 1))[1]) for i in range(len(known))),
+                )
+                notice(
+                    f"{self.folder} has claims on other work: looking for up to {longest:g} s whether one of its workers "
+                    "lives."
+                )
                 if not self._are_dead(len(known)):
                     if known == self._known():
                         raise self._other

@@ -228,7 +228,7 @@ def compute_missing(
     if parts.count():
         notice(f"Continuing: {parts.count()} finished parts are in {parts.folder}.")
     if has_rows:
-        notice(str(todo))
+        notice(str(todo if share is ALONE else missing(release, known, *bounds)))
     title = f"{extraction.manifest.title}: encoding"
     with _crew(extraction, release, encoders, todo, share) as crew:
         if todo.items:

@@ -152,6 +152,14 @@ def word_errors_against(base: FeatureCache, chosen: Chosen) -> dict[str, Any]:
     return {"reference": base.info.transcriber, "word_error_rate": rate, "words": errors.words}
 
 
+class OtherContentError(SerError):
+    """There is a cache of another content."""
+
+    def __init__(self, fault: str, remedy: str) -> None:
+        super().__init__(f"{fault}: {remedy}.")
+        self.fault = fault  # without the remedy, for commands with other options
+
+
 def is_made(cache: FeatureCache, info: CacheInfo, release: Release) -> bool:
     """Whether a cache has the content to be made; reported if it has."""
     if cache.info.fingerprint == info.fingerprint:
@@ -170,10 +178,10 @@ def is_made(cache: FeatureCache, info: CacheInfo, release: Release) -> bool:
 
 def refuse_unasked(cache: FeatureCache, info: CacheInfo, release: Release, todo: Missing) -> None:
     """Raise SerError: a cache of another content is not replaced unasked. Says what differs and what it would cost."""
-    raise SerError(
+    raise OtherContentError(
         f"{cache.path} exists and was made from other settings or files (it differs in "
-        f"{listing(differences(cache, info, release.turns))}): add --overwrite, which encodes {todo.cost} and reuses "
-        f"{todo.rows}, or give another --cache."
+        f"{listing(differences(cache, info, release.turns))})",
+        f"add --overwrite, which encodes {todo.cost} and reuses {todo.rows}, or give another --cache",
     )
 
 

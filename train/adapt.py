@@ -93,6 +93,10 @@ class SourceSettings(Options):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.transcriber != NO_TEXTS and NO_TEXTS in self.transcriber.split(","):
+            raise UsageError(
+                f"--transcriber {self.transcriber}: {NO_TEXTS} stands alone, without other transcribers."
+            )
         if self.transcriber == NO_TEXTS and self.text_encoder is not None:
             raise UsageError(
                 f"--transcriber {NO_TEXTS} encodes no text, so that --text-encoder {self.text_encoder} would have no "
@@ -178,6 +182,7 @@ def _extracted(
     Raises SerError as `extract` does; if most recordings have no text, it also names what only an adaptation can do.
     """
     from ser_memory.extract.api import extract
+    from ser_memory.extract.reuse import OtherContentError
     from ser_memory.extract.screening import NoTextsError
     from ser_memory.extract.transcripts.sources import RELEASE
     from ser_memory.extract.workers import Encoders
@@ -204,6 +209,8 @@ def _extracted(
         )
     except NoTextsError as error:
         raise SerError(f"{error} To adapt the model by voice alone, add --transcriber {NO_TEXTS}.") from None
+    except OtherContentError as error:
+        raise SerError(f"{error.fault}: give another --output.") from None
 
 
 def _refuse_other_output(output: Path, stages: Sequence[str]) -> None:

@@ -12,6 +12,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from ser_memory.common.cache import NEUTRAL
 from ser_memory.train.model import Architecture, Network
 from ser_memory.train.results import Figure
 from ser_memory.train.samples import Samples
@@ -33,6 +34,11 @@ class Seen:
     complete: bool  # whether all of them are rated in all dimensions
     radius: float  # 99 % of them are nearer to the mean, see `Bundle.distances`
     transcriber: str
+
+    @property
+    def has_texts(self) -> bool:
+        """Whether the model learned from texts there, and not from one neutral text in place of all."""
+        return not self.transcriber.startswith(NEUTRAL)
 
 
 @dataclass(frozen=True)

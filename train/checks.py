@@ -90,10 +90,13 @@ def unchanged(experiment: Experiment, outcomes: Outcomes) -> list[str]:
     ]
 
 
-def before_training(experiment: Experiment, corpora: Sequence[Corpus]) -> list[str]:
-    """Sentences about splits, samplers and memories that cannot do what they are there for."""
+def before_training(experiment: Experiment, corpora: Sequence[Corpus], bundles: bool = False) -> list[str]:
+    """Sentences about splits, samplers and memories that cannot do what they are there for.
+
+    With `bundles`, what the last corpus is remembered by leaves the machine too.
+    """
     found: list[str] = []
-    for corpus in corpora[:-1]:
+    for corpus in corpora if bundles else corpora[:-1]:
         found += _whole(experiment, corpus)
     for fold in _folds(corpora):
         found += flat_splits(fold.title, _labels(fold), fold.dimensions)

@@ -253,7 +253,7 @@ def load(settings: Settings) -> tuple[Experiment, Source, list[Corpus]]:
     if asked > cores():
         notice(f"--jobs {asked} is more than the {cores()} cores of this machine: {jobs} are used.")
     refuse_impossible(experiment, corpora, jobs)
-    for line in before_training(experiment, corpora):
+    for line in before_training(experiment, corpora, settings.bundles.bundles):
         notice(line)
     digests = tuple(tuple(fold.digests for fold in corpus.each_fold) for corpus in corpora)
     return experiment, replace(source, digests=digests), corpora
@@ -348,6 +348,8 @@ def _run_folder(settings: Settings, experiment: Experiment, facts: Mapping[str, 
 
 def facts_of(source: Source, corpora: Sequence[Corpus]) -> dict[str, object]:
     """What determines the results besides the experiment."""
+    infos = {name: FeatureCache(source.path(name)).info for name in source.names}
+    without = [name for name, info in infos.items() if not info.has_texts]
     return {
         "label_scale": source.label_scale,
         "layer": source.layer,
@@ -356,7 +358,8 @@ def facts_of(source: Source, corpora: Sequence[Corpus]) -> dict[str, object]:
         "digests": {corpus.name: corpus.digest for corpus in corpora},
         "cache": str(source.folder),
         "transcripts": source.transcripts or OWN_TRANSCRIPTS,
-        "word_errors": {name: FeatureCache(source.path(name)).info.compared for name in source.names},
+        "word_errors": {name: info.compared for name, info in infos.items()},
+        **({"without_texts": without} if without else {}),
         "protocols": dict(zip(source.names, (each.name for each in source.divisions), strict=True)),
     }
 

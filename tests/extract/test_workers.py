@@ -49,7 +49,7 @@ def written(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
 
 
 def test_one_killed_one_stopped_and_one_that_comes_late(
-    world: Path, unbroken: bytes, cache: Path, written: Counter[str]
+    world: Path, unbroken: bytes, cache: Path, written: Counter[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     killed, stopped = (Life(world, cache, pause=0.05, worker=True) for _ in range(2))
     wait_until(lambda: len(parts(cache)) >= 4, killed)
@@ -57,7 +57,10 @@ def test_one_killed_one_stopped_and_one_that_comes_late(
     assert stopped.end(signal.SIGTERM) == 128 + signal.SIGTERM
     assert "Stopped as asked: " in stopped.said
     done = len(parts(cache))
+    heard = len(list(cache.glob("own.parts/**/part-*.safetensors")))
     assert extract(world, cache, worker=True).path.read_bytes() == unbroken
+    assert f"Continuing: {done} finished parts are in " in (said := capsys.readouterr().err)
+    assert f"{heard} rows are reused" in said
     assert max(written.values()) == 1
     assert len(written) <= 2 * (TURNS - 1) - done
     assert sorted(item.name for item in cache.iterdir()) == [".own.lock", "own.h5"]

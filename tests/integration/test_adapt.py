@@ -25,6 +25,8 @@ from ser_memory.train import experiment
 from ser_memory.train.adapt import main
 from ser_memory.train.api import load, train
 from ser_memory.train.bundle_files import bundles_in, read_bundle, write_bundle
+from ser_memory.train.bundles.cli import main as ser_bundle
+from ser_memory.train.predict.cli import main as ser_predict
 from ser_memory.train.predictions import Predictions
 from ser_memory.train.report.cli import main as ser_report
 from tests.train.predict.world import World, make_world
@@ -161,7 +163,21 @@ def test_without_texts_it_learns_from_voices(world: World, tmp_path: Path) -> No
     command = json.loads((tmp_path / "adapted" / "config.json").read_text())["command"]
     assert command.startswith(f"ser-adapt {world.bundles} --corpus ")
     assert command.endswith(" --transcriber none")
-    # Nobody is left to think that there were texts: neither who trains on the cache, nor who reads the card.
+    # Nobody is left to think that there were texts: neither who trains on the cache, nor who reads the card or a report.
+    described = CliRunner().invoke(ser_bundle, ["describe", str(new.folder)]).stdout.splitlines()
+    assert next(line for line in described if line.strip().startswith("clinic")).split()[5] == "none"
+    report = CliRunner().invoke(ser_report, [str(tmp_path / "adapted"), "--output", str(tmp_path / "report")])
+    assert report.exit_code == 0, report.output
+    page = (tmp_path / "report" / "index.html").read_text()
+    assert "No texts, so that models learn and are tested by voice alone: clinic." in page
+    rated = [str(new.folder), str(paths[0]), "--device", "cpu"]
+    without = CliRunner().invoke(ser_predict, rated).stderr
+    assert "neutral text" in without
+    assert "Give texts" not in without
+    texts = tmp_path / "texts.csv"
+    texts.write_text(f"id,text\n{paths[0].stem},a good day\n")
+    with_texts = CliRunner().invoke(ser_predict, [*rated, "--transcripts", str(texts)]).stderr
+    assert "The model learned from clinic without texts" in with_texts
     assert cache.info.transcriber.startswith("none: neutral text ")
     assert f"| {cache.info.transcriber} |" in (new.folder / "README.md").read_text()
 
@@ -228,6 +244,8 @@ def test_a_corpus_without_texts_names_what_helps(world: World, tmp_path: Path) -
     assert f"--transcriber none encodes no text, so that --text-encoder {world.folder / 'text'}" in message
     message = refused(adapt(world, tmp_path / "a", *without), 2)
     assert f"--transcripts {world.folder / 'texts.jsonl'} would have no effect: leave it out" in message
+    message = refused(adapt_without_texts(world, tmp_path / "a", "--transcriber", "none,whisper"), 2)
+    assert message == "--transcriber none,whisper: none stands alone, without other transcribers."
     assert not list((tmp_path / "a").rglob("*.h5"))
 
 
@@ -262,3 +280,5 @@ def test_each_notice_is_printed_once(world: World, tmp_path: Path) -> None:
     for beginning in ("The validation split of clinic has the same activation", "--jobs 64 is more than the"):
         assert sum(line.startswith(beginning) for line in said) == 1, said
     assert len(said) == len(set(said))
+    message = refused(adapt_to(clinic, world.bundles, tmp_path / "a", "--transcriber", "none"), 1)
+    assert message.endswith("): give another --output.")

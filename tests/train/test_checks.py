@@ -125,6 +125,13 @@ def test_a_model_that_predicts_one_value_is_told(tmp_path: Path) -> None:
     assert " split of " not in result.stderr
 
 
+def test_a_memory_that_holds_all_of_the_last_corpus_is_named_where_it_leaves_the_machine() -> None:
+    made, wanted = corpora(), "The memory of iemocap holds all of its 60 training utterances."
+    large = experiment(memory_size=60, seeds=1)
+    assert wanted not in before_training(large, made)
+    assert wanted in before_training(large, made, bundles=True)
+
+
 def test_samplers_and_memories_that_cannot_do_their_work() -> None:
     made = corpora()
     assert before_training(experiment(sampler=("speaker", "emotion"), memory_size=20), made) == []

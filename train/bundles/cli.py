@@ -53,12 +53,13 @@ def describe(bundle: Path) -> None:
             )
         table(
             "Learned from",
-            ["corpus", "training utterances", "scale", "kept utterances", "for estimates"],
+            ["corpus", "training utterances", "scale", "texts", "kept utterances", "for estimates"],
             [
                 [
                     seen.name,
                     str(seen.n),
                     f"{seen.scale_min:g} to {seen.scale_max:g}",
+                    seen.transcriber if seen.has_texts else "none",
                     str(0 if kept is None else kept.rows),
                     str(0 if rows is None else len(rows)),
                 ]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -65,6 +65,10 @@ def main(bundle: Path, audio: Sequence[str], **options: Any) -> None:
     if texts.transcripts is not None:
         inputs = with_texts(inputs, texts.transcripts)
     _refuse_in_vain(output, len(inputs))
+    named = [Path(each) for each in audio]
+    _refuse_to_replace(
+        [*named, *(each.path for each in inputs), texts.transcripts, *bundle.rglob("*")], output
+    )
     # Needs torch, which --help and wrong usage should not wait for.
     from ser_memory.train.predict.predictor import Predictor
 
@@ -100,6 +104,15 @@ def _refuse_in_vain(output: OutputSettings, number: int) -> None:
             raise UsageError(
                 f"{path} cannot be written: give the name of a file in a folder where you may write."
             )
+
+
+def _refuse_to_replace(read: Iterable[Path | None], output: OutputSettings) -> None:
+    """Raise UsageError if a file to be written is one that is read, or if both are the same."""
+    there = {path.resolve() for path in read if path is not None}
+    for path in filter(None, (output.output, output.plot)):
+        if path.resolve() in there:
+            raise UsageError(f"{path} is read here and would be lost: give the ratings another name.")
+        there.add(path.resolve())
 
 
 def _give(rated: Sequence[Rating], dimensions: Sequence[str], output: OutputSettings, number: int) -> None:

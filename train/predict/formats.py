@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
@@ -36,9 +37,11 @@ def as_json_lines(ratings: Sequence[Rating], dimensions: Sequence[str], track: b
 def as_msp(ratings: Sequence[Rating], dimensions: Sequence[str], track: bool) -> str:
     """FileName, EmoAct, EmoVal, EmoDom, as the MSP-Podcast challenges want them; ratings are from 1 to 7.
 
-    A notice names the columns that the bundle does not predict, and the flags, for which there is no column.
+    Notices name the columns that the bundle does not predict, the flags, for which there is no column, and names that
+    several recordings have.
     """
     del track
+    _name_alike("FileName", [Path(each.file).name for each in ratings])
     shown = [name for name in RATED if name in dimensions]
     for name in RATED:
         if name not in dimensions:
@@ -61,8 +64,9 @@ def as_msp(ratings: Sequence[Rating], dimensions: Sequence[str], track: bool) ->
 def as_audformat(ratings: Sequence[Rating], dimensions: Sequence[str], track: bool) -> str:
     """A segmented table of audformat: file, start, end, a column per dimension and per flag, and ids where there are some.
 
-    Activation is called arousal, and flags are True or False.
+    Activation is called arousal, and flags are True or False. A notice names files that have several rows of one span.
     """
+    _name_alike("file", [each.file for each in ratings])
 
     def record(rating: Rating, part: Rating | Moment) -> dict[str, Any]:
         start, end = map(_timedelta, _span(part))
@@ -98,6 +102,15 @@ def table_rows(ratings: Sequence[Rating], dimensions: Sequence[str], track: bool
         for rating in ratings
         for part in _parts(rating, track)
     ]
+
+
+def _name_alike(column: str, names: Sequence[str]) -> None:
+    alike = [name for name, times in Counter(names).items() if times > 1]
+    if alike:
+        notice(
+            f"Rows that this format cannot tell apart, since {column} is all they are known by: "
+            f"{listing(alike, most=3)}. --format csv has paths and ids."
+        )
 
 
 def _parts(rating: Rating, track: bool) -> Sequence[Rating | Moment]:

@@ -34,7 +34,7 @@ class Input:
 def find_inputs(named: Iterable[str], standard_input: Iterable[str]) -> list[Input]:
     """The recordings that files, folders, tables and `-`, a list of paths on standard input, name.
 
-    Each is there once, or once for every id and text that tables give it. Raises UsageError for a folder without
+    Each is there once, or once for every pair of id and text that tables give it. Raises UsageError for a folder without
     recordings, and SerError for a table that cannot be used.
     """
     found: list[Input] = []
@@ -47,7 +47,8 @@ def find_inputs(named: Iterable[str], standard_input: Iterable[str]) -> list[Inp
         raise UsageError(
             "No recording is named: give files, folders, a table with the column file, or - for a list."
         )
-    return list(dict.fromkeys(found))
+    described = {each.path for each in found if each != Input(each.path)}
+    return [each for each in dict.fromkeys(found) if each != Input(each.path) or each.path not in described]
 
 
 def with_texts(inputs: Sequence[Input], file: Path) -> list[Input]:

@@ -158,10 +158,17 @@ class Predictor:
             return {}
         known = [text for some in texts.values() for text in some if text is not None]
         lacking = [place for place, some in texts.items() if None in some]
+        last = self.info.seen[-1]
         if lacking:
+            remedy = " Give texts with --transcriber or --transcripts." if last.has_texts else ""
             notice(
                 f"There is no text for {len(lacking)} of {len(texts)} recordings: the bundle's neutral text, the mean of "
-                "its training texts, takes its place. Give texts with --transcriber or --transcripts."
+                f"its training texts, takes its place.{remedy}"
+            )
+        if known and not last.has_texts:
+            notice(
+                f"The model learned from {last.name} without texts, so that its ratings with texts are not tested there: "
+                "compare them with those without."
             )
         if not known:
             return {}

@@ -41,7 +41,7 @@ class TextSettings(Options):
         None,
         choices=ENGINES,
         unset="none; the bundle's neutral text takes its place",
-        help="Transcribe recordings that no table has a text for.",
+        help="Transcribe recordings that have no text yet.",
     )
 
 

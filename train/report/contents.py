@@ -128,6 +128,8 @@ def _described(label: str, run: RunData) -> Iterator[str]:
             f"{start}This run continues from bundles: the figures of {stages[0]} are those of the models as they came, on "
             "the new corpora."
         )
+    if without := run.config.get("without_texts"):
+        yield f"{start}No texts, so that models learn and are tested by voice alone: {listing(without)}."
     for dimension, corpora in _unrated(run).items():
         yield f"{start}No ratings of {dimension}, so no figures of it: {listing(corpora)}."
     if folds:

@@ -216,7 +216,7 @@ def first_stages(runs: Runs) -> tuple[bool, list[str]]:
 def constant(rows: Iterable[Row]) -> list[tuple[str, Variant]]:
     """The runs' labels and variants whose every figure is the same for all of several seeds."""
     found: dict[tuple[str, Variant], list[float | None]] = {}
-    for row in rows:
+    for row in (each for each in rows if each.n > 1):  # the CCC of one utterance is 0 in any case
         found.setdefault((row.label, row.variant), []).append(row.deviation)
     return [
         key

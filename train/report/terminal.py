@@ -144,7 +144,7 @@ def _explain(shown: Sequence[Result], seeds: int) -> None:
 def _constant(shown: Iterable[Result]) -> list[str]:
     """The strategies whose figures do not depend on the seed."""
     found: dict[Variant, dict[Result, set[float]]] = {}
-    for result in shown:
+    for result in (each for each in shown if each.n > 1):  # the CCC of one utterance is 0 in any case
         place = replace(result, seed=0, value=0.0, strategy="", sampler="", memory_size=0)
         found.setdefault(owner_of(result), {}).setdefault(place, set()).add(result.value)
     return list(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -126,3 +127,32 @@ def test_what_is_refused_before_the_work(
         assert message in result.stderr, result.output
         assert result.stderr.count("\n") == 1
     assert "There is no bundle in" in CliRunner().invoke(main, [str(tmp_path), str(clips[0])]).stderr
+
+
+def test_nothing_that_is_read_is_replaced(world: World, tmp_path: Path) -> None:
+    recording, texts, table = (tmp_path / name for name in ("a.flac", "texts.jsonl", "table.csv"))
+    shutil.copy(world.recordings["n00"], recording)
+    shutil.copy(world.folder / "texts.jsonl", texts)
+    table.write_text("file\na.flac\n")
+    before = {path: path.read_bytes() for path in (recording, texts, table)}
+    for path, options in (
+        (recording, [tmp_path, "--output", tmp_path / "x" / ".." / "a.flac", "--format", "csv"]),
+        (table, [table, "--output", table]),
+        (recording, [table, "--output", recording, "--format", "msp"]),
+        (texts, [recording, "--transcripts", texts, "--output", texts]),
+        (
+            world.bundles / "encoders.json",
+            [recording, "--format", "csv", "--output", world.bundles / "encoders.json"],
+        ),
+        (
+            tmp_path / "x.svg",
+            [recording, "--format", "csv", "--output", tmp_path / "x.svg", "--plot", tmp_path / "x.svg"],
+        ),
+    ):
+        (tmp_path / "x").mkdir(exist_ok=True)
+        result = run(world, *options)
+        assert result.exit_code == 2, result.output
+        assert result.stderr.endswith(
+            f"{path.name} is read here and would be lost: give the ratings another name.\n"
+        )
+    assert {path: path.read_bytes() for path in before} == before

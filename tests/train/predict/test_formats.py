@@ -108,6 +108,18 @@ def test_ids_of_a_table(ratings: list[Rating], tmp_path: Path) -> None:
     assert list(audformat.utils.read_csv(path)["id"].fillna("")) == ["ä, 1", "2", ""]
 
 
+@pytest.mark.parametrize(("kind", "column"), [("msp", "FileName"), ("audformat", "file")])
+def test_rows_that_cannot_be_told_apart_are_named(ratings: list[Rating], kind: str, column: str) -> None:
+    twice, notices = replace(ratings[0], id="2"), Notices()
+    with reporting_to(notices):
+        WRITERS[kind](ratings, DIMENSIONS, False)
+        assert not [line for line in notices.lines if "tell apart" in line]
+        WRITERS[kind]([*ratings, twice], DIMENSIONS, False)
+    (line,) = [line for line in notices.lines if "tell apart" in line]
+    assert f"since {column} is all they are known by: " in line
+    assert Path(FILES[0]).name in line
+
+
 def test_the_challenge_table(ratings: list[Rating]) -> None:
     lines = WRITERS["msp"]([rating.on_scale(1, 7) for rating in ratings], DIMENSIONS, False).splitlines()
     assert lines[0] == "FileName,EmoAct,EmoVal,EmoDom"

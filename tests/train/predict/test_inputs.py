@@ -49,6 +49,14 @@ def test_a_table_is_relative_to_itself_or_to_here(folder: Path) -> None:
     ]
 
 
+def test_what_a_table_says_of_a_recording_counts_beside_its_folder(folder: Path) -> None:
+    (folder / "calls" / "list.csv").write_text("file,id\nb.wav,x\nb.wav,y\n")
+    found = find_inputs(["calls", "calls/list.csv", "d.wav"], [])
+    assert [(str(each.path), each.id) for each in found] == [
+        ("calls/a.FLAC", None), ("calls/deep/c.mp3", None), ("calls/b.wav", "x"), ("calls/b.wav", "y"), ("d.wav", None),
+    ]  # fmt: skip
+
+
 def test_json_lines_know_a_text_without_words(folder: Path) -> None:
     (folder / "list.jsonl").write_text(
         '{"path": "d.wav", "text": ""}\n{"path": "calls/b.wav", "text": null}\n'
