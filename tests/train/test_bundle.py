@@ -480,7 +480,7 @@ def test_describe_names_what_is_kept(told: Told) -> None:
     assert "der++ of seed 1 after P+M" in result.stdout
     assert [
         line.split() for line in result.stdout.splitlines() if line.strip().startswith("msp-podcast")
-    ] == [["msp-podcast", "60", "1", "to", "7", "20", "9"]] * 2
+    ] == [["msp-podcast", "60", "1", "to", "7", "release", "20", "9"]] * 2
 
 
 def test_what_a_bundle_describes_is_what_it_is(told: Told) -> None:
