@@ -96,7 +96,7 @@ class OnRay:
 
     def _begin(self) -> None:
         actor = self._class.remote(*self._arguments)
-        self._running[actor.call.remote("load")] = actor, None
+        self._call(actor, None, "load")
 
     def _each(
         self,
@@ -113,7 +113,7 @@ class OnRay:
             while left and not received:
                 while waiting and self._idle:
                     actor, part = self._idle.pop(), waiting.popleft()
-                    self._running[actor.call.remote("encode", [reference], part, written)] = actor, part
+                    self._call(actor, part, "encode", [reference], part, written)
                 ended, _ = self._ray.wait(list(self._running), timeout=0.5)
                 for each in ended:
                     actor, given = self._running.pop(each)
@@ -134,6 +134,10 @@ class OnRay:
         if received:
             raise InterruptedRunError(f"Stopped as asked: {parts.kept()}", received[0])
 
+    def _call(self, actor: Any, part: Part | None, method: str, *arguments: object) -> None:
+        """Begin what an actor does, for a part or before it gets one; Ray shows it by the name of the method."""
+        self._running[actor.call.options(name=method).remote(method, *arguments)] = actor, part
+
     def _refuse_hopeless(self, part: Part | None, times: int, reason: str, parts: Parts) -> None:
         """Raise SerError if a part, or what actors do before they get one, was lost too often."""
         if times >= _TRIES * (1 if part else self._size):
@@ -147,7 +151,7 @@ class OnRay:
     def _replace(self) -> None:
         """Begin an actor in place of a lost one; those without a part may have been on the same node."""
         for actor in self._idle:
-            self._running[actor.call.remote("answer")] = actor, None
+            self._call(actor, None, "answer")
         self._idle.clear()
         self._begin()
 

@@ -42,9 +42,9 @@ def test_killed_at_random_moments_it_ends_as_if_it_had_not_been(caches: Path, tm
         "--strategy",
         "gem",
         "--epochs",
-        100,
+        60,
         "--patience",
-        100,
+        60,
     ]
     assert run(*command, "--output", tmp_path / "whole").exit_code == 0
     chance = random.Random(6)
@@ -70,7 +70,7 @@ def test_killed_at_random_moments_it_ends_as_if_it_had_not_been(caches: Path, tm
 @pytest.mark.parametrize(("number", "jobs"), [(signal.SIGTERM, 1), (signal.SIGINT, 2)])
 def test_a_signal_loses_no_epoch(caches: Path, tmp_path: Path, number: signal.Signals, jobs: int) -> None:
     command = ["--cache", caches, "--seeds", 2, "--strategy", "finetune", "--stages", "msp-podcast,iemocap",
-               "--epochs", 400, "--patience", 400]  # fmt: skip
+               "--epochs", 250, "--patience", 250]  # fmt: skip
     broken = [*command, "--jobs", jobs, "--output", tmp_path / "broken", "--trained", tmp_path / "t"]
     process = start(*broken)
     deadline = time.monotonic() + 60

@@ -16,7 +16,7 @@ from tests.train.test_resume import start
 
 ray = pytest.importorskip("ray")
 assert caches  # the fixture
-TRAINING = ["--seeds", 2, "--strategy", "finetune", "--strategy", "gem", "--epochs", 200, "--patience", 200]
+TRAINING = ["--seeds", 2, "--strategy", "finetune", "--strategy", "gem", "--epochs", 100, "--patience", 100]
 
 
 def training_under(pid: int) -> list[int]:
@@ -24,7 +24,7 @@ def training_under(pid: int) -> list[int]:
     found = []
     for folder in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError, IndexError):
-            if (folder / "cmdline").read_bytes().startswith(b"ray::carry_out") and parent(
+            if (folder / "cmdline").read_bytes().startswith(b"ray::train") and parent(
                 parent(int(folder.name))
             ) == pid:
                 found.append(int(folder.name))

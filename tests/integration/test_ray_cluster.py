@@ -174,6 +174,16 @@ def cluster() -> Iterator[Cluster]:
             made.end()
 
 
+def stopped_in(space: str, name: bytes) -> bool:
+    """Whether a process of a node is stopped in a task of this name, so that the task ends with the node."""
+    for pid in pids_of(space, name):
+        os.kill(pid, signal.SIGSTOP)
+        if pid in pids_of(space, name):
+            return True
+        os.kill(pid, signal.SIGCONT)
+    return False
+
+
 def wait_for(happened: Callable[[], bool], process: subprocess.Popen[str]) -> None:
     deadline = time.monotonic() + 60
     while not happened():
@@ -187,7 +197,7 @@ def test_an_extraction_loses_a_node(
 ) -> None:
     with cluster.node("10.77.0.2") as node:
         process = start(world, tmp_path, *ADDRESS, before=cluster.inside(), workers=None)
-        wait_for(lambda: finished(tmp_path) >= 4 and bool(pids_of(node, b"ray::Guarded.call")), process)
+        wait_for(lambda: finished(tmp_path) >= 4 and stopped_in(node, b"ray::encode"), process)
         cluster.kill(node)
         assert not (tmp_path / "noises.h5").exists()
         said, errors = process.communicate(timeout=120)
@@ -262,7 +272,7 @@ def test_a_node_with_another_source_file_takes_the_place_of_a_lost_one(
     source, other = other_source
     with cluster.node("10.77.0.4") as lost:
         process = start(world, tmp_path, *ADDRESS, before=cluster.inside(), workers=None)
-        wait_for(lambda: finished(tmp_path) >= 2 and bool(pids_of(lost, b"ray::Guarded.call")), process)
+        wait_for(lambda: finished(tmp_path) >= 2 and stopped_in(lost, b"ray::encode"), process)
         process.send_signal(signal.SIGSTOP)
         cluster.kill(lost)
     with cluster.node("10.77.0.5") as node:
@@ -305,8 +315,7 @@ def test_a_training_loses_a_node(cluster: Cluster, caches: Path, tmp_path: Path)
         process = start_training(cluster, caches, tmp_path)
         wait_for(
             lambda: (
-                len(list((tmp_path / "t").glob("*.safetensors"))) >= 2
-                and bool(pids_of(node, b"ray::carry_out"))
+                len(list((tmp_path / "t").glob("*.safetensors"))) >= 2 and stopped_in(node, b"ray::train")
             ),
             process,
         )

@@ -21,7 +21,7 @@ assert caches  # the fixture
 @pytest.mark.parametrize(("number", "jobs"), [(signal.SIGINT, 1), (signal.SIGKILL, 2)])
 def test_a_signal_loses_no_trial(caches: Path, tmp_path: Path, number: signal.Signals, jobs: int) -> None:
     command = ["--cache", caches, "--search", RATES, "--search", "replay-share=0.2..0.8", "--seeds", 2,
-               "--epochs", 100, "--patience", 100]  # fmt: skip
+               "--epochs", 60, "--patience", 60]  # fmt: skip
     broken = [*command, "--jobs", jobs, "--output", tmp_path / "broken", "--trained", tmp_path / "t"]
     process = subprocess.Popen(
         [sys.executable, "-m", "ser_memory.train.cli", *typed(*broken)],
@@ -54,7 +54,7 @@ def test_a_signal_loses_no_trial(caches: Path, tmp_path: Path, number: signal.Si
 
 
 def test_killed_and_continued_it_is_as_if_it_had_not_been(caches: Path, tmp_path: Path) -> None:
-    command = ["--cache", caches, "--search", RATES, "--epochs", 200, "--patience", 200,
+    command = ["--cache", caches, "--search", RATES, "--epochs", 100, "--patience", 100,
                "--stages", "msp-podcast,iemocap"]  # fmt: skip
     broken = [*command, "--trained", tmp_path / "t", "--output", tmp_path / "broken"]
     process = subprocess.Popen(

@@ -20,7 +20,7 @@ from tests.train.test_cli import caches, quick, run
 
 assert caches  # the fixture
 FILES = ("results.csv", "memory.csv", "epochs.csv", "predictions.h5")
-EPOCHS = 100
+EPOCHS = 60
 TRAINING = [
     "--seeds",
     2,

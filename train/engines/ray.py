@@ -58,7 +58,7 @@ class OnRay:
         untrained = {task: self._trainer.untrained(task, owners[task]) for task in tasks}
         waiting, running = list(tasks), dict[Any, Run]()
         with self._connected() as (ray, common):
-            train = ray.remote(num_cpus=1)(nodes.carry_out)
+            train = ray.remote(num_cpus=1)(nodes.carry_out).options(name="train")
             made = import_module("ray.cloudpickle").dumps(partial(_train, *self._arguments))
             while waiting or running:
                 begun = [] if self._stopped else ready(waiting, [*waiting, *running.values()])

@@ -120,14 +120,12 @@ def _explain(shown: Sequence[Result], seeds: int) -> None:
     later = [result for result in shown if result.stage > 1]
     test = "(two-sided paired t-test over the seeds)"
     first = {owner_of(result) for result in shown if result.stage == 1}
-    apart = {
-        SHARED
-    } < first  # a strategy has a first stage of its own, which is compared with that of the others
+    # A strategy with a first stage of its own is compared there with what the others share.
+    apart = {SHARED} < first
     than = f"{SHARED.strategy} at the first stage" if apart else ""
     if {BASELINE} < {result.strategy for result in later}:
-        than = (
-            f"{BASELINE} at the same stage{f' (at the first stage, than {SHARED.strategy})' if apart else ''}"
-        )
+        shared = f" (at the first stage, than {SHARED.strategy})" if apart else ""
+        than = f"{BASELINE} at the same stage{shared}"
     if seeds > 1 and than:
         say(f"*+ higher, *- lower than {than}, p < {SIGNIFICANT:g} {test}.")
     if seeds > 1 and {RANDOM} < {result.sampler for result in later} - {NO_SAMPLER}:
