@@ -84,13 +84,13 @@ def _prepare(corpus: str, settings: ExtractionSettings, neutral: NeutralText | N
 
 def _refuse_texts(settings: ExtractionSettings) -> None:
     """Raise UsageError for options about texts, of which there are none."""
-    given = {
-        f"--transcriber {settings.transcriber}": settings.transcriber != RELEASE,
-        f"--transcripts {settings.transcripts}": settings.transcripts is not None,
-        "--text-only": settings.text_only,
-    }
-    for option in (option for option, is_given in given.items() if is_given):
-        raise UsageError(f"No text is used here, so that {option} would have no effect: leave it out.")
+    for option, is_given in (
+        (f"--transcriber {settings.transcriber}", settings.transcriber != RELEASE),
+        (f"--transcripts {settings.transcripts}", settings.transcripts is not None),
+        ("--text-only", settings.text_only),
+    ):
+        if is_given:
+            raise UsageError(f"No text is used here, so that {option} would have no effect: leave it out.")
 
 
 def _run(extraction: Extraction) -> FeatureCache:
