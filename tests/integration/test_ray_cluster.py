@@ -265,22 +265,29 @@ def has_other_source(node: str) -> str:
     )
 
 
+def refused_when_joined_by(
+    cluster: Cluster, address: str, other_source: tuple[Path, Path], process: subprocess.Popen[str]
+) -> None:
+    """Continue a command that is stopped once a node with another source file is there: it ends with the sentence."""
+    source, other = other_source
+    with cluster.node(address) as node:
+        cluster.mount(node, "--bind", other, source)
+        process.send_signal(signal.SIGCONT)
+        errors = process.communicate(timeout=120)[1]
+    assert process.returncode == 1, errors
+    assert errors.splitlines()[-1] == has_other_source(address)
+
+
 def test_a_node_with_another_source_file_takes_the_place_of_a_lost_one(
     cluster: Cluster, world: Path, tmp_path: Path, other_source: tuple[Path, Path]
 ) -> None:
     """What is finished is kept."""
-    source, other = other_source
     with cluster.node("10.77.0.4") as lost:
         process = start(world, tmp_path, *ADDRESS, before=cluster.inside(), workers=None)
         wait_for(lambda: finished(tmp_path) >= 2 and stopped_in(lost, b"ray::encode"), process)
         process.send_signal(signal.SIGSTOP)
         cluster.kill(lost)
-    with cluster.node("10.77.0.5") as node:
-        cluster.mount(node, "--bind", other, source)
-        process.send_signal(signal.SIGCONT)
-        errors = process.communicate(timeout=120)[1]
-    assert process.returncode == 1, errors
-    assert errors.splitlines()[-1] == has_other_source("10.77.0.5")
+    refused_when_joined_by(cluster, "10.77.0.5", other_source, process)
     assert finished(tmp_path) >= 2
     assert not (tmp_path / "noises.h5").exists()
 
@@ -288,16 +295,10 @@ def test_a_node_with_another_source_file_takes_the_place_of_a_lost_one(
 def test_a_node_with_another_source_file_joins_a_training(
     cluster: Cluster, caches: Path, tmp_path: Path, other_source: tuple[Path, Path]
 ) -> None:
-    source, other = other_source
     process = start_training(cluster, caches, tmp_path)
     wait_for(lambda: any((tmp_path / "t").glob("*.safetensors")), process)
     process.send_signal(signal.SIGSTOP)  # so that it gives no task before the mount
-    with cluster.node("10.77.0.7") as node:
-        cluster.mount(node, "--bind", other, source)
-        process.send_signal(signal.SIGCONT)
-        errors = process.communicate(timeout=120)[1]
-    assert process.returncode == 1, errors
-    assert errors.splitlines()[-1] == has_other_source("10.77.0.7")
+    refused_when_joined_by(cluster, "10.77.0.7", other_source, process)
 
 
 def start_training(cluster: Cluster, caches: Path, folder: Path) -> subprocess.Popen[str]:
